@@ -1,0 +1,76 @@
+"""The shape of a recipe: everything that decides a training run, read from YAML and checked once."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.models import ARCHITECTURES
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be followed; the message says which field and why."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augment(_Section):
+    """How far each random change goes; 0 turns it off."""
+
+    crop_padding: int = Field(0, ge=0)
+    flip: bool = False
+    rotation: float = Field(0, ge=0, le=180)  # degrees
+    brightness: float = Field(0, ge=0, lt=1)
+    contrast: float = Field(0, ge=0, lt=1)
+    saturation: float = Field(0, ge=0, lt=1)
+    hue: float = Field(0, ge=0, le=0.5)  # turns
+    noise: float = Field(0, ge=0)  # deviation, after normalising
+    erasing: float = Field(0, ge=0, le=1)  # probability
+
+
+class Optimizer(_Section):
+    name: Literal["adam", "sgd"]
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only, Nesterov
+
+
+class Schedule(_Section):
+    name: Literal["step", "one_cycle"]
+    step_size: int = Field(15, gt=0)  # epochs; step only
+    gamma: float = Field(0.5, gt=0, le=1)  # step only
+    warmup: float = Field(0.2, gt=0, lt=1)  # share of the run; one_cycle only
+
+
+class Recipe(_Section):
+    """One training run as data; `name` names the checkpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
+    dropout: float = Field(0, ge=0, lt=1)
+    augment: Augment = Augment()
+    optimizer: Optimizer
+    schedule: Schedule
+    label_smoothing: float = Field(0, ge=0, lt=1)
+    batch_size: int = Field(64, gt=1)
+    epochs: int = Field(100, gt=0)
+    patience: int = Field(10, gt=0)  # epochs without a better validation loss
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    num_workers: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file. Raises RecipeError with a sentence for each field that is wrong."""
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe {path}; those that come along are in training/recipes.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{path} cannot be followed. " + "; ".join(problems)) from None

@@ -1,0 +1,107 @@
+"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from handler.transforms import ImageError, decode_image, to_pixels
+from training.augment import train_transform
+from training.config import Augment
+
+CIFAR10_ROOT = Path("data")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
+
+
+class DataError(ValueError):
+    """Images that cannot be trained on; the message says what to change."""
+
+
+class Images(NamedTuple):
+    """Decoded images: pixels uint8 (N, 3, INPUT_SIZE, INPUT_SIZE), labels int64 (N,), class names in label order."""
+
+    pixels: Tensor
+    labels: Tensor
+    classes: list[str]
+
+    def subset(self, indices: Tensor) -> "Images":
+        return Images(self.pixels[indices], self.labels[indices], self.classes)
+
+
+def load_images(root: Path | None, split: str) -> Images:
+    """Load the `train` or `test` images under `root`; without a root, CIFAR-10, downloaded if absent.
+
+    Raises DataError where a folder is missing or an image cannot be read.
+    """
+    if root is None:
+        cifar10 = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
+        return Images(
+            torch.from_numpy(cifar10.data).permute(0, 3, 1, 2), torch.tensor(cifar10.targets), cifar10.classes
+        )
+    if not (root / split).is_dir():
+        raise DataError(f"{root} has no folder '{split}'; put images into {root}/{split}/<class>/.")
+    try:
+        folder = ImageFolder(str(root / split), loader=_load_pixels, is_valid_file=_is_image)
+    except FileNotFoundError as error:
+        raise DataError(f"{root / split} cannot be used: {error}") from None
+    return Images(torch.stack([pixels for pixels, _ in folder]), torch.tensor(folder.targets), folder.classes)
+
+
+def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+    """Take `fraction` of every class, at least one image, out for validation; returns (training, validation).
+
+    Raises DataError for a class with a single image.
+    """
+    generator = seeded(seed)
+    training, validation = [], []
+    for label, name in enumerate(images.classes):
+        members = (images.labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise DataError(f"Class '{name}' has {len(members)} image(s) to train on; give it two or more.")
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        taken = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        validation.append(shuffled[:taken])
+        training.append(shuffled[taken:])
+    return images.subset(torch.cat(training)), images.subset(torch.cat(validation))
+
+
+def seeded(*keys: int) -> Generator:
+    """Return a generator that depends on all `keys` and on nothing else."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
+
+
+class Epoch(Dataset[tuple[Tensor, Tensor]]):
+    """The augmented batches of one epoch; batch i is the same however and in whichever process it is made."""
+
+    def __init__(self, images: Images, augment: Augment, batch_size: int, seed: int, epoch: int) -> None:
+        self.images, self.augment, self.keys = images, augment, (seed, epoch)
+        order = torch.randperm(len(images.labels), generator=seeded(*self.keys))
+        # Batch norm cannot learn from a batch of one.
+        self.batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self):
+            raise IndexError(index)
+        pixels, labels, _ = self.images.subset(self.batches[index])
+        return train_transform(pixels, self.augment, seeded(*self.keys, index)), labels
+
+    def loader(self, num_workers: int) -> DataLoader:
+        return DataLoader(self, batch_size=None, num_workers=num_workers)
+
+
+def _load_pixels(path: str) -> Tensor:
+    try:
+        return to_pixels(decode_image(Path(path).read_bytes()))
+    except ImageError as error:
+        raise DataError(f"{path}: {error} Remove or replace it.") from None
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS)

@@ -1,0 +1,37 @@
+"""The history of a run, a row an epoch, as a torch file, as CSV and as a plot."""
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  the backend has to be chosen first
+
+from training.checkpoint import save, written_whole  # noqa: E402
+
+Row = dict[str, float]
+
+
+def write_history(history: list[Row], folder: Path) -> None:
+    """Write `training_history.pth`, `.csv` and `.png` into `folder`."""
+    save(history, folder / "training_history.pth")
+    with written_whole(folder / "training_history.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=history[0])
+        writer.writeheader()
+        writer.writerows(history)
+    with written_whole(folder / "training_history.png") as path:
+        _plot(history, path)
+
+
+def _plot(history: list[Row], path: Path) -> None:
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for panel, quantity in zip(panels, ("loss", "accuracy"), strict=True):
+        for part in ("train", "validation"):
+            panel.plot(epochs, [row[f"{part}_{quantity}"] for row in history], label=part)
+        panel.set(xlabel="epoch", ylabel=quantity)
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.savefig(path, format="png", dpi=120)
+    plt.close(figure)
