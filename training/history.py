@@ -3,12 +3,9 @@
 import csv
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  the backend has to be chosen first
-
-from training.checkpoint import save, written_whole  # noqa: E402
+from training.checkpoint import save, written_whole
 
 Row = dict[str, float]
 
@@ -25,13 +22,12 @@ def write_history(history: list[Row], folder: Path) -> None:
 
 
 def _plot(history: list[Row], path: Path) -> None:
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for panel, quantity in zip(panels, ("loss", "accuracy"), strict=True):
+    for panel, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part in ("train", "validation"):
             panel.plot(epochs, [row[f"{part}_{quantity}"] for row in history], label=part)
         panel.set(xlabel="epoch", ylabel=quantity)
         panel.grid(alpha=0.3)
         panel.legend()
     figure.savefig(path, format="png", dpi=120)
-    plt.close(figure)
