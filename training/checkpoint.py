@@ -49,7 +49,7 @@ def describe(
         "seed": recipe.seed,
         "data": data,
         "commit": commit,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

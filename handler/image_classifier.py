@@ -1,0 +1,74 @@
+"""The TorchServe handler: one image file a request in, class probabilities out."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from ts.context import Context
+from ts.torch_handler.base_handler import BaseHandler
+
+from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
+
+
+class ImageClassifier(BaseHandler):
+    """Classifies a batch of image files; an image that cannot be read fails alone, with status 400 or 415."""
+
+    def initialize(self, context: Context) -> None:
+        """Load what the archive holds and settle the network for inference on every batch size it will see."""
+        super().initialize(context)
+        # The worker reports every request at INFO; TorchServe counts them already.
+        logging.getLogger().setLevel(logging.WARNING)
+        settings = context.model_yaml_config
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings["minWorkers"]))
+        self.classes = [self.mapping[str(index)] for index in range(len(self.mapping))]
+        self.card = json.loads(Path(context.system_properties["model_dir"], "model_card.json").read_text())
+        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
+        for size in (1, settings["batchSize"]) * 2:  # TorchScript specialises on its first calls
+            self.inference([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
+
+    def preprocess(self, data: list[dict[str, Any]]) -> list[Tensor | ImageError]:
+        """Decode each request's file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or say why it cannot be."""
+        return [_read(request.get("body") or request.get("data")) for request in data]
+
+    @torch.inference_mode()
+    def inference(self, data: list[Tensor | ImageError]) -> list[list[float] | ImageError]:
+        """Run the network once on all images that could be read; returns their probabilities, in place."""
+        readable = [item for item in data if isinstance(item, Tensor)]
+        if not readable:
+            return data
+        logits = self.model(normalise(torch.stack(readable).to(self.device)))
+        probabilities = iter(logits.softmax(dim=1).tolist())
+        return [item if isinstance(item, ImageError) else next(probabilities) for item in data]
+
+    def postprocess(self, data: list[list[float] | ImageError]) -> list[str]:
+        """Name the probabilities; returns one JSON text a request."""
+        return [json.dumps(self._reply(index, item)) for index, item in enumerate(data)]
+
+    def describe_handle(self) -> str:
+        """Return the model card and the device as JSON."""
+        return json.dumps({"card": self.card, "device": str(self.device)})
+
+    def _reply(self, index: int, item: list[float] | ImageError) -> dict[str, Any]:
+        if isinstance(item, ImageError):
+            self.context.set_response_status(item.status, "Unreadable image", index)
+            return {"error": str(item)}
+        class_probabilities = dict(zip(self.classes, item, strict=True))
+        predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)
+        return {
+            "predicted_class": predicted_class,
+            "confidence": class_probabilities[predicted_class],
+            "class_probabilities": class_probabilities,
+        }
+
+
+def _read(body: Any) -> Tensor | ImageError:
+    if not isinstance(body, (bytes, bytearray)):
+        return ImageError("Send the image file itself as the body of the request.")
+    try:
+        return to_pixels(decode_image(bytes(body)))
+    except ImageError as error:
+        return error

@@ -1,0 +1,70 @@
+"""Export a checkpoint as TorchScript, proven equal to the network it came from.
+
+    python -m training.export model_store/cifar10_cnn_enhanced.pth --output build/cifar10_cnn_enhanced.pt
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from handler.transforms import INPUT_SIZE, decode_image, test_transform
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.data import seeded
+
+EXAMPLES = Path("ui/examples")
+TOLERANCE = 1e-5
+
+
+class ExportError(RuntimeError):
+    """TorchScript that does not compute what the network computes."""
+
+
+def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
+    """Write TorchScript to `path`: float32 (N, 3, INPUT_SIZE, INPUT_SIZE) to logits (N, classes).
+
+    Raises ExportError, and writes nothing, where it differs from the eager network by more than TOLERANCE.
+    """
+    network = checkpoint.network()
+    with written_whole(path) as temporary:
+        torch.jit.script(network).save(temporary)
+        exported = torch.jit.load(temporary)
+        for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
+            _compare(network, exported, name, images)
+
+
+def _random_inputs() -> Tensor:
+    return torch.randn(64, 3, INPUT_SIZE, INPUT_SIZE, generator=seeded(0))
+
+
+def _real_inputs(examples: Path) -> Tensor:
+    paths = sorted(examples.glob("*.jpg"))
+    if not paths:
+        raise ExportError(f"There are no JPEG images in {examples} to compare on; name a folder with --examples.")
+    return torch.stack([test_transform(decode_image(path.read_bytes())) for path in paths])
+
+
+@torch.inference_mode()
+def _compare(network: nn.Module, exported: nn.Module, name: str, images: Tensor) -> None:
+    for batch in (images, images[:1]):
+        difference = (exported(batch) - network(batch)).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise ExportError(f"TorchScript differs from the network by {difference:.1e} on {name} images.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--output", type=Path, required=True, help="where to write the TorchScript file")
+    parser.add_argument("--examples", type=Path, default=EXAMPLES, help="folder of JPEG images to compare on")
+    arguments = parser.parse_args()
+    try:
+        export(load_checkpoint(arguments.checkpoint), arguments.output, arguments.examples)
+    except (CheckpointError, ExportError) as error:
+        raise SystemExit(str(error)) from None
+    print(f"wrote {arguments.output}, equal to the network within {TOLERANCE} on random and real images")
+
+
+if __name__ == "__main__":
+    main()
