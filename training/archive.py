@@ -56,10 +56,10 @@ def _stage(checkpoint: Checkpoint, stage: Path) -> Path:
 
 
 def _zip(folder: Path, path: Path) -> None:
-    """Zip as the archiver would, but without the time of day, in the manifest and on every file."""
+    """Zip as the archiver would, but with one date for all archives, in the manifest and on every file."""
     manifest_path = folder / "MAR-INF" / "MANIFEST.json"
     manifest = json.loads(manifest_path.read_text())
-    del manifest["createdOn"]
+    manifest["createdOn"] = "01/01/1980 00:00:00"
     manifest_path.write_text(json.dumps(manifest, indent=2))
     with zipfile.ZipFile(path, "w") as archive_file:
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):

@@ -4,6 +4,9 @@
 """
 
 import argparse
+import io
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -27,11 +30,26 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
     Raises ExportError, and writes nothing, where it differs from the eager network by more than TOLERANCE.
     """
     network = checkpoint.network()
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, and it is what TorchServe serves.
+        warnings.simplefilter("ignore", FutureWarning)
+        script = _without_debug_info(torch.jit.freeze(torch.jit.script(network)))
+        exported = torch.jit.load(io.BytesIO(script))
+    for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
+        _compare(network, exported, name, images)
     with written_whole(path) as temporary:
-        torch.jit.script(network).save(temporary)
-        exported = torch.jit.load(temporary)
-        for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
-            _compare(network, exported, name, images)
+        temporary.write_bytes(script)
+
+
+def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
+    """Serialise a module without the paths of the machine it was scripted on, so that equal modules are equal bytes."""
+    saved, stripped = io.BytesIO(), io.BytesIO()
+    torch.jit.save(module, saved)
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(stripped, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+    return stripped.getvalue()
 
 
 def _random_inputs() -> Tensor:

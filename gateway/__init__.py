@@ -1,0 +1,42 @@
+"""The gateway: a Flask service that turns the documented contract into TorchServe calls and serves the page."""
+
+from pathlib import Path
+from typing import Any
+
+from flasgger import Swagger
+from flask import Flask
+from flask_cors import CORS
+
+from gateway import errors, routes
+from gateway.torchserve import TorchServe
+
+ROOT = Path(__file__).parent
+SWAGGER = {
+    "openapi": "3.0.3",
+    "title": "Image classifier",
+    "specs": [{"endpoint": "openapi", "route": "/swagger.json"}],
+    "specs_route": "/swagger/",
+    "static_url_path": "/swagger/static",
+    "headers": [],
+    "uiversion": 3,
+}
+
+
+def create_app(config: dict[str, Any] | None = None) -> Flask:
+    """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
+
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CORS_ORIGINS.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.config.update(TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=30, CORS_ORIGINS="*")
+    app.config.from_prefixed_env("GATEWAY")
+    app.config.update(config or {})
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # class order is the model's
+    app.extensions["torchserve"] = TorchServe(
+        Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout=app.config["TIMEOUT"]
+    )
+    app.register_blueprint(routes.blueprint)
+    errors.register(app)
+    CORS(app, origins=app.config["CORS_ORIGINS"])
+    Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
+    return app

