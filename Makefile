@@ -1,0 +1,70 @@
+# The index of everything one can do here.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOST ?= 127.0.0.1
+PORT ?= 5001
+CONFIG ?= config.properties
+RUN ?= .run
+CHECKPOINT ?= model_store/cifar10_cnn_enhanced.pth
+ARCHIVE = $(CHECKPOINT:.pth=.mar)
+RECIPE ?= training/recipes/cnn.yaml
+VENV = .venv/bin
+INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help serve train archive test check lock chromium clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C
+	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN)
+
+train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA
+	@$(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) $(if $(OUTPUT),--output $(OUTPUT))
+
+archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
+
+test: .venv/test chromium $(ARCHIVE) check ## set up what the tests need and run them all
+	@$(VENV)/python -m pytest
+
+check: .venv/test ## lint and check types
+	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
+
+lock: .venv/test ## renew the lock files from pyproject.toml
+	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
+	$$lock -o requirements.lock && $$lock --extra test -c requirements.lock -o requirements-test.lock
+
+chromium: # for the tests of the page; the distribution's where there is one
+	@command -v chromium > /dev/null && exit; \
+	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core > /dev/null; \
+	else \
+		$(VENV)/playwright install --with-deps chromium; \
+	fi
+
+clean: ## remove what was installed and built
+	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar
+
+%.mar: %.pth .venv/serve $(wildcard handler/*.py handler/*.yaml training/*.py)
+	@$(VENV)/python -m training.archive $< --output $@
+
+%.pth:
+	@echo "There is no checkpoint $@; train one with 'make train', or name another with CHECKPOINT=." >&2; exit 1
+
+.venv/serve: requirements.lock pyproject.toml
+	@$(call install,$<)
+	@touch $@
+
+.venv/test: requirements-test.lock pyproject.toml
+	@$(call install,$<)
+	@touch $@ .venv/serve
+
+define install
+$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }; \
+echo "Installing what $(1) names into .venv …"; \
+{ [ -x $(VENV)/python ] || $(PYTHON) -m venv .venv; } \
+	&& $(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
+endef

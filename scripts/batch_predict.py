@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Classify many images through the gateway and write one row each, in order, to a CSV file.
+
+    scripts/batch_predict.py data/cifar10/test -o predictions.csv
+
+Folders are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes are,
+the accuracy is printed. Exit status: 0 all classified, 1 some not (see the column `error`), 2 nothing was done.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+import requests
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+from urllib3.util import Retry
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
+BUSY = (429, 503)
+TRIES = 5
+TIMEOUT = 60  # seconds
+
+
+class Gateway:
+    """The gateway as a client sees it; `connections` requests can be under way at once."""
+
+    def __init__(self, url: str, connections: int) -> None:
+        self.url = url.rstrip("/")
+        self.session = requests.Session()
+        busy = Retry(TRIES, status_forcelist=BUSY, allowed_methods=None, backoff_factor=0.5, raise_on_status=False)
+        self.session.mount(self.url, HTTPAdapter(pool_maxsize=connections, max_retries=busy))
+
+    def classes(self) -> list[str]:
+        """Return the class names. Raises requests.RequestException where the gateway or the model is not there."""
+        response = self.session.get(f"{self.url}/classes", timeout=TIMEOUT)
+        response.raise_for_status()
+        return response.json()["classes"]
+
+    def predict(self, path: Path) -> dict[str, Any]:
+        """Return the gateway's answer for one file, or {"error": …} with the reason why there is none."""
+        try:
+            files = {"file": ("image", path.read_bytes())}
+            return self.session.post(f"{self.url}/predict", files=files, timeout=TIMEOUT).json()
+        except OSError as error:  # of the file or, as requests' errors are OSErrors too, of the connection
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def find_images(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield each file, and the images below each folder in order. Raises FileNotFoundError."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        elif path.is_file():
+            yield path
+        else:
+            raise FileNotFoundError(path)
+
+
+def predict_all(gateway: Gateway, images: list[Path], connections: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each image and its answer, in the order of `images`."""
+    with ThreadPoolExecutor(connections) as pool:
+        answers = pool.map(gateway.predict, images)
+        yield from zip(images, tqdm(answers, total=len(images), unit="image", disable=None), strict=True)
+
+
+def write_rows(output: TextIO, classes: list[str], answers: Iterable[tuple[Path, dict[str, Any]]]) -> tuple[int, ...]:
+    """Write a row an answer; returns how many failed, how many had a known class, how many of those were right."""
+    writer = csv.writer(output)
+    writer.writerow(["file", "predicted_class", "confidence", "error", *(f"probability_{name}" for name in classes)])
+    failed = labelled = right = 0
+    for path, answer in answers:
+        probabilities = answer.get("class_probabilities", {})
+        row = [path, answer.get("predicted_class"), answer.get("confidence"), answer.get("error")]
+        writer.writerow(row + [probabilities.get(name) for name in classes])
+        failed += "error" in answer
+        if path.parent.name in classes and "error" not in answer:
+            labelled += 1
+            right += answer["predicted_class"] == path.parent.name
+    return failed, labelled, right
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="FOLDER|FILE")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
+    parser.add_argument("--url", default="http://127.0.0.1:5001", help="the gateway, http://127.0.0.1:5001 without it")
+    parser.add_argument("--connections", type=int, default=16, help="requests under way at once, 16 without it")
+    arguments = parser.parse_args()
+    gateway = Gateway(arguments.url, arguments.connections)
+    try:
+        images = list(find_images(arguments.paths))
+        classes = gateway.classes()
+    except FileNotFoundError as error:
+        return _nothing_done(f"There is no file or folder {error}.")
+    except requests.RequestException:
+        return _nothing_done(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
+    if not images:
+        return _nothing_done("There are no JPEG, PNG or GIF files in what was named.")
+    with arguments.output.open("w", newline="") as output:
+        failed, labelled, right = write_rows(output, classes, predict_all(gateway, images, arguments.connections))
+    print(f"{len(images) - failed:,} of {len(images):,} images classified; wrote {arguments.output}")
+    if labelled:
+        print(f"accuracy {right / labelled:.2%} ({right:,} of {labelled:,} in folders named as classes)")
+    return 1 if failed else 0
+
+
+def _nothing_done(reason: str) -> int:
+    print(reason, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

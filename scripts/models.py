@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Manage the versions of the model that TorchServe serves.
+
+    scripts/models.py list
+    scripts/models.py register cifar10_cnn_enhanced.mar
+    scripts/models.py describe 1.0
+    scripts/models.py scale 2
+    scripts/models.py set-default 2.0
+    scripts/models.py unregister 1.0
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from gateway.torchserve import TorchServe, TorchServeError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def show(torchserve: TorchServe) -> str:
+    """Return a line for each version: the default one, its archive, workers and batching."""
+    if not torchserve.models():
+        return "No model is registered."
+    default = torchserve.describe()[0]["modelVersion"]
+    return "\n".join(
+        f"{version['modelVersion']:8} {'default' if version['modelVersion'] == default else '':8} {version['modelUrl']}, "
+        f"{sum(worker['status'] == 'READY' for worker in version['workers'])} of {version['minWorkers']} workers ready, "
+        f"batches of {version['batchSize']} within {version['maxBatchDelay']} ms"
+        for version in torchserve.describe("all")
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
+    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="the folder that scripts/serve.py runs in")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="show all versions")
+    commands.add_parser("register", help="load an archive").add_argument("archive", help="its file in the model store")
+    commands.add_parser("describe", help="print all TorchServe knows").add_argument("version", nargs="?")
+    scale = commands.add_parser("scale", help="change the number of workers")
+    scale.add_argument("workers", type=int)
+    scale.add_argument("version", nargs="?", help="the default version without it")
+    commands.add_parser("set-default", help="serve a version where none is named").add_argument("version")
+    commands.add_parser("unregister", help="stop and forget a version").add_argument("version")
+    return parser
+
+
+def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
+    """Carry out one command; returns what to print."""
+    match arguments.command:
+        case "list":
+            return show(torchserve)
+        case "register":
+            return torchserve.register(Path(arguments.archive).name)
+        case "describe":
+            return json.dumps(torchserve.describe(arguments.version), indent=2)
+        case "scale":
+            return torchserve.scale(arguments.workers, arguments.version)
+        case "set-default":
+            return torchserve.set_default(arguments.version)
+        case _:
+            return torchserve.unregister(arguments.version)
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
+    try:
+        print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=120)))
+    except TorchServeError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
