@@ -17,6 +17,8 @@ from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, 
 class ImageClassifier(BaseHandler):
     """Classifies a batch of image files; an image that cannot be read fails alone, with status 400 or 415."""
 
+    model: torch.jit.ScriptModule
+
     def initialize(self, context: Context) -> None:
         """Load what the archive holds and settle the network for inference on every batch size it will see."""
         super().initialize(context)
@@ -38,10 +40,7 @@ class ImageClassifier(BaseHandler):
     def inference(self, data: list[Tensor | ImageError]) -> list[list[float] | ImageError]:
         """Run the network once on all images that could be read; returns their probabilities, in place."""
         readable = [item for item in data if isinstance(item, Tensor)]
-        if not readable:
-            return data
-        logits = self.model(normalise(torch.stack(readable).to(self.device)))
-        probabilities = iter(logits.softmax(dim=1).tolist())
+        probabilities = iter(self._probabilities(readable) if readable else [])
         return [item if isinstance(item, ImageError) else next(probabilities) for item in data]
 
     def postprocess(self, data: list[list[float] | ImageError]) -> list[str]:
@@ -51,6 +50,10 @@ class ImageClassifier(BaseHandler):
     def describe_handle(self) -> str:
         """Return the model card and the device as JSON."""
         return json.dumps({"card": self.card, "device": str(self.device)})
+
+    def _probabilities(self, pixels: list[Tensor]) -> list[list[float]]:
+        logits = self.model(normalise(torch.stack(pixels).to(self.device)))
+        return logits.softmax(dim=1).tolist()
 
     def _reply(self, index: int, item: list[float] | ImageError) -> dict[str, Any]:
         if isinstance(item, ImageError):

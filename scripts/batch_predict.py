@@ -98,7 +98,9 @@ def main() -> int:
     except FileNotFoundError as error:
         return _nothing_done(f"There is no file or folder {error}.")
     except requests.RequestException:
-        return _nothing_done(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
+        return _nothing_done(
+            f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url."
+        )
     if not images:
         return _nothing_done("There are no JPEG, PNG or GIF files in what was named.")
     with arguments.output.open("w", newline="") as output:

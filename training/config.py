@@ -22,19 +22,19 @@ class Augment(_Section):
 
     crop_padding: int = Field(0, ge=0)
     flip: bool = False
-    rotation: float = Field(0, ge=0, le=180)  # degrees
-    brightness: float = Field(0, ge=0, lt=1)
-    contrast: float = Field(0, ge=0, lt=1)
-    saturation: float = Field(0, ge=0, lt=1)
-    hue: float = Field(0, ge=0, le=0.5)  # turns
-    noise: float = Field(0, ge=0)  # deviation, after normalising
-    erasing: float = Field(0, ge=0, le=1)  # probability
+    rotation: float = Field(0.0, ge=0, le=180)  # degrees
+    brightness: float = Field(0.0, ge=0, lt=1)
+    contrast: float = Field(0.0, ge=0, lt=1)
+    saturation: float = Field(0.0, ge=0, lt=1)
+    hue: float = Field(0.0, ge=0, le=0.5)  # turns
+    noise: float = Field(0.0, ge=0)  # deviation, after normalising
+    erasing: float = Field(0.0, ge=0, le=1)  # probability
 
 
 class Optimizer(_Section):
     name: Literal["adam", "sgd"]
     lr: float = Field(gt=0)
-    weight_decay: float = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd only, Nesterov
 
 
@@ -50,11 +50,11 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
-    dropout: float = Field(0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     optimizer: Optimizer
     schedule: Schedule
-    label_smoothing: float = Field(0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch_size: int = Field(64, gt=1)
     epochs: int = Field(100, gt=0)
     patience: int = Field(10, gt=0)  # epochs without a better validation loss

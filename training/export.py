@@ -1,6 +1,6 @@
 """Export a checkpoint as TorchScript, proven equal to the network it came from.
 
-    python -m training.export model_store/cifar10_cnn_enhanced.pth --output build/cifar10_cnn_enhanced.pt
+python -m training.export model_store/cifar10_cnn_enhanced.pth --output build/cifar10_cnn_enhanced.pt
 """
 
 import argparse

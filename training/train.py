@@ -34,7 +34,7 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         torch.manual_seed(recipe.seed)
         model = ARCHITECTURES[recipe.architecture](len(training.classes), recipe.dropout)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, recipe)
         self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch=len(self.epoch(0)))
         self.best: dict[str, Tensor] = {}
@@ -161,7 +161,7 @@ def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path
         write_history(run.history, output)
 
     run.model.load_state_dict(run.best)
-    metrics = {
+    metrics: dict[str, Any] = {
         "epochs": len(run.history),
         "best_epoch": run.best_row["epoch"],
         "seconds_per_epoch": sum(row["seconds"] for row in run.history) / len(run.history),

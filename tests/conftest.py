@@ -1,0 +1,77 @@
+"""What several tests share: drawn images, a network trained on them, its archive, and the product serving it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.drawing import TEN, draw_dataset
+from tests.stack import ROOT, Stack, serve
+
+QUICK_RECIPE = {
+    "name": "drawn",
+    "architecture": "cnn",
+    "augment": {"crop_padding": 2, "flip": True},
+    "optimizer": {"name": "adam", "lr": 0.001},
+    "schedule": {"name": "step"},
+    "batch_size": 16,
+    "epochs": 2,
+    "seed": 1,
+}
+
+
+def run_module(module: str, *arguments: object) -> str:
+    """Run `python -m module arguments…` as a user would; returns what it printed, with the errors."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def dataset(workspace: Path) -> Path:
+    """Ten classes of drawn images in train/ and test/."""
+    return draw_dataset(workspace / "drawn", TEN, train=40, test=8)
+
+
+@pytest.fixture(scope="session")
+def recipe(workspace: Path) -> Path:
+    path = workspace / "quick.yaml"
+    path.write_text(yaml.safe_dump(QUICK_RECIPE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(workspace: Path, dataset: Path, recipe: Path) -> Path:
+    """The folder of a finished run of two epochs on the drawn images."""
+    output = workspace / "trained"
+    printed = run_module("training.train", "--recipe", recipe, "--data", dataset, "--output", output)
+    (output / "printed.txt").write_text(printed)
+    return output
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Path) -> Path:
+    return trained / "drawn.pth"
+
+
+@pytest.fixture(scope="session")
+def archive(workspace: Path, checkpoint: Path) -> Path:
+    path = workspace / "store" / "drawn.mar"
+    run_module("training.archive", checkpoint, "--output", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stack(workspace: Path, archive: Path) -> Iterator[Stack]:
+    """The product serving the drawn classes, with keys that last six seconds, so that every test meets expiries."""
+    with serve(archive, workspace / "stack", token_expiration_min=0.1) as running:
+        yield running

@@ -1,0 +1,43 @@
+"""Images drawn for the tests: classes told apart by colour, each image with its own shape, place and noise."""
+
+import colorsys
+import io
+import random
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+TEN = ["red", "orange", "yellow", "lime", "green", "cyan", "azure", "blue", "purple", "pink"]
+THREE = ["azure", "lime", "red"]
+SIZE = (48, 40)
+
+
+def draw(name: str, seed: int) -> Image.Image:
+    """Draw one image of a class of TEN."""
+    dice = random.Random(f"{name} {seed}")
+    hue = TEN.index(name) / len(TEN)
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, dice.uniform(0.75, 1)))
+    grey = dice.randrange(60, 190)
+    image = Image.new("RGB", SIZE, (grey, grey, grey))
+    left, top = dice.randrange(0, 14), dice.randrange(0, 10)
+    shape = ImageDraw.Draw(image)
+    dice.choice([shape.rectangle, shape.ellipse])((left, top, left + 32, top + 28), fill=(red, green, blue))
+    return image
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return the bytes of an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def draw_dataset(root: Path, classes: list[str], train: int, test: int) -> Path:
+    """Write root/{train,test}/<class>/*.png with so many images a class."""
+    for split, count, first in (("train", train, 0), ("test", test, 1_000_000)):
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                draw(name, first + number).save(folder / f"{number:04}.png")
+    return root

@@ -1,0 +1,76 @@
+"""The handler as a TorchServe worker uses it: from an unpacked archive, away from the repository, in its own process."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.drawing import TEN, draw, encode
+
+WORKER = """
+import json, sys
+from ts.model_loader import ModelLoaderFactory
+
+model_dir, requests = sys.argv[1], sys.argv[2:]
+service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
+import handler
+assert handler.__file__.startswith(model_dir), handler.__file__
+batch = [
+    {"requestId": b"id", "parameters": [{"name": "body", "contentType": "", "value": open(path, "rb").read()}]}
+    for path in requests
+]
+headers, data, ids = service.retrieve_data_for_inference(batch)
+service.context.request_processor, service.context.request_ids = headers, ids
+from ts.metrics.metrics_store import MetricsStore
+service.context.metrics = service.context.metrics or MetricsStore(ids, "drawn")
+replies = service._entry_point(data, service.context)
+statuses = [service.context.get_response_status(index)[0] for index in range(len(requests))]
+print(json.dumps({"replies": [json.loads(reply) for reply in replies], "statuses": statuses}))
+"""
+
+
+@pytest.fixture(scope="module")
+def model_dir(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    zipfile.ZipFile(archive).extractall(folder)
+    return folder
+
+
+def handle(model_dir: Path, folder: Path, *images: bytes) -> dict[str, list]:
+    paths = [folder / str(number) for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, model_dir, *paths],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(model_dir)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_one_bad_image_in_a_batch_fails_alone(model_dir: Path, tmp_path: Path) -> None:
+    good, other = encode(draw("red", 3)), encode(draw("blue", 4), "JPEG")
+    batch = handle(model_dir, tmp_path, good, b"not an image", encode(draw("red", 5), "BMP"), other)
+
+    assert batch["statuses"][1:3] == [400, 415]
+    assert all("error" in reply for reply in batch["replies"][1:3])
+    assert [reply["predicted_class"] for reply in (batch["replies"][0], batch["replies"][3])] == ["red", "blue"]
+
+
+def test_probabilities_are_named_in_class_order_and_sum_to_one(model_dir: Path, tmp_path: Path) -> None:
+    (reply,) = handle(model_dir, tmp_path, encode(draw("green", 3)))["replies"]
+
+    assert list(reply["class_probabilities"]) == sorted(TEN)
+    assert sum(reply["class_probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert reply["confidence"] == max(reply["class_probabilities"].values())
+
+
+def test_a_batch_of_nothing_but_bad_images_is_answered(model_dir: Path, tmp_path: Path) -> None:
+    assert handle(model_dir, tmp_path, b"", b"GIF89a")["statuses"] == [400, 400]

@@ -1,0 +1,82 @@
+"""The product as its users run it, on ports that are free: `python -m scripts.serve` as a child process."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.torchserve import TorchServe, read_properties
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Stack:
+    """A running product: the gateway's address, the command's process, its files and all it has printed."""
+
+    url: str
+    process: subprocess.Popen[str]
+    config: Path
+    run: Path
+    output: list[str]
+
+    @property
+    def torchserve(self) -> TorchServe:
+        return TorchServe(self.config, self.run / "key_file.json")
+
+    def torchserve_ports(self) -> list[int]:
+        properties = read_properties(self.config)
+        return [
+            int(value.rsplit(":", 1)[-1]) for name, value in properties.items() if "address" in name or "port" in name
+        ]
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def write_config(path: Path, **changes: object) -> Path:
+    """Copy config.properties with free ports and other changes."""
+    ports = iter(free_ports(5))
+    properties = read_properties(ROOT / "config.properties")
+    for name, value in properties.items():
+        if name.endswith("_address"):
+            properties[name] = f"http://127.0.0.1:{next(ports)}"
+        elif name.startswith("grpc_"):
+            properties[name] = str(next(ports))
+    properties |= {name: str(value) for name, value in changes.items()}
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    return path
+
+
+@contextlib.contextmanager
+def serve(archive: Path, folder: Path, **changes: object) -> Iterator[Stack]:
+    """Serve an archive until the block ends; what the command prints goes to `output`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (port,) = free_ports(1)
+    config, run = write_config(folder / "config.properties", **changes), folder / "run"
+    command = [sys.executable, "-m", "scripts.serve", str(archive), "--port", str(port)]
+    command += ["--config", str(config), "--run", str(run)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stack = Stack(f"http://127.0.0.1:{port}", process, config, run, [])
+    try:
+        for line in process.stdout or ():
+            stack.output.append(line)
+            if "health" in line:
+                break
+        else:
+            raise AssertionError("it did not start: " + "".join(stack.output))
+        threading.Thread(target=lambda: stack.output.extend(process.stdout or ()), daemon=True).start()
+        yield stack
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
