@@ -1,0 +1,74 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint, written_whole
+
+
+def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
+    card = load_checkpoint(checkpoint).card
+    assert set(card) == {"name", "classes", "normalisation", "recipe", "metrics", "seed", "data", "commit", "torch"}
+    assert card["normalisation"] == {"input_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert card["metrics"]["test"]["images"] == 80
+
+
+def test_rebuilds_the_network_ready_for_inference(checkpoint: Path) -> None:
+    network = load_checkpoint(checkpoint).network()
+    assert not network.training
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_refuses_other_preprocessing(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load(checkpoint)
+    save(loaded | {"normalisation": loaded["normalisation"] | {"mean": [0.4] * 3}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="was trained with"):
+        load_checkpoint(tmp_path / "other.pth")
+
+
+def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_checkpoint(tmp_path / "missing.pth")
+    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="may be damaged"):
+        load_checkpoint(tmp_path / "damaged.pth")
+    save([1, 2], tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="is no checkpoint of"):
+        load_checkpoint(tmp_path / "other.pth")
+
+
+class Trap:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("sprung",)
+
+
+def test_runs_no_code_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Trap()}, "trap.pth")
+    with pytest.raises(CheckpointError):
+        load(Path("trap.pth"))
+    assert not Path("sprung").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoint_survives_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    save_checkpoint(Checkpoint(loaded.weights, loaded.card), tmp_path / "copy.pth")
+    copy = load_checkpoint(tmp_path / "copy.pth")
+    assert copy.card == loaded.card
+    assert all(torch.equal(copy.weights[name], value) for name, value in loaded.weights.items())
