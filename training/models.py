@@ -26,7 +26,7 @@ def _conv_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
     return (
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
     )
 

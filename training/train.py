@@ -83,6 +83,8 @@ class Run:
                 labels = labels.to(self.device)
                 logits = self.model(images)
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+                if not loss.isfinite():
+                    raise RecipeError(f"The loss became {loss.item()} in {title}; try a lower optimizer.lr.")
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()

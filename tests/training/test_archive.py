@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_module
+from tests.drawing import TEN
+from tests.stack import ROOT
+from training.checkpoint import load_checkpoint
+
+
+def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == [
+            "MAR-INF/MANIFEST.json",
+            "drawn.pt",
+            "handler/__init__.py",
+            "handler/transforms.py",
+            "image_classifier.py",
+            "index_to_name.json",
+            "model-config.yaml",
+            "model_card.json",
+        ]
+        model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
+        assert (model["modelName"], model["modelVersion"]) == ("drawn", "1.0")
+        assert list(json.loads(file.read("index_to_name.json")).values()) == sorted(TEN)
+        assert json.loads(file.read("model_card.json")) == load_checkpoint(checkpoint).card
+
+
+def test_same_checkpoint_gives_the_same_bytes(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+    again = tmp_path / "elsewhere" / "drawn.mar"
+    run_module("training.archive", checkpoint, "--output", again)
+    assert again.read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.parametrize("module", ["training.archive", "training.evaluate"])
+def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", module, str(tmp_path / "none.pth")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"There is no checkpoint {tmp_path}/none.pth; train one with 'make train'.\n"

@@ -1,0 +1,54 @@
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from handler.transforms import test_transform
+from tests.conftest import run_module
+from tests.drawing import draw
+from training import export as export_module
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.export import ExportError, export
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "drawn.pt"
+    printed = run_module("training.export", checkpoint, "--output", path)
+    assert printed == f"wrote {path}, equal to the network within 1e-05 on random and real images\n"
+    return path
+
+
+def test_computes_what_the_network_computes(exported: Path, checkpoint: Path) -> None:
+    images = torch.stack([test_transform(draw("cyan", seed)) for seed in range(3)])
+    with torch.inference_mode():
+        expected = load_checkpoint(checkpoint).network()(images)
+        assert torch.allclose(torch.jit.load(exported)(images), expected, atol=1e-5)
+
+
+def test_holds_no_path_of_the_machine_it_was_made_on(exported: Path) -> None:
+    assert str(Path.cwd()).encode() not in exported.read_bytes()
+
+
+def test_refuses_to_write_what_differs(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))), other)
+    monkeypatch.setattr(export_module, "_without_debug_info", lambda _: other.getvalue())
+    with pytest.raises(ExportError, match="differs from the network by .* on random images"):
+        export(load_checkpoint(checkpoint), tmp_path / "out.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_answers_nan_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    broken = Checkpoint({name: value * float("nan") for name, value in loaded.weights.items()}, loaded.card)
+    with pytest.raises(ExportError):
+        export(broken, tmp_path / "out.pt")
+
+
+def test_needs_real_images(checkpoint: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "only.png")
+    with pytest.raises(ExportError, match="no JPEG images"):
+        export(load_checkpoint(checkpoint), tmp_path / "out.pt", tmp_path)
