@@ -19,6 +19,7 @@ SWAGGER = {
     "static_url_path": "/swagger/static",
     "headers": [],
     "uiversion": 3,
+    "auth": {},
 }
 
 

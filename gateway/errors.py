@@ -13,7 +13,7 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> ResponseReturnValue:
         headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
-        return failure(error.description or error.name, error.code or InternalServerError.code), headers  # type: ignore
+        return *failure(error.description or error.name, error.code or InternalServerError.code), headers
 
     @app.errorhandler(ImageRefused)
     def image_refused(error: ImageRefused) -> ResponseReturnValue:

@@ -1,19 +1,18 @@
 """The only module that knows TorchServe: its inference, management and token APIs."""
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from filelock import FileLock
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
 from urllib3.exceptions import HTTPError, ProtocolError, TimeoutError
 
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 CONNECT_TIMEOUT = 2.0  # seconds
 POOL_SIZE = 64  # connections kept, not a limit
+LOCK_POLL_INTERVAL = 0.005  # seconds
 
 
 class TorchServeError(Exception):
@@ -121,21 +120,16 @@ class Tokens:
         """Return the current key for `inference`, `management` or `API`."""
         try:
             return json.loads(self._key_file.read_text())[kind]["key"]
-        except (OSError, ValueError, KeyError):  # absent, half-written, or both
+        except (OSError, ValueError, KeyError, TypeError):  # absent or half-written
             raise Unavailable("TorchServe is not running, or is just starting.") from None
 
     def renew(self, kind: str, expired: str) -> str:
         """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
-        with self._lock():
+        # Polls, as a blocking lock would stop all greenlets of the process, the one that holds it included.
+        with FileLock(self._key_file.with_suffix(".lock"), poll_interval=LOCK_POLL_INTERVAL):
             if self.read(kind) == expired:
                 _send(self._management, "GET", f"/token?type={kind}", self.read("API"))
             return self.read(kind)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with self._key_file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def read_properties(path: Path) -> dict[str, str]:

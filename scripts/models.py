@@ -12,6 +12,7 @@ scripts/models.py unregister 1.0
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
 
@@ -23,11 +24,15 @@ def show(torchserve: TorchServe) -> str:
     if not torchserve.models():
         return "No model is registered."
     default = torchserve.describe()[0]["modelVersion"]
-    return "\n".join(
-        f"{version['modelVersion']:8} {'default' if version['modelVersion'] == default else '':8} {version['modelUrl']}, "
-        f"{sum(worker['status'] == 'READY' for worker in version['workers'])} of {version['minWorkers']} workers ready, "
+    return "\n".join(_line(version, default) for version in torchserve.describe("all"))
+
+
+def _line(version: dict[str, Any], default: str) -> str:
+    ready = sum(worker["status"] == "READY" for worker in version["workers"])
+    return (
+        f"{version['modelVersion']:8} {'default' if version['modelVersion'] == default else '':8} "
+        f"{version['modelUrl']}, {ready} of {version['minWorkers']} workers ready, "
         f"batches of {version['batchSize']} within {version['maxBatchDelay']} ms"
-        for version in torchserve.describe("all")
     )
 
 

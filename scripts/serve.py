@@ -6,6 +6,7 @@ Returns only on Ctrl-C or SIGTERM, or when something cannot be mended. `make ser
 """
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -85,10 +86,8 @@ class Service:
         return "\n".join([f"The last lines of {self.log}:", *(f"    {line}" for line in lines)])
 
     def _signal_group(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):  # all of the group has ended
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass  # all of the group has ended
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:

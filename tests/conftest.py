@@ -1,12 +1,14 @@
 """What several tests share: drawn images, a network trained on them, its archive, and the product serving it."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.drawing import TEN, draw_dataset
 from tests.stack import ROOT, Stack, serve
@@ -75,3 +77,30 @@ def stack(workspace: Path, archive: Path) -> Iterator[Stack]:
     """The product serving the drawn classes, with keys that last six seconds, so that every test meets expiries."""
     with serve(archive, workspace / "stack", token_expiration_min=0.1) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium as the distribution ships it, or else as Playwright does."""
+    quiet = ["gpu", "quic", "background-networking", "component-update", "sync"]
+    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[[], Page]]:
+    """Open pages that may not fail quietly: an error in the page's script or a file it lacks fails the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800}, permissions=["clipboard-write"])
+    problems: list[str] = []
+    context.on("weberror", lambda error: problems.append(str(error.error)))
+    yield context.new_page
+    context.close()
+    assert not problems
+
+
+@pytest.fixture
+def page(open_page: Callable[[], Page]) -> Page:
+    return open_page()

@@ -48,7 +48,7 @@ def write_config(path: Path, **changes: object) -> Path:
     """Copy config.properties with free ports and other changes."""
     ports = iter(free_ports(5))
     properties = read_properties(ROOT / "config.properties")
-    for name, value in properties.items():
+    for name in properties:
         if name.endswith("_address"):
             properties[name] = f"http://127.0.0.1:{next(ports)}"
         elif name.startswith("grpc_"):

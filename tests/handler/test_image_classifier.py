@@ -1,4 +1,4 @@
-"""The handler as a TorchServe worker uses it: from an unpacked archive, away from the repository, in its own process."""
+"""The handler as a TorchServe worker uses it: from an unpacked archive, away from the repository."""
 
 import json
 import os

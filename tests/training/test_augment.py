@@ -87,7 +87,7 @@ def test_erasing_takes_a_rectangle_of_the_stated_size_from_the_stated_share() ->
     areas = gone.flatten(1).sum(dim=1)
     hit = areas > 0
     assert 0.07 < hit.float().mean() < 0.13
-    assert 0.015 * 1024 < areas[hit].min()
+    assert areas[hit].min() > 0.015 * 1024
     assert areas[hit].max() < 0.36 * 1024
     for mask in gone[hit]:
         rows, columns = mask.any(dim=1).sum(), mask.any(dim=0).sum()

@@ -13,7 +13,7 @@ def test_gives_a_logit_for_each_class(architecture: str) -> None:
 def test_cnn_is_the_reference_network() -> None:
     model = ARCHITECTURES["cnn"](10, 0.6)
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_147_914
-    layers = [type(layer).__name__ for layer in model]  # type: ignore[arg-type]
+    layers = [type(layer).__name__ for layer in model.children()]
     assert layers == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 3 + [
         "Flatten",
         "Linear",

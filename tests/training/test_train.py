@@ -2,6 +2,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import load_images, stratified_split
 from training.train import Run, train
+
+RECIPES = ROOT / "training" / "recipes"
+
+
+def train_command(recipe: Path, data: Path, output: Path) -> list[str]:
+    options = {"--recipe": recipe, "--data": data, "--output": output}
+    return [sys.executable, "-m", "training.train", *(str(part) for option in options.items() for part in option)]
 
 
 def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
@@ -38,8 +46,8 @@ def test_learns_what_it_is_shown(trained: Path) -> None:
 
 def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recipe: Path) -> None:
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "training.train", "--recipe", recipe, "--data", dataset, "--output", tmp_path]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=follower, stderr=follower)
+    termios.tcsetwinsize(follower, (24, 120))
+    process = subprocess.Popen(train_command(recipe, dataset, tmp_path), cwd=ROOT, stdout=follower, stderr=follower)
     os.close(follower)
     shown = b""
     try:
@@ -55,12 +63,12 @@ def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recip
 
 
 def make_run(dataset: Path, **changes: object) -> Run:
-    recipe = Recipe(**(QUICK_RECIPE | changes))  # type: ignore[arg-type]
+    recipe = Recipe.model_validate(QUICK_RECIPE | changes)
     return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
 
 
 def test_stops_early_and_restores_the_best_weights(dataset: Path, tmp_path: Path) -> None:
-    recipe = Recipe(**QUICK_RECIPE | {"epochs": 30, "patience": 2, "optimizer": {"name": "sgd", "lr": 0.5}})
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 30, "patience": 2})
     path = train(recipe, dataset, tmp_path, resume=False)
 
     history = load(tmp_path / "training_history.pth")
@@ -83,13 +91,12 @@ def test_best_weights_are_a_copy(dataset: Path) -> None:
 
 @pytest.mark.parametrize("schedule", [{"name": "step", "step_size": 1}, {"name": "one_cycle"}])
 def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, schedule: dict) -> None:
-    recipe = Recipe(**QUICK_RECIPE | {"epochs": 3, "dropout": 0.5, "schedule": schedule})
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 3, "dropout": 0.5, "schedule": schedule})
     whole = load_checkpoint(train(recipe, dataset, tmp_path / "whole", resume=False))
 
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump()))
-    command = [sys.executable, "-m", "training.train", "--recipe", path, "--data", dataset]
-    command += ["--output", tmp_path / "killed"]
+    command = train_command(path, dataset, tmp_path / "killed")
     process = subprocess.Popen(command, cwd=ROOT)
     while not (tmp_path / "killed" / "last.pth").exists():
         time.sleep(0.01)
@@ -115,8 +122,14 @@ def test_one_cycle_rises_and_falls_to_nothing(dataset: Path) -> None:
     assert run.optimizer.param_groups[0]["lr"] < 1e-6
 
 
+def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
+    run = make_run(dataset, optimizer={"name": "sgd", "lr": 1e9})
+    with pytest.raises(RecipeError, match=r"The loss became nan in epoch 1/2; try a lower optimizer\.lr"):
+        run.train_epoch()
+
+
 def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
-    recipe = Recipe(**QUICK_RECIPE)  # type: ignore[arg-type]
+    recipe = Recipe.model_validate(QUICK_RECIPE)
     with pytest.raises(RecipeError, match="already holds a run"):
         train(recipe, dataset, trained, resume=False)
     with pytest.raises(RecipeError, match="another recipe"):
@@ -124,7 +137,7 @@ def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.train", "--data", tmp_path, "--output", tmp_path / "out"]
+    command = train_command(RECIPES / "cnn.yaml", tmp_path, tmp_path / "out")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip() == f"{tmp_path} has no folder 'train'; put images into {tmp_path}/train/<class>/."

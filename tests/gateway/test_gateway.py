@@ -1,0 +1,53 @@
+"""The application as a whole: its settings and its documentation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from openapi_spec_validator import validate
+from playwright.sync_api import Page, expect
+
+from gateway import create_app
+from tests.stack import Stack, write_config
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> FlaskClient:
+    """The application with no TorchServe behind it."""
+    config = write_config(tmp_path / "config.properties")
+    return create_app({"TORCHSERVE_CONFIG": config, "KEY_FILE": tmp_path / "key_file.json"}).test_client()
+
+
+def test_document_is_valid_and_complete(client: FlaskClient) -> None:
+    document = client.get("/swagger.json").get_json()
+    validate(document)
+    documented = {(method, path) for path, item in document["paths"].items() for method in item}
+    assert documented == {
+        ("post", "/predict"),
+        ("post", "/predict_base64"),
+        ("get", "/health"),
+        ("get", "/classes"),
+    }
+
+
+def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
+    page.goto(f"{stack.url}/swagger/")
+    expect(page.locator(".opblock")).to_have_count(4)
+
+
+def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_CORS_ORIGINS", '["null", "https://mine.example"]')
+    client = create_app({"TORCHSERVE_CONFIG": write_config(tmp_path / "config.properties")}).test_client()
+    allowed = {
+        origin: client.get("/swagger.json", headers={"Origin": origin}).headers.get("Access-Control-Allow-Origin")
+        for origin in ("null", "https://mine.example", "https://other.example")
+    }
+    assert allowed == {"null": "null", "https://mine.example": "https://mine.example", "https://other.example": None}
+
+
+def test_imports_neither_torch_nor_handler() -> None:
+    code = "import sys, gateway; print({'torch', 'handler', 'training'} & {name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

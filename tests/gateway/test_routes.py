@@ -1,0 +1,188 @@
+"""The contract, to the letter, of the gateway that TorchServe really stands behind."""
+
+import base64
+import json
+import textwrap
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from PIL import Image
+
+from gateway.routes import MAX_IMAGE_BYTES
+from tests.drawing import TEN, draw, encode
+from tests.stack import Stack
+
+PICTURE = encode(draw("purple", 21))
+
+
+def upload(stack: Stack, content: bytes, name: str = "picture.png") -> requests.Response:
+    return requests.post(f"{stack.url}/predict", files={"file": (name, content)})
+
+
+def send_base64(stack: Stack, image: object) -> requests.Response:
+    return requests.post(f"{stack.url}/predict_base64", json={"image": image})
+
+
+def assert_failed(response: requests.Response, status: int, words: str) -> None:
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error", "success"}
+    assert body["success"] is False
+    assert words in body["error"]
+
+
+def sized(size: int) -> bytes:
+    """Return a valid image file of exactly so many bytes."""
+    return PICTURE + bytes(size - len(PICTURE))
+
+
+def test_health(stack: Stack) -> None:
+    response = requests.get(f"{stack.url}/health")
+    assert response.status_code == 200
+    body = response.json()
+    assert (body["status"], body["model_loaded"], body["device"]) == ("healthy", True, "cpu")
+
+
+def test_classes(stack: Stack) -> None:
+    assert requests.get(f"{stack.url}/classes").json() == {"classes": sorted(TEN), "total_classes": 10}
+
+
+def test_predict(stack: Stack) -> None:
+    response = upload(stack, PICTURE)
+    assert response.status_code == 200
+    body = response.json()
+    assert list(body) == ["predicted_class", "confidence", "class_probabilities", "success"]
+    assert body["success"] is True
+    assert body["predicted_class"] == "purple"
+    assert list(body["class_probabilities"]) == sorted(TEN)
+    assert sum(body["class_probabilities"].values()) == pytest.approx(1, abs=1e-6)
+    assert body["confidence"] == body["class_probabilities"]["purple"] == max(body["class_probabilities"].values())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_predict_takes_each_format_whatever_it_is_called(stack: Stack, kind: str) -> None:
+    assert upload(stack, encode(draw("red", 1), kind), name="image.txt").json()["predicted_class"] == "red"
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/svg+xml;base64,"])
+@pytest.mark.parametrize("separator", ["", "\n", "\r\n"])
+def test_base64_plain_or_data_url_with_or_without_line_breaks(stack: Stack, prefix: str, separator: str) -> None:
+    encoded = base64.b64encode(PICTURE).decode()
+    lines = separator.join(textwrap.wrap(encoded, 76)) if separator else encoded
+    assert send_base64(stack, prefix + lines).json() == upload(stack, PICTURE).json()
+
+
+def test_no_file_part(stack: Stack) -> None:
+    assert_failed(requests.post(f"{stack.url}/predict"), 400, "field 'file'")
+    assert_failed(requests.post(f"{stack.url}/predict", files={"image": PICTURE}), 400, "field 'file'")
+    assert_failed(requests.post(f"{stack.url}/predict", data={"file": "text"}), 400, "field 'file'")
+
+
+def test_empty_file_name(stack: Stack) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\n\r\n\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert_failed(requests.post(f"{stack.url}/predict", data=body, headers=headers), 400, "No file was chosen")
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "null", '"text"', "{}", '{"image": 3}', '{"image": null}', "[" * 10**5]
+)
+def test_json_that_holds_no_image(stack: Stack, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = requests.post(f"{stack.url}/predict_base64", data=body, headers=headers)
+    assert_failed(response, 400, "")
+
+
+@pytest.mark.parametrize("text", ["", "*", "abc", "data:image/png;base64,", "data:text/plain;base64,QUJD", "QUJD\0"])
+def test_not_base64(stack: Stack, text: str) -> None:
+    assert_failed(send_base64(stack, text), 400, "")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", PICTURE[:-60], b"\xff\xd8\xff"], ids=["empty", "text", "cut", "jpeg"]
+)
+def test_no_decodable_image(stack: Stack, content: bytes) -> None:
+    assert_failed(upload(stack, content), 400, "")
+    assert_failed(send_base64(stack, base64.b64encode(content).decode()), 400, "")
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "WEBP"])
+def test_another_format(stack: Stack, kind: str) -> None:
+    assert_failed(upload(stack, encode(draw("red", 1), kind)), 415, "send a JPEG, PNG or GIF")
+
+
+def test_too_many_pixels(stack: Stack) -> None:
+    assert_failed(upload(stack, encode(Image.new("1", (8000, 8000)))), 400, "more than 50,000,000 pixels")
+
+
+@pytest.mark.parametrize("less", [1, 0])
+def test_ten_megabytes_are_accepted(stack: Stack, less: int) -> None:
+    content = sized(MAX_IMAGE_BYTES - less)
+    assert upload(stack, content).json()["predicted_class"] == "purple"
+    assert send_base64(stack, base64.encodebytes(content).decode()).json()["predicted_class"] == "purple"
+
+
+@pytest.mark.parametrize("more", [1, 3 * 1024 * 1024])
+def test_more_is_refused(stack: Stack, more: int) -> None:
+    content = sized(MAX_IMAGE_BYTES + more)
+    assert_failed(upload(stack, content), 413, "")
+    assert_failed(send_base64(stack, base64.b64encode(content).decode()), 413, "")
+
+
+def test_without_a_content_length(stack: Stack) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+    def post(content: bytes) -> requests.Response:
+        parts = iter([head, content, b"\r\n--x--\r\n"])
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        return requests.post(f"{stack.url}/predict", data=parts, headers=headers)
+
+    assert post(PICTURE).json()["predicted_class"] == "purple"
+    assert_failed(post(sized(MAX_IMAGE_BYTES + 1)), 413, "")
+
+
+def test_a_declared_gigabyte_is_refused_unread(stack: Stack) -> None:
+    connection = HTTPConnection(urlsplit(stack.url).netloc, timeout=5)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader("Content-Length", str(2**30))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/examples/../__init__.py", "/examples/%2e%2e/UI.html", "/examples/x"])
+def test_unknown_paths(stack: Stack, path: str) -> None:
+    connection = HTTPConnection(urlsplit(stack.url).netloc, timeout=5)
+    connection.request("GET", path)  # requests would tidy the path
+    response = connection.getresponse()
+    assert response.status == 404
+    assert json.loads(response.read())["success"] is False
+    connection.close()
+
+
+def test_wrong_method(stack: Stack) -> None:
+    response = requests.get(f"{stack.url}/predict")
+    assert_failed(response, 405, "method is not allowed")
+    assert "POST" in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("origin", ["null", "https://example.org"])
+def test_a_page_from_anywhere_may_ask(stack: Stack, origin: str) -> None:
+    for method, path in (("GET", "/health"), ("GET", "/classes"), ("POST", "/predict"), ("OPTIONS", "/predict")):
+        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        response = requests.request(method, stack.url + path, headers=headers)
+        assert response.headers["Access-Control-Allow-Origin"] in (origin, "*")
+        assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+def test_serves_the_page_and_its_parts(stack: Stack) -> None:
+    ui = Path(__file__).parents[2] / "ui"
+    served = {"/": "UI.html", "/style.css": "style.css", "/script.js": "script.js"}
+    served |= {f"/examples/{path.name}": f"examples/{path.name}" for path in (ui / "examples").iterdir()}
+    for path, name in served.items():
+        assert requests.get(stack.url + path).content == (ui / name).read_bytes()

@@ -1,0 +1,87 @@
+"""The client of TorchServe against the real one, whose keys last six seconds here."""
+
+import json
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from gateway.torchserve import ImageRefused, TorchServeError, read_properties
+from tests.drawing import draw, encode
+from tests.stack import Stack
+
+PICTURE = encode(draw("azure", 5))
+
+
+def test_no_request_fails_while_keys_expire(stack: Stack) -> None:
+    def key() -> str:
+        return json.loads((stack.run / "key_file.json").read_text())["inference"]["key"]
+
+    def ask(_: int) -> set[tuple[int, str]]:
+        seen, until = set(), time.monotonic() + 15
+        while time.monotonic() < until:
+            response = requests.post(f"{stack.url}/predict", files={"file": PICTURE})
+            seen.add((response.status_code, response.json().get("predicted_class")))
+            time.sleep(0.05)
+        return seen
+
+    before = key()
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = set().union(*pool.map(ask, range(4)))
+    assert outcomes == {(200, "azure")}
+    assert key() != before
+
+
+def renew(stack: Stack, expired: str) -> str:
+    return stack.torchserve._tokens.renew("inference", expired)
+
+
+def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:
+    expired = stack.torchserve._tokens.read("inference")
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        renewed = pool.starmap(renew, [(Stack(stack.url, None, stack.config, stack.run, []), expired)] * 8)  # type: ignore[arg-type]
+    assert len(set(renewed)) == 1
+    assert renewed[0] != expired
+
+
+def test_tells_what_the_deployed_model_says_of_itself(stack: Stack) -> None:
+    details = stack.torchserve.details()
+    assert details["card"]["name"] == "drawn"
+    assert details["device"] == "cpu"
+    assert details["version"] == "1.0"
+
+
+def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
+    (description,) = stack.torchserve.describe()
+    in_force = {name: description[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}
+    assert in_force == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 16, "maxBatchDelay": 1}
+    assert description["responseTimeout"] == 20
+
+
+def test_refusals_are_told_apart(stack: Stack) -> None:
+    with pytest.raises(ImageRefused) as refused:
+        stack.torchserve.predict(b"no image")
+    assert refused.value.status == 400
+    with pytest.raises(TorchServeError, match=r"Model not found at: nothing\.mar"):
+        stack.torchserve.register("nothing.mar")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.mar", "file:///tmp/x.mar", "../../x.mar", "/tmp/x.mar"])  # noqa: S108
+def test_archives_come_from_the_model_store_alone(stack: Stack, url: str) -> None:
+    with pytest.raises(TorchServeError):
+        stack.torchserve.register(url)
+
+
+def test_torchserve_answers_nobody_without_a_key(stack: Stack) -> None:
+    properties = read_properties(stack.config)
+    for address in (properties["inference_address"] + "/ping", properties["management_address"] + "/models"):
+        assert requests.get(address).status_code == 400
+
+
+def test_reads_properties(tmp_path: Path) -> None:
+    path = tmp_path / "some.properties"
+    path.write_text("# comment\n\na = 1\nvmargs=-Dx=y -Xmx1g\n")
+    assert read_properties(path) == {"a": "1", "vmargs": "-Dx=y -Xmx1g"}

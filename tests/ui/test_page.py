@@ -1,0 +1,133 @@
+"""The page in a real Chromium, served by the real product, and opened from disk."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import FilePayload, Page, expect
+
+from tests.drawing import TEN, draw, encode
+from tests.stack import ROOT, Stack
+
+PICTURE = encode(draw("green", 11))
+
+DROP = """([name, type, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+}"""
+PASTE = """([name, type, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+    document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+}"""
+
+
+def file(content: bytes, name: str = "picture.png", kind: str = "image/png") -> FilePayload:
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
+@pytest.fixture
+def served(page: Page, stack: Stack) -> Page:
+    page.goto(stack.url)
+    return page
+
+
+def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
+    served.set_input_files("#file", file(PICTURE))
+
+    expect(served.locator("#predicted")).to_have_text("green")
+    expect(served.locator("#confidence")).to_have_text(re.compile(r"^\d+\.\d % sure$"))
+    expect(served.locator("#bars li")).to_have_count(10)
+    values = [float(text.split()[0]) for text in served.locator("#bars .value").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    assert sorted(served.locator("#bars .name").all_inner_texts()) == sorted(TEN)
+    widths = [part.bounding_box()["width"] for part in served.locator("#bars .bar").all()]  # type: ignore[index]
+    assert widths == sorted(widths, reverse=True)
+    expect(served.locator("#preview")).to_be_visible()
+
+
+@pytest.mark.parametrize("gesture", [DROP, PASTE], ids=["drop", "paste"])
+def test_takes_a_dropped_or_pasted_image(served: Page, gesture: str) -> None:
+    served.evaluate(gesture, ["picture.png", "image/png", list(PICTURE)])
+    expect(served.locator("#predicted")).to_have_text("green")
+
+
+def test_an_example_is_a_click_away(served: Page) -> None:
+    served.get_by_role("button", name="Ship").click()
+    expect(served.locator("#bars li")).to_have_count(10)
+
+
+@pytest.mark.parametrize(
+    ("upload", "sentence"),
+    [
+        (file(b"text", "notes.txt", "text/plain"), "This is not a JPG, PNG or GIF image."),
+        (file(b"", "empty.png"), "This file is empty."),
+        (file(bytes(10 * 1024 * 1024 + 1)), "This image has 10.0 MB; at most 10 MB can be sent."),
+    ],
+    ids=["type", "empty", "size"],
+)
+def test_tells_before_sending_what_cannot_be_sent(served: Page, upload: FilePayload, sentence: str) -> None:
+    requests: list[str] = []
+    served.on("request", lambda request: requests.append(request.url))
+    served.set_input_files("#file", upload)
+    expect(served.get_by_role("alert")).to_have_text(sentence)
+    assert not [url for url in requests if url.endswith("/predict")]
+
+
+def test_says_that_an_image_is_bad(served: Page) -> None:
+    served.set_input_files("#file", file(b"broken"))
+    expect(served.get_by_role("alert")).to_contain_text("cannot be read")
+    served.set_input_files("#file", file(PICTURE))
+    expect(served.get_by_role("alert")).to_be_hidden()
+    expect(served.locator("#predicted")).to_have_text("green")
+
+
+def test_says_that_the_gateway_is_down_and_finds_it_again(served: Page) -> None:
+    expect(served.locator("#status")).to_have_text("Ready: drawn, version 1.0")
+    served.context.set_offline(True)
+    served.set_input_files("#file", file(PICTURE))
+    expect(served.get_by_role("alert")).to_contain_text("The server cannot be reached")
+    expect(served.locator("#status")).to_have_text("The server is not ready")
+    served.context.set_offline(False)
+    expect(served.locator("#status")).to_have_text("Ready: drawn, version 1.0", timeout=10_000)
+
+
+def test_loads_nothing_from_elsewhere(page: Page, stack: Stack) -> None:
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    for path in ("/", "/swagger/"):
+        page.goto(stack.url + path)
+        page.wait_for_load_state("networkidle")
+    assert len(requests) > 8
+    assert not [url for url in requests if not url.startswith((stack.url, "data:", "blob:"))]
+
+
+def test_works_with_the_keyboard_alone(served: Page) -> None:
+    served.keyboard.press("Tab")
+    assert served.evaluate("document.activeElement.id") == "file"
+    served.keyboard.press("Tab")
+    served.keyboard.press("Enter")
+    expect(served.locator("#bars li")).to_have_count(10)
+
+
+def test_works_from_disk(page: Page, stack: Stack, tmp_path: Path) -> None:
+    # The page looks for the gateway where it listens by default; this one listens on a free port.
+    for name in ("UI.html", "style.css"):
+        (tmp_path / name).write_bytes((ROOT / "ui" / name).read_bytes())
+    script = (ROOT / "ui" / "script.js").read_text()
+    assert "http://localhost:5001" in script
+    (tmp_path / "script.js").write_text(script.replace("http://localhost:5001", stack.url))
+
+    page.goto((tmp_path / "UI.html").as_uri())
+    page.set_input_files("#file", file(PICTURE))
+
+    expect(page.locator("#predicted")).to_have_text("green")
+    expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0")
+
+
+def test_fits_a_phone(served: Page) -> None:
+    served.set_viewport_size({"width": 360, "height": 700})
+    served.set_input_files("#file", file(PICTURE))
+    expect(served.locator("#predicted")).to_have_text("green")
+    assert served.evaluate("document.documentElement.scrollWidth") <= 360
