@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from filelock import FileLock
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
-from urllib3.exceptions import HTTPError, ProtocolError, TimeoutError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 CONNECT_TIMEOUT = 2.0  # seconds
@@ -150,7 +150,7 @@ def _send(pool: HTTPConnectionPool, method: str, path: str, token: str, body: by
             return request()
         except ProtocolError:  # the connection had been kept and was closed just now: a fresh one decides
             return request()
-    except TimeoutError:
+    except ReadTimeoutError:
         raise TooSlow("The model took too long to answer.") from None
     except HTTPError:
         raise Unavailable("TorchServe cannot be reached.") from None

@@ -37,7 +37,7 @@ class Gateway:
 
     def classes(self) -> list[str]:
         """Return the class names. Raises requests.RequestException where the gateway or the model is not there."""
-        response = self.session.get(f"{self.url}/classes", timeout=TIMEOUT)
+        response = requests.get(f"{self.url}/classes", timeout=TIMEOUT)
         response.raise_for_status()
         return response.json()["classes"]
 

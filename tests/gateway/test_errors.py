@@ -16,6 +16,7 @@ from gateway import create_app
 from tests.drawing import draw, encode
 from tests.stack import write_config
 
+KEYS = json.dumps({kind: {"key": "k"} for kind in ("inference", "management", "API")})
 PICTURE = encode(draw("red", 1))
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -82,7 +83,7 @@ def faulty(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FlaskClie
     address = f"http://127.0.0.1:{server.server_port}"
     config = write_config(tmp_path / "config.properties", inference_address=address, management_address=address)
     key_file = tmp_path / "key_file.json"
-    key_file.write_text(json.dumps({kind: {"key": "k"} for kind in ("inference", "management", "API")}))
+    key_file.write_text(KEYS)
     yield create_app({"TORCHSERVE_CONFIG": config, "KEY_FILE": key_file, "TIMEOUT": 1}).test_client()
     server.shutdown()
     server.server_close()
@@ -103,7 +104,7 @@ def test_faults_of_torchserve(faulty: FlaskClient, status: int) -> None:
     assert health.get_json() == {"status": "unavailable", "model_loaded": False, "device": "unknown"}
 
 
-@pytest.mark.parametrize("keys", [None, "", '{"inference": {', "[]", "{}"])
+@pytest.mark.parametrize("keys", [None, "", '{"inference": {', "[]", "{}", KEYS])
 def test_torchserve_is_not_there(tmp_path: Path, keys: str | None) -> None:
     key_file = tmp_path / "key_file.json"
     if keys is not None:

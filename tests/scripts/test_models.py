@@ -1,0 +1,52 @@
+"""Model management as a command, on a running product of its own: it changes what is served."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import run_module
+from tests.stack import ROOT, Stack, serve
+
+
+def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / "models.py")]
+    command += ["--config", str(stack.config), "--run", str(stack.run), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) is succeeds, done.stderr
+    return done.stdout if succeeds else done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "drawn.mar").write_bytes(archive.read_bytes())
+    run_module("training.archive", checkpoint, "--version", "2.0", "--output", store / "second.mar")
+
+    with serve(store / "drawn.mar", tmp_path / "stack") as stack:
+        assert models(stack, "list").startswith("1.0      default  drawn.mar, 1 of 1 workers ready")
+        assert "registered" in models(stack, "register", "model_store/second.mar")
+        assert "already registered" in models(stack, "register", "second.mar", succeeds=False)
+        first, second = models(stack, "list").splitlines()
+        assert "default" in first
+        assert "2.0               second.mar, 1 of 1 workers ready" in second
+
+        models(stack, "set-default", "2.0")
+        assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
+        models(stack, "unregister", "1.0")
+        assert len(models(stack, "list").splitlines()) == 1
+
+        models(stack, "scale", "2")
+        assert "2 of 2 workers ready" in models(stack, "list")
+        (description,) = json.loads(models(stack, "describe", "2.0"))
+        assert description["batchSize"] == 16
+        assert len(description["workers"]) == 2
+
+        models(stack, "unregister", "2.0")
+        assert models(stack, "list") == "No model is registered.\n"
+        assert requests.get(f"{stack.url}/classes").status_code == 503
+    assert "TorchServe" in models(stack, "list", succeeds=False)

