@@ -12,7 +12,7 @@ VENV = .venv/bin
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check lock chromium clean
+.PHONY: help serve train archive test check screenshot lock chromium clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -30,6 +30,9 @@ test: .venv/test chromium $(ARCHIVE) check ## set up what the tests need and run
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
+
+screenshot: .venv/test chromium $(ARCHIVE) ## take the picture of the page that README shows
+	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser import CHROMIUM_OPTIONS
 from tests.drawing import TEN, draw_dataset
 from tests.stack import ROOT, Stack, serve
 
@@ -82,10 +83,8 @@ def stack(workspace: Path, archive: Path) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium as the distribution ships it, or else as Playwright does."""
-    quiet = ["gpu", "quic", "background-networking", "component-update", "sync"]
-    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
         yield running
         running.close()
 

@@ -10,7 +10,7 @@ import requests
 import torch
 from playwright.sync_api import Page, expect
 
-from handler.transforms import decode_image, test_transform
+from handler import transforms
 from tests.conftest import run_module
 from tests.drawing import TEN, THREE, draw_dataset
 from tests.stack import Stack, serve
@@ -21,7 +21,9 @@ def offline(checkpoint: Path, image: bytes) -> dict[str, float]:
     """Classify with the checkpoint itself, in this process."""
     loaded = load_checkpoint(checkpoint)
     with torch.inference_mode():
-        probabilities = loaded.network()(test_transform(decode_image(image))[None]).softmax(dim=1)[0]
+        probabilities = loaded.network()(transforms.test_transform(transforms.decode_image(image))[None]).softmax(
+            dim=1
+        )[0]
     return dict(zip(loaded.card["classes"], probabilities.tolist(), strict=True))
 
 
@@ -68,7 +70,7 @@ def test_the_page_shows_what_the_gateway_says(stack: Stack, page: Page, dataset:
     page.set_input_files("#file", image)
 
     expect(page.locator("#predicted")).to_have_text(answer["predicted_class"])
-    expect(page.locator("#confidence")).to_have_text(f"{100 * answer['confidence']:.1f} % sure")
+    expect(page.locator("#confidence")).to_have_text(f"{100 * answer['confidence']:.1f} % confidence")
 
 
 def test_three_classes_of_ones_own_follow_everywhere(

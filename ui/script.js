@@ -71,7 +71,7 @@ async function ask(path, options) {
 
 function present({ predicted_class, confidence, class_probabilities }) {
   element("predicted").textContent = predicted_class;
-  element("confidence").textContent = `${percent(confidence)} sure`;
+  element("confidence").textContent = `${percent(confidence)} confidence`;
   const sorted = Object.entries(class_probabilities).sort(([, one], [, other]) => other - one);
   element("bars").replaceChildren(...sorted.map(bar));
   show("result");

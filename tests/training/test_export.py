@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handler.transforms import test_transform
+from handler import transforms
 from tests.conftest import run_module
 from tests.drawing import draw
 from training import export as export_module
@@ -22,7 +22,7 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_computes_what_the_network_computes(exported: Path, checkpoint: Path) -> None:
-    images = torch.stack([test_transform(draw("cyan", seed)) for seed in range(3)])
+    images = torch.stack([transforms.test_transform(draw("cyan", seed)) for seed in range(3)])
     with torch.inference_mode():
         expected = load_checkpoint(checkpoint).network()(images)
         assert torch.allclose(torch.jit.load(exported)(images), expected, atol=1e-5)

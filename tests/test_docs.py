@@ -1,0 +1,101 @@
+"""README is run: its commands, one after another as they stand there, and its Python, against the running product."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack import ROOT, Stack, serve
+
+README = (ROOT / "README.md").read_text()
+RUN_BY_CI = {"make test"}
+RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/cifar10_cnn_enhanced.pth"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def released(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A product that the commands may change, its model store as README has it."""
+    folder = tmp_path_factory.mktemp("readme")
+    store = folder / "model_store"
+    store.mkdir()
+    (store / "first.mar").write_bytes(archive.read_bytes())
+    with serve(store / "first.mar", folder / "stack") as running:
+        yield running
+
+
+def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
+    """Put what this test has in the place of what README's reader has."""
+    folder = stack.run.parents[1]
+    places = {
+        ".venv/bin/python": sys.executable,
+        "photo.jpg": ROOT / "ui/examples/ship.jpg",
+        "http://localhost:5001": stack.url,
+        "localhost:5001": stack.url,
+        "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
+        "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
+        "predictions.csv": folder / "predictions.csv",
+        "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
+        "training.train --data": f"training.train --recipe {recipe} --data",
+        "my-images": dataset,
+        "runs/mine/cifar10_cnn_enhanced.pth": folder / "runs/mine/drawn.pth",
+        "model_store/cifar10_cnn_enhanced.pth": folder / "runs/mine/drawn.pth",
+        "model_store/": f"{folder}/model_store/",
+        "runs/": f"{folder}/runs/",
+        "build/": f"{folder}/build/",
+    }
+    for place, substitute in places.items():
+        text = re.sub(rf"(?<![\w/]){re.escape(place)}", str(substitute).replace("\\", r"\\"), text)
+    return text
+
+
+def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
+    for command in COMMANDS:
+        if command in RUN_BY_CI | RUN_BY_TEST_MAKE:
+            continue
+        line = translated(command, released, recipe, dataset)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        if "curl" in line:
+            assert '"error"' not in done.stdout
+
+
+def test_python(released: Stack, recipe: Path, dataset: Path) -> None:
+    for block in blocks("python"):
+        code = translated(block, released, recipe, dataset)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert re.fullmatch(r"\w+ [01]\.\d+\n", done.stdout)
+
+
+def test_every_command_is_run_somewhere() -> None:
+    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_TEST_MAKE
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    make_tests = (ROOT / "tests" / "test_make.py").read_text()
+    assert all(shlex.split(command)[1] in make_tests for command in RUN_BY_TEST_MAKE)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
+    assert all(link.startswith("https://") or (ROOT / link).exists() for link in links)
+
+
+def test_the_map_shows_what_is_there() -> None:
+    drawn = set(re.findall(r"^ *([\w.*/]+(?:\.\w+|/))", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
+    for name in os.listdir(ROOT / "gateway"):
+        if name.endswith(".py") and name != "gunicorn.conf.py":
+            assert name in (ROOT / "CONTRIBUTING.md").read_text()
+    assert {"training/", "handler/", "gateway/", "ui/", "scripts/", "tests/", "model_store/"} <= drawn

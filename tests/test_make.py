@@ -1,0 +1,61 @@
+"""The Makefile as its users call it, with files and ports of the test's own."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.stack import ROOT, free_ports, write_config
+
+# What the make that runs these tests hands down is not what a user's shell has.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
+def make(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["make", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_serve_builds_what_is_not_current_and_nothing_else(
+    checkpoint: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    own = tmp_path / "mine.pth"
+    own.write_bytes(checkpoint.read_bytes())
+    config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
+    options = [f"CHECKPOINT={own}", f"CONFIG={config}", f"PORT={port}", f"RUN={tmp_path / 'run'}"]
+
+    assert make("archive", *options).stdout == f"wrote {tmp_path / 'mine.mar'}\n"
+    command = ["make", "serve", *options]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
+    assert process.stdout
+    printed = [process.stdout.readline() for _ in range(5)]
+    assert printed[0].startswith("Starting TorchServe")  # neither installed nor built again
+    assert requests.get(f"http://127.0.0.1:{port}/health").json()["model"] == "drawn"
+    os.killpg(process.pid, number)
+    process.wait(60)
+    time.sleep(0.5)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}/health")
+
+
+def test_serve_names_a_missing_checkpoint(tmp_path: Path) -> None:
+    done = make("serve", f"CHECKPOINT={tmp_path / 'none.pth'}")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; train one with 'make train'")
+
+
+def test_train(dataset: Path, recipe: Path, tmp_path: Path) -> None:
+    done = make("train", f"RECIPE={recipe}", f"DATA={dataset}", f"OUTPUT={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "drawn.pth").exists()
+
+
+def test_help_lists_the_targets() -> None:
+    listed = {line.split()[0] for line in make("help").stdout.splitlines()}
+    assert {"serve", "train", "archive", "test", "check", "screenshot", "lock", "clean"} <= listed
