@@ -5,6 +5,7 @@ from typing import Any
 
 from flasgger import Swagger
 from flask import Flask
+from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from gateway import errors, routes
@@ -23,6 +24,12 @@ SWAGGER = {
 }
 
 
+class InOrder(DefaultJSONProvider):
+    """JSON whose keys stay as they are, so that probabilities come in class order."""
+
+    sort_keys = False
+
+
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
@@ -32,7 +39,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.config.update(TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=30, CORS_ORIGINS="*")
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # class order is the model's
+    app.json = InOrder(app)
     app.extensions["torchserve"] = TorchServe(
         Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout=app.config["TIMEOUT"]
     )

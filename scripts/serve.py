@@ -24,7 +24,7 @@ import requests
 from gateway.torchserve import MODEL, read_properties
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = next((ROOT / "ui" / "examples").glob("*.jpg"))
+EXAMPLE = ROOT / "ui" / "examples" / "ship.jpg"
 OLDEST_JAVA = 17
 START_TIMEOUT = 120  # seconds until an image has to have been classified
 STOP_TIMEOUT = 30  # seconds for requests in flight

@@ -29,12 +29,6 @@ class Stack:
     def torchserve(self) -> TorchServe:
         return TorchServe(self.config, self.run / "key_file.json")
 
-    def torchserve_ports(self) -> list[int]:
-        properties = read_properties(self.config)
-        return [
-            int(value.rsplit(":", 1)[-1]) for name, value in properties.items() if "address" in name or "port" in name
-        ]
-
 
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.torchserve import ImageRefused, TorchServeError, read_properties
+from gateway.torchserve import ImageRefused, TorchServe, TorchServeError, read_properties
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
@@ -35,14 +35,14 @@ def test_no_request_fails_while_keys_expire(stack: Stack) -> None:
     assert key() != before
 
 
-def renew(stack: Stack, expired: str) -> str:
-    return stack.torchserve._tokens.renew("inference", expired)
+def renew(config: Path, key_file: Path, expired: str) -> str:
+    return TorchServe(config, key_file)._tokens.renew("inference", expired)
 
 
 def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:
     expired = stack.torchserve._tokens.read("inference")
     with multiprocessing.get_context("spawn").Pool(4) as pool:
-        renewed = pool.starmap(renew, [(Stack(stack.url, None, stack.config, stack.run, []), expired)] * 8)  # type: ignore[arg-type]
+        renewed = pool.starmap(renew, [(stack.config, stack.run / "key_file.json", expired)] * 8)
     assert len(set(renewed)) == 1
     assert renewed[0] != expired
 

@@ -42,7 +42,7 @@ def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
     values = [float(text.split()[0]) for text in served.locator("#bars .value").all_inner_texts()]
     assert values == sorted(values, reverse=True)
     assert sorted(served.locator("#bars .name").all_inner_texts()) == sorted(TEN)
-    widths = [part.bounding_box()["width"] for part in served.locator("#bars .bar").all()]  # type: ignore[index]
+    widths = served.locator("#bars .bar").evaluate_all("bars => bars.map((bar) => bar.offsetWidth)")
     assert widths == sorted(widths, reverse=True)
     expect(served.locator("#preview")).to_be_visible()
 
