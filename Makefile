@@ -20,8 +20,9 @@ help: ## show this list
 serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C
 	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN)
 
-train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA
-	@$(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) $(if $(OUTPUT),--output $(OUTPUT))
+train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
+	@$(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) \
+		$(if $(OUTPUT),--output $(OUTPUT)) $(if $(RESUME),--resume)
 
 archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
 
@@ -39,7 +40,7 @@ lock: .venv/test ## renew the lock files from pyproject.toml
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
 	$$lock -o requirements.lock && $$lock --extra test -c requirements.lock -o requirements-test.lock
 
-chromium: # for the tests of the page; the distribution's where there is one
+chromium: .venv/test # for the tests of the page; the distribution's where there is one
 	@command -v chromium > /dev/null && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core > /dev/null; \
@@ -54,7 +55,7 @@ clean: ## remove what was installed and built
 	@$(VENV)/python -m training.archive $< --output $@
 
 %.pth:
-	@echo "There is no checkpoint $@; train one with 'make train', or name another with CHECKPOINT=." >&2; exit 1
+	@echo "There is no checkpoint $@; train one with 'make train' and name it with CHECKPOINT=." >&2; exit 1
 
 .venv/serve: requirements.lock pyproject.toml
 	@$(call install,$<)
@@ -68,6 +69,6 @@ define install
 $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }; \
 echo "Installing what $(1) names into .venv …"; \
-{ [ -x $(VENV)/python ] || $(PYTHON) -m venv .venv; } \
+{ [ -x $(VENV)/pip ] || $(PYTHON) -m venv .venv; } \
 	&& $(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
 endef

@@ -12,6 +12,7 @@ from gateway import errors, routes
 from gateway.torchserve import TorchServe
 
 ROOT = Path(__file__).parent
+TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
 SWAGGER = {
     "openapi": "3.0.3",
     "title": "Image classifier",
@@ -36,7 +37,9 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
-    app.config.update(TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=30, CORS_ORIGINS="*")
+    app.config.update(
+        TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=TIMEOUT, CORS_ORIGINS="*"
+    )
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = InOrder(app)

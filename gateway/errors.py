@@ -6,6 +6,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from gateway.torchserve import ImageRefused, TooSlow, TorchServeError, Unavailable
 
+TOO_LARGE = "The image is larger than 10 MB."
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 
@@ -13,7 +14,8 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> ResponseReturnValue:
         headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
-        return *failure(error.description or error.name, error.code or InternalServerError.code), headers
+        description = TOO_LARGE if error.code == 413 else error.description
+        return *failure(description or error.name, error.code or InternalServerError.code), headers
 
     @app.errorhandler(ImageRefused)
     def image_refused(error: ImageRefused) -> ResponseReturnValue:

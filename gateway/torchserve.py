@@ -1,6 +1,7 @@
 """The only module that knows TorchServe: its inference, management and token APIs."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,7 +13,8 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 CONNECT_TIMEOUT = 2.0  # seconds
 POOL_SIZE = 64  # connections kept, not a limit
-LOCK_POLL_INTERVAL = 0.005  # seconds
+POLL_INTERVAL = 0.005  # seconds
+KEY_FILE_PATIENCE = 0.5  # seconds; TorchServe does not replace the file in one step
 
 
 class TorchServeError(Exception):
@@ -41,7 +43,7 @@ class TorchServe:
     Every method raises TorchServeError or one of its kinds. `timeout` is in seconds.
     """
 
-    def __init__(self, config: Path, key_file: Path, model: str = MODEL, timeout: float = 30) -> None:
+    def __init__(self, config: Path, key_file: Path, timeout: float) -> None:
         properties = read_properties(config)
         limits = Timeout(connect=CONNECT_TIMEOUT, read=timeout)
         self._pools = {
@@ -49,12 +51,11 @@ class TorchServe:
             for kind in ("inference", "management")
         }
         self._tokens = Tokens(key_file, self._pools["management"])
-        self._model = quote(model, safe="")
         self._details: tuple[Any, dict[str, Any]] | None = None
 
     def predict(self, image: bytes) -> dict[str, Any]:
         """Classify the bytes of an image file; returns predicted_class, confidence and class_probabilities."""
-        return self._call("inference", "POST", f"/predictions/{self._model}", image)
+        return self._call("inference", "POST", f"/predictions/{MODEL}", image)
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:
         """Describe the default version, a given one, or `all`: settings and workers."""
@@ -82,7 +83,7 @@ class TorchServe:
 
     def register(self, archive: str) -> str:
         """Register an archive of the model store by its file name and start its workers; returns what happened."""
-        options = urlencode({"url": archive, "model_name": self._model, "initial_workers": 1, "synchronous": "true"})
+        options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": 1, "synchronous": "true"})
         return self._call("management", "POST", f"/models?{options}")["status"]
 
     def scale(self, workers: int, version: str | None = None) -> str:
@@ -99,7 +100,7 @@ class TorchServe:
         return self._call("management", "DELETE", self._path(version))["status"]
 
     def _path(self, version: str | None = None) -> str:
-        return f"/models/{self._model}" + (f"/{quote(version, safe='')}" if version else "")
+        return f"/models/{MODEL}" + (f"/{quote(version, safe='')}" if version else "")
 
     def _call(self, kind: str, method: str, path: str, body: bytes | None = None) -> Any:
         """Send one request with a valid token; returns the JSON of the reply."""
@@ -118,15 +119,21 @@ class Tokens:
 
     def read(self, kind: str) -> str:
         """Return the current key for `inference`, `management` or `API`."""
-        try:
-            return json.loads(self._key_file.read_text())[kind]["key"]
-        except (OSError, ValueError, KeyError, TypeError):  # absent or half-written
-            raise Unavailable("TorchServe is not running, or is just starting.") from None
+        until = time.monotonic() + KEY_FILE_PATIENCE
+        while True:
+            try:
+                return json.loads(self._key_file.read_text())[kind]["key"]
+            except (ValueError, KeyError, TypeError):  # half-written: another process is renewing
+                if time.monotonic() > until:
+                    raise Unavailable("TorchServe's keys cannot be read.") from None
+            except OSError:
+                raise Unavailable("TorchServe is not running, or is just starting.") from None
+            time.sleep(POLL_INTERVAL)
 
     def renew(self, kind: str, expired: str) -> str:
         """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
         # Polls, as a blocking lock would stop all greenlets of the process, the one that holds it included.
-        with FileLock(self._key_file.with_suffix(".lock"), poll_interval=LOCK_POLL_INTERVAL):
+        with FileLock(self._key_file.with_suffix(".lock"), poll_interval=POLL_INTERVAL):
             if self.read(kind) == expired:
                 _send(self._management, "GET", f"/token?type={kind}", self.read("API"))
             return self.read(kind)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class ImageClassifier(BaseHandler):
         # The worker reports every request at INFO; TorchServe counts them already.
         logging.getLogger().setLevel(logging.WARNING)
         settings = context.model_yaml_config
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings["minWorkers"]))
+        torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
         self.classes = [self.mapping[str(index)] for index in range(len(self.mapping))]
         self.card = json.loads(Path(context.system_properties["model_dir"], "model_card.json").read_text())
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))

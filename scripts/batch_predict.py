@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Classify many images through the gateway and write one row each, in order, to a CSV file.
 
-    scripts/batch_predict.py data/cifar10/test -o predictions.csv
+    scripts/batch_predict.py my-images/test -o predictions.csv
 
 Folders are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes are,
 the accuracy is printed. Exit status: 0 all classified, 1 some not (see the column `error`), 2 nothing was done.
@@ -32,12 +32,15 @@ class Gateway:
     def __init__(self, url: str, connections: int) -> None:
         self.url = url.rstrip("/")
         self.session = requests.Session()
-        busy = Retry(TRIES, status_forcelist=BUSY, allowed_methods=None, backoff_factor=0.5, raise_on_status=False)
+        self.session.trust_env = False  # a proxy for the web does not lead to a gateway on this machine
+        busy = Retry(
+            TRIES, connect=0, status_forcelist=BUSY, allowed_methods=None, backoff_factor=0.5, raise_on_status=False
+        )
         self.session.mount(self.url, HTTPAdapter(pool_maxsize=connections, max_retries=busy))
 
     def classes(self) -> list[str]:
         """Return the class names. Raises requests.RequestException where the gateway or the model is not there."""
-        response = requests.get(f"{self.url}/classes", timeout=TIMEOUT)
+        response = self.session.get(f"{self.url}/classes", timeout=TIMEOUT)
         response.raise_for_status()
         return response.json()["classes"]
 
@@ -69,7 +72,7 @@ def predict_all(gateway: Gateway, images: list[Path], connections: int) -> Itera
 
 
 def write_rows(output: TextIO, classes: list[str], answers: Iterable[tuple[Path, dict[str, Any]]]) -> tuple[int, ...]:
-    """Write a row an answer; returns how many failed, how many had a known class, how many of those were right."""
+    """Write a row an answer; returns how many failed, how many have a class, how many are right."""
     writer = csv.writer(output)
     writer.writerow(["file", "predicted_class", "confidence", "error", *(f"probability_{name}" for name in classes)])
     failed = labelled = right = 0
@@ -78,9 +81,8 @@ def write_rows(output: TextIO, classes: list[str], answers: Iterable[tuple[Path,
         row = [path, answer.get("predicted_class"), answer.get("confidence"), answer.get("error")]
         writer.writerow(row + [probabilities.get(name) for name in classes])
         failed += "error" in answer
-        if path.parent.name in classes and "error" not in answer:
-            labelled += 1
-            right += answer["predicted_class"] == path.parent.name
+        labelled += path.parent.name in classes
+        right += answer.get("predicted_class") == path.parent.name
     return failed, labelled, right
 
 
@@ -88,8 +90,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="+", metavar="FOLDER|FILE")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
-    parser.add_argument("--url", default="http://127.0.0.1:5001", help="the gateway, http://127.0.0.1:5001 without it")
-    parser.add_argument("--connections", type=int, default=16, help="requests under way at once, 16 without it")
+    parser.add_argument("--url", default="http://127.0.0.1:5001", help="the gateway (%(default)s)")
+    parser.add_argument("--connections", type=int, default=16, help="requests under way at once (%(default)s)")
     arguments = parser.parse_args()
     gateway = Gateway(arguments.url, arguments.connections)
     try:
@@ -101,6 +103,8 @@ def main() -> int:
         return _nothing_done(
             f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url."
         )
+    if not arguments.output.parent.is_dir():
+        return _nothing_done(f"There is no folder {arguments.output.parent} to write to.")
     if not images:
         return _nothing_done("There are no JPEG, PNG or GIF files in what was named.")
     with arguments.output.open("w", newline="") as output:

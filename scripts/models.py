@@ -17,6 +17,7 @@ from typing import Any
 from gateway.torchserve import TorchServe, TorchServeError
 
 ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 120  # seconds, for workers to start
 
 
 def show(torchserve: TorchServe) -> str:
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
 def main() -> None:
     arguments = make_parser().parse_args()
     try:
-        print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=120)))
+        print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
     except TorchServeError as error:
         raise SystemExit(str(error)) from None
 

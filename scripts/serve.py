@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -26,10 +28,11 @@ from gateway.torchserve import MODEL, read_properties
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "ui" / "examples" / "ship.jpg"
 OLDEST_JAVA = 17
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image has to have been classified
-STOP_TIMEOUT = 30  # seconds for requests in flight
+STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
 WATCH_INTERVAL = 0.2  # seconds
-MAX_DEATHS, DEATHS_WITHIN = 3, 60  # so many in so many seconds is "keeps dying"
+MAX_DEATHS, DEATHS_WITHIN = 3, 300  # so many in so many seconds is "keeps dying"
 LOG_LINES = 15
 
 
@@ -42,9 +45,9 @@ class Service:
 
     def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
         self.name, self.command, self.folder, self.env, self.log = name, command, folder, env, log
+        self.process: subprocess.Popen[bytes] | None = None
         self.deaths: list[float] = []
         self.log.write_bytes(b"")
-        self.start()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -60,56 +63,58 @@ class Service:
 
     def watch(self) -> None:
         """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             return
         now = time.monotonic()
         self.deaths = [death for death in self.deaths if death > now - DEATHS_WITHIN] + [now]
-        self._signal_group(signal.SIGKILL)
+        self._kill()
         if len(self.deaths) >= MAX_DEATHS:
             raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
-        _say(f"{self.name} ended with status {self.process.returncode} and is started again.")
+        _say(f"{self.name} has ended and is started again.")
         self.start()
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self._signal_group(signal.SIGTERM)
+        if self.process:
+            self.process.terminate()  # it stops its own children, which are not asked a second time
             try:
                 self.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 _say(f"{self.name} did not stop within {STOP_TIMEOUT} s and is killed.")
-        self._signal_group(signal.SIGKILL)
-        self.process.wait()
+            self._kill()
 
     def last_lines(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return "\n".join([f"The last lines of {self.log}:", *(f"    {line}" for line in lines)])
 
-    def _signal_group(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):  # all of the group has ended
-            os.killpg(self.process.pid, number)
+    def _kill(self) -> None:
+        """Kill what is left of the group."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):  # nothing is left
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
     """Serve `archive` until interrupted. Raises ServeError; leaves nothing running."""
     if not archive.is_file():
         raise ServeError(f"There is no archive {archive}; build it with 'python -m training.archive'.")
+    if not config.is_file():
+        raise ServeError(f"There is no configuration {config}; config.properties is one.")
     java_home = find_java()
     check_ports(host, port, read_properties(config))
     run.mkdir(parents=True, exist_ok=True)
     (run / "key_file.json").unlink(missing_ok=True)
-    services: list[Service] = []
-    # TorchServe keeps its pid file, the sockets of its workers and the unpacked models there.
-    with tempfile.TemporaryDirectory(prefix="torchserve-") as scratch:
+    # TorchServe keeps the sockets of its workers and the unpacked models there.
+    with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
+        services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run)]
         try:
-            services.append(_torchserve(archive, config, run, java_home, scratch))
-            services.append(_gateway(host, port, config, run))
+            for service in services:
+                service.start()
             _wait_until_serving(f"http://{host}:{port}", services)
             while True:
                 _watch(services)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _handle_signals(signal.SIG_IGN)  # nothing may interrupt the stopping
             for service in reversed(services):
                 service.stop()
 
@@ -130,22 +135,22 @@ def find_java() -> Path:
 
 def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
     """Raise ServeError if a port that is needed is taken."""
-    wanted = [(host, port, "PORT=5002 make serve, say, uses another")]
+    wanted = [(host, port, "choose another with 'make serve PORT=5002'")]
     for name, value in properties.items():
         if name.endswith("_address"):
             address = urlsplit(value)
-            wanted.append((address.hostname or "", address.port or 0, f"{name} in config.properties sets another"))
+            wanted.append((address.hostname or "", address.port or 0, f"set another {name} in config.properties"))
         elif name.startswith("grpc_") and name.endswith("_port"):
-            wanted.append(("127.0.0.1", int(value), f"{name} in config.properties sets another"))
+            wanted.append(("127.0.0.1", int(value), f"set another {name} in config.properties"))
     for address_host, number, remedy in wanted:
-        with socket.socket(socket.AF_INET6 if ":" in address_host else socket.AF_INET) as probe:
+        with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address_host, number))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or error
                 raise ServeError(
-                    f"Port {number} on {address_host} cannot be used ({error.strerror}): "
-                    f"stop the program that has it; {remedy}."
+                    f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}."
                 ) from None
 
 
@@ -159,11 +164,24 @@ def _java_version(home: Path) -> int:
 
 
 def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
-    command += ["--model-store", str(archive.parent.resolve()), "--models", f"{MODEL}={archive.name}"]
-    command += ["--ts-config", str(config.resolve()), "--log-config", str(ROOT / "log4j2.xml")]
-    environment = {"JAVA_HOME": str(java_home), "TMPDIR": scratch, "TEMP": scratch}
-    return Service("TorchServe", command, run, environment, run / "torchserve.log")
+    """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
+    home = Path(str(find_spec("ts").origin)).parent.parent  # type: ignore[union-attr]
+    command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
+    command += [
+        f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
+        *read_properties(config).get("vmargs", "").split(),
+    ]
+    command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
+    command += [
+        "-f",
+        str(config.resolve()),
+        "-s",
+        str(archive.parent.resolve()),
+        "-m",
+        f"{MODEL}={archive.name}",
+        "-ncs",
+    ]
+    return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
 
 
 def _gateway(host: str, port: int, config: Path, run: Path) -> Service:
@@ -188,10 +206,12 @@ def _wait_until_serving(url: str, services: list[Service]) -> None:
 
 
 def _classifies(url: str) -> bool:
-    try:
-        return requests.post(f"{url}/predict", files={"file": EXAMPLE.read_bytes()}, timeout=START_TIMEOUT).ok
-    except requests.RequestException:
-        return False
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy for the web does not lead to this machine
+        try:
+            return session.post(f"{url}/predict", files={"file": EXAMPLE.read_bytes()}, timeout=START_TIMEOUT).ok
+        except requests.RequestException:
+            return False
 
 
 def _watch(services: list[Service]) -> None:
@@ -204,7 +224,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _handle_signals(signal.SIG_IGN)  # make hands on a signal that its group has got already
     raise KeyboardInterrupt
 
 
@@ -212,11 +238,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--host", default="127.0.0.1", help="address of the gateway; 0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=int, default=5001, help="port of the gateway, 5001 without it")
+    parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
     parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder for logs and keys")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    _handle_signals(_interrupt)
     try:
         serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run)
     except ServeError as error:

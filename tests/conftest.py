@@ -91,8 +91,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[[], Page]]:
-    """Open pages that may not fail quietly: an error in the page's script or a file it lacks fails the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 800}, permissions=["clipboard-write"])
+    """Open pages that may not fail quietly: an error in a script fails the test."""
+    context = browser.new_context(viewport={"width": 1100, "height": 800})
     problems: list[str] = []
     context.on("weberror", lambda error: problems.append(str(error.error)))
     yield context.new_page

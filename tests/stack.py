@@ -27,7 +27,7 @@ class Stack:
 
     @property
     def torchserve(self) -> TorchServe:
-        return TorchServe(self.config, self.run / "key_file.json")
+        return TorchServe(self.config, self.run / "key_file.json", timeout=60)
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,9 +3,9 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -32,22 +32,24 @@ def test_serve_builds_what_is_not_current_and_nothing_else(
     assert make("archive", *options).stdout == f"wrote {tmp_path / 'mine.mar'}\n"
     command = ["make", "serve", *options]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
-    assert process.stdout
-    printed = [process.stdout.readline() for _ in range(5)]
-    assert printed[0].startswith("Starting TorchServe")  # neither installed nor built again
-    assert requests.get(f"http://127.0.0.1:{port}/health").json()["model"] == "drawn"
-    os.killpg(process.pid, number)
-    process.wait(60)
-    time.sleep(0.5)
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"http://127.0.0.1:{port}/health")
+    try:
+        assert process.stdout
+        printed = [process.stdout.readline() for _ in range(5)]
+        assert printed[0].startswith("Starting TorchServe")  # neither installed nor built again
+        assert requests.get(f"http://127.0.0.1:{port}/health").json()["model"] == "drawn"
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 5
+    finally:
+        os.killpg(process.pid, number)
+        process.wait(60)
+    assert not psutil.wait_procs(family, timeout=20)[1]
 
 
 def test_serve_names_a_missing_checkpoint(tmp_path: Path) -> None:
     done = make("serve", f"CHECKPOINT={tmp_path / 'none.pth'}")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; train one with 'make train'")
+    assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; train one with 'make train' and")
 
 
 def test_train(dataset: Path, recipe: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint on the CPU. Raises CheckpointError where it is missing, damaged or of other preprocessing."""
     card = load(path)
     if not isinstance(card, dict) or not {"weights", "classes", "normalisation", "recipe"} <= card.keys():
-        raise CheckpointError(f"{path} is no checkpoint of training.train; train one with 'make train'.")
+        raise CheckpointError(f"{path} is no checkpoint of training.train; 'make train' makes one.")
     if card["normalisation"] != NORMALISATION:
         raise CheckpointError(
             f"{path} was trained with {card['normalisation']}, but handler/transforms.py says {NORMALISATION}; "
@@ -81,7 +81,7 @@ def load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}; train one with 'make train'.") from None
+        raise CheckpointError(f"There is no checkpoint {path}; 'make train' makes one.") from None
     except Exception as error:  # the unpickler and the zip reader raise many kinds
         raise CheckpointError(f"{path} cannot be read as a checkpoint; it may be damaged.") from error
 

@@ -1,10 +1,17 @@
-"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`."""
+"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`.
 
+    python -m training.data data/cifar10
+
+writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server.
+"""
+
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CIFAR10, ImageFolder
@@ -14,7 +21,7 @@ from training.augment import train_transform
 from training.config import Augment
 
 CIFAR10_ROOT = Path("data")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")  # of handler.transforms.FORMATS
 
 
 class DataError(ValueError):
@@ -38,17 +45,21 @@ def load_images(root: Path | None, split: str) -> Images:
     Raises DataError where a folder is missing or an image cannot be read.
     """
     if root is None:
-        cifar10 = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
-        return Images(
-            torch.from_numpy(cifar10.data).permute(0, 3, 1, 2), torch.tensor(cifar10.targets), cifar10.classes
-        )
-    if not (root / split).is_dir():
-        raise DataError(f"{root} has no folder '{split}'; put images into {root}/{split}/<class>/.")
+        return _load_cifar10(split)
+    class_names(root, split)
     try:
         folder = ImageFolder(str(root / split), loader=_load_pixels, is_valid_file=_is_image)
     except FileNotFoundError as error:
         raise DataError(f"{root / split} cannot be used: {error}") from None
     return Images(torch.stack([pixels for pixels, _ in folder]), torch.tensor(folder.targets), folder.classes)
+
+
+def class_names(root: Path, split: str) -> list[str]:
+    """Return the names of the folders of a split. Raises DataError where there are none."""
+    names = sorted(folder.name for folder in (root / split).glob("*/"))
+    if not names:
+        raise DataError(f"{root} has no folder '{split}' with classes; put images into {root}/{split}/<class>/.")
+    return names
 
 
 def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
@@ -96,6 +107,16 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
         return DataLoader(self, batch_size=None, num_workers=num_workers)
 
 
+def _load_cifar10(split: str) -> Images:
+    try:
+        found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own with --data."
+        ) from None
+    return Images(torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets), found.classes)
+
+
 def _load_pixels(path: str) -> Tensor:
     try:
         return to_pixels(decode_image(Path(path).read_bytes()))
@@ -105,3 +126,27 @@ def _load_pixels(path: str) -> Tensor:
 
 def _is_image(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS)
+
+
+def write_images(images: Images, folder: Path) -> None:
+    """Write the images as folder/<class>/NNNN.png, numbered within their class."""
+    for label, name in enumerate(images.classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, pixels in enumerate(images.pixels[images.labels == label]):
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / f"{number:04}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    try:
+        for split in ("train", "test"):
+            write_images(load_images(None, split), folder / split)
+    except DataError as error:
+        raise SystemExit(str(error)) from None
+    print(f"wrote CIFAR-10 to {folder}")
+
+
+if __name__ == "__main__":
+    main()

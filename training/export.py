@@ -16,7 +16,7 @@ from handler.transforms import INPUT_SIZE, decode_image, test_transform
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
 from training.data import seeded
 
-EXAMPLES = Path("ui/examples")
+EXAMPLES = Path(__file__).parent.parent / "ui" / "examples"
 TOLERANCE = 1e-5
 
 

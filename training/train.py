@@ -9,6 +9,7 @@ training_history.pth, .csv and .png, and last.pth, from which --resume goes on.
 import argparse
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from training.checkpoint import Checkpoint, CheckpointError, current_commit, describe, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe
-from training.data import DataError, Epoch, Images, load_images, seeded, stratified_split
+from training.data import DataError, Epoch, Images, class_names, load_images, seeded, stratified_split
 from training.evaluate import evaluate
 from training.history import Row, write_history
 from training.models import ARCHITECTURES
@@ -39,6 +40,8 @@ class Run:
         self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch=len(self.epoch(0)))
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
+        self.commit = current_commit()  # of the code that started, whatever is checked out when it is done
+        self.fingerprint = [zlib.crc32(training.pixels.numpy().data), zlib.crc32(training.labels.numpy().data)]
 
     @property
     def best_row(self) -> Row:
@@ -98,7 +101,8 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe.model_dump(),
-            "classes": self.training.classes,
+            "fingerprint": self.fingerprint,
+            "commit": self.commit,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -107,13 +111,13 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises RecipeError where it belongs to another recipe or other classes."""
-        if state["recipe"] != self.recipe.model_dump() or state["classes"] != self.training.classes:
-            raise RecipeError("The run to resume had another recipe or other classes; choose another --output.")
+        """Go on from a saved state. Raises RecipeError where it belongs to another recipe or other images."""
+        if state["recipe"] != self.recipe.model_dump() or state["fingerprint"] != self.fingerprint:
+            raise RecipeError("The run to resume had another recipe or other images; choose another --output.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.best, self.history = state["best"], state["history"]
+        self.best, self.history, self.commit = state["best"], state["history"], state["commit"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -137,7 +141,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_ep
     return OneCycleLR(
         optimizer,
         max_lr=recipe.optimizer.lr,
-        total_steps=recipe.epochs * steps_per_epoch + 1,
+        total_steps=recipe.epochs * steps_per_epoch + 1,  # it also steps behind the last batch
         pct_start=settings.warmup,
         cycle_momentum=False,
     )
@@ -151,7 +155,8 @@ def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path
     last = output / "last.pth"
     if last.exists() and not resume:
         raise RecipeError(f"{output} already holds a run; go on with --resume, or choose another --output.")
-    commit = current_commit()  # of the code that runs, whatever is checked out when it is done
+    if data is not None and class_names(data, "train") != class_names(data, "test"):
+        raise DataError(f"{data}/train and {data}/test have different classes; give both the same folders.")
     training, validation = stratified_split(load_images(data, "train"), recipe.validation_fraction, recipe.seed)
     run = Run(recipe, training, validation)
     if last.exists():
@@ -159,8 +164,8 @@ def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path
     _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
     while not run.finished:
         _say(_line(run, run.train_epoch()))
-        save(run.state_dict(), last)
         write_history(run.history, output)
+        save(run.state_dict(), last)
 
     run.model.load_state_dict(run.best)
     metrics: dict[str, Any] = {
@@ -171,7 +176,7 @@ def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path
         "test": evaluate(run.model, load_images(data, "test"), run.device),
     }
     checkpoint = output / f"{recipe.name}.pth"
-    card = describe(recipe, training.classes, metrics, "CIFAR-10" if data is None else data.name, commit)
+    card = describe(recipe, training.classes, metrics, "CIFAR-10" if data is None else data.name, run.commit)
     save_checkpoint(Checkpoint(run.best, card), checkpoint)
     _say(
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}: validation accuracy "
@@ -208,7 +213,7 @@ def main() -> None:
     except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        raise SystemExit(f"\nInterrupted; go on with --resume --output {output}") from None
+        raise SystemExit("\nInterrupted; the same command with --resume goes on.") from None
 
 
 if __name__ == "__main__":

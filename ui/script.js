@@ -27,7 +27,7 @@ function wait(message) {
 
 function problem(file) {
   if (!TYPES.includes(file.type)) return "This is not a JPG, PNG or GIF image.";
-  if (file.size > MAX_BYTES) return `This image has ${(file.size / 1024 / 1024).toFixed(1)} MB; at most 10 MB can be sent.`;
+  if (file.size > MAX_BYTES) return "This image is larger than 10 MB.";
   if (file.size === 0) return "This file is empty.";
   return null;
 }
@@ -42,6 +42,7 @@ function preview(file) {
 
 async function classify(file) {
   const wrong = problem(file);
+  element("preview").hidden = true;
   if (wrong) return fail(wrong);
   preview(file);
   wait("Looking at the image…");
@@ -103,15 +104,15 @@ async function checkStatus() {
   const up = health.status === "healthy";
   const status = element("status");
   const text = up ? `Ready: ${health.model}, version ${health.version}` : "The server is not ready";
-  if (status.textContent === text) return;
+  if (up) listClasses();
+  if (status.textContent === text) return; // a screen reader would say it again
   status.textContent = text;
   status.className = up ? "up" : "down";
-  if (up) listClasses();
 }
 
 async function listClasses() {
   const { classes } = await ask("/classes");
-  if (classes) element("classes").textContent = `It knows ${classes.length} classes: ${classes.join(", ")}.`;
+  element("classes").textContent = classes ? `It knows ${classes.length} classes: ${classes.join(", ")}.` : "";
 }
 
 async function classifyExample(name) {

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from playwright.sync_api import Page, expect
 
-from gateway import create_app
-from tests.stack import Stack, write_config
+from gateway import TIMEOUT, create_app
+from tests.stack import ROOT, Stack, write_config
 
 
 @pytest.fixture
@@ -45,6 +46,11 @@ def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for origin in ("null", "https://mine.example", "https://other.example")
     }
     assert allowed == {"null": "null", "https://mine.example": "https://mine.example", "https://other.example": None}
+
+
+def test_gives_up_before_torchserve_kills_the_worker() -> None:
+    settings = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+    assert settings["responseTimeout"] > TIMEOUT
 
 
 def test_imports_neither_torch_nor_handler() -> None:

@@ -36,7 +36,7 @@ def test_no_request_fails_while_keys_expire(stack: Stack) -> None:
 
 
 def renew(config: Path, key_file: Path, expired: str) -> str:
-    return TorchServe(config, key_file)._tokens.renew("inference", expired)
+    return TorchServe(config, key_file, timeout=60)._tokens.renew("inference", expired)
 
 
 def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:

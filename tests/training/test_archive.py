@@ -41,4 +41,4 @@ def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path)
     command = [sys.executable, "-m", module, str(tmp_path / "none.pth")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == f"There is no checkpoint {tmp_path}/none.pth; train one with 'make train'.\n"
+    assert done.stderr == f"There is no checkpoint {tmp_path}/none.pth; 'make train' makes one.\n"

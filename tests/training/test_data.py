@@ -1,5 +1,6 @@
 from collections import Counter
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from handler.transforms import INPUT_SIZE, decode_image, to_pixels
 from tests.drawing import TEN
 from training import data
 from training.config import Augment
-from training.data import DataError, Epoch, Images, load_images, stratified_split
+from training.data import DataError, Epoch, Images, load_images, stratified_split, write_images
 
 
 def images(*counts: int) -> Images:
@@ -46,6 +47,23 @@ def test_says_which_folder_is_missing(tmp_path: Path) -> None:
     (tmp_path / "train" / "empty").mkdir(parents=True)
     with pytest.raises(DataError, match="empty"):
         load_images(tmp_path, "train")
+
+
+def test_says_that_cifar10_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(data, "CIFAR10", unreachable)
+    with pytest.raises(DataError, match=r"no network.*name your own with --data"):
+        load_images(None, "train")
+
+
+def test_written_images_can_be_loaded_again(tmp_path: Path, dataset: Path) -> None:
+    loaded = load_images(dataset, "test")
+    write_images(loaded, tmp_path / "test")
+    again = load_images(tmp_path, "test")
+    assert torch.equal(again.pixels, loaded.pixels)
+    assert again.classes == loaded.classes
 
 
 def test_names_the_image_that_cannot_be_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.conftest import QUICK_RECIPE
 from tests.stack import ROOT
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import load_images, stratified_split
+from training.data import DataError, load_images, stratified_split
 from training.train import Run, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -99,6 +99,7 @@ def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, schedule: d
     command = train_command(path, dataset, tmp_path / "killed")
     process = subprocess.Popen(command, cwd=ROOT)
     while not (tmp_path / "killed" / "last.pth").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -140,4 +141,14 @@ def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
     command = train_command(RECIPES / "cnn.yaml", tmp_path, tmp_path / "out")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"{tmp_path} has no folder 'train'; put images into {tmp_path}/train/<class>/."
+    assert (
+        done.stderr.strip()
+        == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/."
+    )
+
+
+def test_looks_at_the_classes_of_the_test_images_first(tmp_path: Path) -> None:
+    for folder in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError, match="different classes"):
+        train(Recipe.model_validate(QUICK_RECIPE), tmp_path, tmp_path / "out", resume=False)
