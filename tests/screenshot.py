@@ -20,8 +20,8 @@ def main(archive: Path, picture: Path) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
         page = browser.new_page(viewport={"width": 1040, "height": 720})
         page.goto(stack.url)
-        page.get_by_role("button", name="Ship").click()
-        expect(page.locator("#predicted")).to_have_text("ship")
+        page.get_by_role("button", name="Airplane").click()
+        expect(page.locator("#predicted")).to_have_text("airplane")
         expect(page.locator("#classes")).to_contain_text("classes")
         page.wait_for_timeout(200)  # until the preview is painted
         page.screenshot(path=picture, full_page=True)

@@ -44,6 +44,8 @@ def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
     assert sorted(served.locator("#bars .name").all_inner_texts()) == sorted(TEN)
     widths = served.locator("#bars .bar").evaluate_all("bars => bars.map((bar) => bar.offsetWidth)")
     assert widths == sorted(widths, reverse=True)
+    heights = served.locator("#bars li").evaluate_all("rows => rows.map((row) => row.offsetHeight)")
+    assert len(set(heights)) == 1
     expect(served.locator("#preview")).to_be_visible()
 
 
