@@ -72,8 +72,9 @@ class TorchServe:
             raise Unavailable("The model is not ready yet.")
         started = description["modelVersion"], [(worker["id"], worker["startTime"]) for worker in workers]
         if self._details is None or self._details[0] != started:
-            said = self._call("management", "GET", f"{self._path()}?customized=true")[0]["customizedMetadata"]
-            said = json.loads(said) if isinstance(said, str) else said
+            said = self._call("management", "GET", f"{self._path()}?customized=true")[0].get("customizedMetadata")
+            if said is None:
+                raise Unavailable("The model does not describe itself just now.")
             self._details = started, {**said, "version": description["modelVersion"]}
         return self._details[1]
 

@@ -76,6 +76,8 @@ def main() -> None:
         print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
     except TorchServeError as error:
         raise SystemExit(str(error)) from None
+    except FileNotFoundError as error:
+        raise SystemExit(f"There is no file {error.filename}; name TorchServe's with --config.") from None
 
 
 if __name__ == "__main__":
