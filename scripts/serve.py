@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 import requests
+import ts
 
 from gateway.torchserve import MODEL, read_properties
 
@@ -165,7 +165,7 @@ def _java_version(home: Path) -> int:
 
 def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
     """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
-    home = Path(str(find_spec("ts").origin)).parent.parent  # type: ignore[union-attr]
+    home = Path(ts.__file__).parent.parent
     command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
     command += [
         f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
