@@ -17,7 +17,7 @@ from tests.stack import ROOT, Stack, serve
 QUICK_RECIPE = {
     "name": "drawn",
     "architecture": "cnn",
-    "augment": {"crop_padding": 2, "flip": True},
+    "augment": {"crop_padding": 2, "flip": "random"},
     "optimizer": {"name": "adam", "lr": 0.001},
     "schedule": {"name": "step"},
     "batch_size": 16,

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from handler.transforms import normalise
 from training.config import Augment
@@ -12,26 +13,47 @@ from training.config import Augment
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
+POLICIES = {
+    "autoaugment": v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
+    "randaugment": v2.RandAugment(),
+    "trivialaugment": v2.TrivialAugmentWide(),
+}
 
-def train_transform(pixels: Tensor, augment: Augment, generator: Generator) -> Tensor:
-    """Augment and normalise uint8 pixels (N, 3, S, S); returns float32 of the same shape."""
-    images = shift_flip_rotate(pixels.float(), augment, generator)
-    images = jitter_colour(images, augment, generator)
+
+def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
+    """Augment and normalise uint8 pixels (N, 3, S, S), of which `mirrored` (N,) bool are; returns float32 (N, 3, S, S).
+
+    What is turned off costs nothing.
+    """
+    if augment.policy != "none":
+        pixels = apply_policy(pixels, augment.policy, generator)
+    images = shift_mirror_rotate(pixels.float(), mirrored, augment, generator)
+    if augment.brightness or augment.contrast or augment.saturation or augment.hue:
+        images = jitter_colour(images, augment, generator)
     images = normalise(images)
-    images = images + augment.noise * torch.randn(images.shape, generator=generator)
-    return erase(images, augment.erasing, generator)
+    if augment.noise:
+        images += augment.noise * torch.randn(images.shape, generator=generator)
+    return erase(images, augment.erasing, generator) if augment.erasing else images
 
 
-def shift_flip_rotate(images: Tensor, augment: Augment, generator: Generator) -> Tensor:
-    """Move by whole pixels, mirror and rotate in one bilinear sampling; what comes in from outside is black."""
+def apply_policy(pixels: Tensor, policy: str, generator: Generator) -> Tensor:
+    """Apply torchvision's automatic augmentation of that name to each image of a batch of uint8 pixels."""
+    transform = POLICIES[policy]
+    with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return torch.stack([transform(image) for image in pixels])
+
+
+def shift_mirror_rotate(images: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
+    """Move by whole pixels, mirror and rotate in one bilinear sampling."""
     count, _, size, _ = images.shape
     shift = torch.randint(-augment.crop_padding, augment.crop_padding + 1, (count, 2), generator=generator) * 2 / size
     angle = _uniform(count, augment.rotation, generator) * math.pi / 180
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5 * augment.flip, -1.0, 1.0)
+    mirror = torch.where(mirrored, -1.0, 1.0)
     cos, sin = angle.cos(), angle.sin()
     theta = torch.stack([mirror * cos, -sin, shift[:, 0], mirror * sin, cos, shift[:, 1]], dim=1).view(count, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return F.grid_sample(images, grid, padding_mode=augment.border, align_corners=False)
 
 
 def jitter_colour(images: Tensor, augment: Augment, generator: Generator) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
 
 
@@ -18,10 +19,16 @@ class _Section(BaseModel):
 
 
 class Augment(_Section):
-    """How far each random change goes; 0 turns it off."""
+    """How far each random change goes; 0 turns it off.
 
-    crop_padding: int = Field(0, ge=0)
-    flip: bool = False
+    `flip` alternating mirrors an image in every other epoch, so that two epochs show both sides of each (Jordan 2024).
+    `policy` is torchvision's of that name, applied before everything else.
+    """
+
+    policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
+    crop_padding: int = Field(0, ge=0)  # pixels
+    border: Literal["zeros", "reflection"] = "zeros"  # what a shift or turn brings in
+    flip: Literal["never", "random", "alternating"] = "never"
     rotation: float = Field(0.0, ge=0, le=180)  # degrees
     brightness: float = Field(0.0, ge=0, lt=1)
     contrast: float = Field(0.0, ge=0, lt=1)
@@ -32,17 +39,35 @@ class Augment(_Section):
 
 
 class Optimizer(_Section):
-    name: Literal["adam", "sgd"]
+    """`lr` is for all parameters, save that muon takes it for filters and `other_lr` for the rest, by Nesterov SGD."""
+
+    name: Literal["adam", "sgd", "muon"]
     lr: float = Field(gt=0)
+    other_lr: float = Field(0.05, gt=0)  # muon only
     weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only, Nesterov
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and muon, Nesterov
 
 
 class Schedule(_Section):
-    name: Literal["step", "one_cycle"]
+    name: Literal["step", "one_cycle", "triangular"]
     step_size: int = Field(15, gt=0)  # epochs; step only
     gamma: float = Field(0.5, gt=0, le=1)  # step only
-    warmup: float = Field(0.2, gt=0, lt=1)  # share of the run; one_cycle only
+    warmup: float = Field(0.2, ge=0, lt=1)  # share of the run; one_cycle and triangular
+
+
+class SmallerImages(_Section):
+    """The first `epochs` see images shrunk to `size` pixels, which costs (size / INPUT_SIZE)² of the time."""
+
+    epochs: int = Field(gt=0)
+    size: int = Field(gt=0)
+
+
+class Distillation(_Section):
+    """Learn from the soft answers of a better network, given the same view (Hinton et al. 2015)."""
+
+    teacher: str  # path of its checkpoint
+    temperature: float = Field(4.0, gt=0)
+    weight: float = Field(0.9, gt=0, le=1)  # of the teacher's answers; the rest is for the labels
 
 
 class Recipe(_Section):
@@ -54,6 +79,9 @@ class Recipe(_Section):
     augment: Augment = Augment()
     optimizer: Optimizer
     schedule: Schedule
+    smaller_images: tuple[SmallerImages, ...] = ()
+    distillation: Distillation | None = None
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # a step, of the average of the weights; 0 turns it off
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch_size: int = Field(64, gt=1)
     epochs: int = Field(100, gt=0)
@@ -61,6 +89,14 @@ class Recipe(_Section):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
+
+    def image_size(self, epoch: int) -> int:
+        """Return the side, in pixels, of the images of an epoch; epochs count from 1."""
+        for stage in self.smaller_images:
+            if epoch <= stage.epochs:
+                return stage.size
+            epoch -= stage.epochs
+        return INPUT_SIZE
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from handler.transforms import ImageError, decode_image, to_pixels
+from handler.transforms import INPUT_SIZE, ImageError, decode_image, to_pixels
 from training.augment import train_transform
-from training.config import Augment
+from training.config import Recipe
 
 CIFAR10_ROOT = Path("data")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")  # of handler.transforms.FORMATS
@@ -88,23 +89,36 @@ def seeded(*keys: int) -> Generator:
 class Epoch(Dataset[tuple[Tensor, Tensor]]):
     """The augmented batches of one epoch; batch i is the same however and in whichever process it is made."""
 
-    def __init__(self, images: Images, augment: Augment, batch_size: int, seed: int, epoch: int) -> None:
-        self.images, self.augment, self.keys = images, augment, (seed, epoch)
-        order = torch.randperm(len(images.labels), generator=seeded(*self.keys))
+    def __init__(self, images: Images, recipe: Recipe, number: int) -> None:
+        self.images, self.augment, self.size = images, recipe.augment, recipe.image_size(number)
+        self.keys = (recipe.seed, number)
+        generator = seeded(*self.keys)
+        order = torch.randperm(len(images.labels), generator=generator)
         # Batch norm cannot learn from a batch of one.
-        self.batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
+        self.batches = [batch for batch in order.split(recipe.batch_size) if len(batch) > 1]
+        self.mirrored = self._mirrored(generator)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index >= len(self):
-            raise IndexError(index)
-        pixels, labels, _ = self.images.subset(self.batches[index])
-        return train_transform(pixels, self.augment, seeded(*self.keys, index)), labels
+        batch = self.batches[index]
+        pixels, labels, _ = self.images.subset(batch)
+        images = train_transform(pixels, self.mirrored[batch], self.augment, seeded(*self.keys, index))
+        if self.size != INPUT_SIZE:
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
+        return images, labels
 
-    def loader(self, num_workers: int) -> DataLoader:
-        return DataLoader(self, batch_size=None, num_workers=num_workers)
+    def loader(self, num_workers: int, start: int = 0) -> DataLoader:
+        """Load the batches from number `start` on."""
+        return DataLoader(self, batch_size=None, sampler=range(start, len(self)), num_workers=num_workers)
+
+    def _mirrored(self, generator: Generator) -> Tensor:
+        """Say of every image whether it is mirrored in this epoch."""
+        count, (seed, number) = len(self.images.labels), self.keys
+        if self.augment.flip == "alternating":
+            return (torch.rand(count, generator=seeded(seed)) < 0.5) ^ bool(number % 2)
+        return torch.rand(count, generator=generator) < 0.5 * (self.augment.flip == "random")
 
 
 def _load_cifar10(split: str) -> Images:

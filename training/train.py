@@ -7,37 +7,58 @@ training_history.pth, .csv and .png, and last.pth, from which --resume goes on.
 """
 
 import argparse
+import math
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from handler.transforms import normalise
 from training.checkpoint import Checkpoint, CheckpointError, current_commit, describe, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe
 from training.data import DataError, Epoch, Images, class_names, load_images, seeded, stratified_split
 from training.evaluate import evaluate
 from training.history import Row, write_history
 from training.models import ARCHITECTURES
+from training.optimizers import make_optimizer, make_schedule
+
+START: dict[str, Any] = {
+    "batches": 0,
+    "seen": 0,
+    "loss": 0.0,
+    "correct": 0,
+    "seconds": 0.0,
+}  # of the progress of an epoch
+DROPOUT = 1  # its key, beside that of the augmentation
 
 
 class Run:
-    """All that changes while a network is trained, and so all that resuming needs."""
+    """All that changes while a network is trained, and so all that resuming needs.
+
+    What is random in a batch depends on the seed, the epoch and the batch alone, so no random state has to be kept.
+    """
 
     def __init__(self, recipe: Recipe, training: Images, validation: Images) -> None:
         self.recipe, self.training, self.validation = recipe, training, validation
         self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         torch.manual_seed(recipe.seed)
         model = ARCHITECTURES[recipe.architecture](len(training.classes), recipe.dropout)
+        model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch=len(self.epoch(0)))
+        self.average = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+        )  # with a decay of 0, the model itself
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.schedule = make_schedule(self.optimizer, recipe.schedule, len(Epoch(training, recipe, 1)), recipe.epochs)
+        self.progress = dict(START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
         self.commit = current_commit()  # of the code that started, whatever is checked out when it is done
@@ -52,51 +73,66 @@ class Run:
         stale = len(self.history) - self.best_row["epoch"] if self.history else 0
         return len(self.history) >= self.recipe.epochs or stale >= self.recipe.patience
 
-    def epoch(self, number: int) -> Epoch:
-        return Epoch(self.training, self.recipe.augment, self.recipe.batch_size, self.recipe.seed, number)
+    def train_epoch(self, save: Callable[[], None] = lambda: None) -> Row:
+        """Train to the end of the epoch, measure on the validation images, and return the epoch's row of the history.
 
-    def train_epoch(self) -> Row:
-        """Train for one more epoch, measure it on the validation images, and return its row of the history."""
-        started = time.monotonic()
+        Calls `save` after every batch; the state is whole there.
+        """
         number = len(self.history) + 1
         lr = self.optimizer.param_groups[0]["lr"]
-        torch.manual_seed(seeded(self.recipe.seed, number).initial_seed())  # for dropout
-        figures = self._pass_over(self.epoch(number), f"epoch {number}/{self.recipe.epochs}")
-        measured = evaluate(self.model, self.validation, self.device)
+        self._train_batches(number, save)
+        measured = evaluate(self.average.module, self.validation, self.device)
         row = {
             "epoch": number,
             "lr": lr,
-            **{f"train_{name}": value for name, value in figures.items()},
+            "train_loss": self.progress["loss"] / self.progress["seen"],
+            "train_accuracy": self.progress["correct"] / self.progress["seen"],
             "validation_loss": measured["loss"],
             "validation_accuracy": measured["accuracy"],
-            "seconds": time.monotonic() - started,
+            "seconds": self.progress["seconds"],
         }
         self.history.append(row)
+        self.progress = dict(START)
         if self.best_row is row:
             # clone: state_dict() hands out the very tensors that the next epoch changes
-            self.best = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
         return row
 
-    def _pass_over(self, epoch: Epoch, title: str) -> dict[str, float]:
+    def _train_batches(self, number: int, save: Callable[[], None]) -> None:
+        epoch, progress = Epoch(self.training, self.recipe, number), self.progress
+        batches = epoch.loader(self.recipe.num_workers, progress["batches"])
+        title = f"epoch {number}/{self.recipe.epochs}"
+        started = time.monotonic() - progress["seconds"]
         self.model.train()
-        loss_sum = correct = seen = 0.0
-        with tqdm(epoch.loader(self.recipe.num_workers), desc=title, disable=None, leave=False) as batches:
-            for images, labels in batches:
-                images = images.to(self.device, memory_format=torch.channels_last)
-                labels = labels.to(self.device)
-                logits = self.model(images)
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-                if not loss.isfinite():
-                    raise RecipeError(f"The loss became {loss.item()} in {title}; try a lower optimizer.lr.")
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                self.schedule.step()
-                seen += len(labels)
-                loss_sum += loss.item() * len(labels)
-                correct += (logits.argmax(dim=1) == labels).sum().item()
-                batches.set_postfix_str(f"loss {loss_sum / seen:.3f}, accuracy {correct / seen:.1%}", refresh=False)
-        return {"loss": loss_sum / seen, "accuracy": correct / seen}
+        with tqdm(
+            batches, desc=title, initial=progress["batches"], total=len(epoch), disable=None, leave=False
+        ) as shown:
+            for images, labels in shown:
+                torch.manual_seed(seeded(self.recipe.seed, number, progress["batches"], DROPOUT).initial_seed())
+                loss, correct = self._train_batch(images, labels)
+                if not math.isfinite(loss):
+                    raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
+                progress["batches"] += 1
+                progress["seen"] += len(labels)
+                progress["loss"] += loss * len(labels)
+                progress["correct"] += correct
+                progress["seconds"] = time.monotonic() - started
+                means = (progress["loss"] / progress["seen"], progress["correct"] / progress["seen"])
+                shown.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
+                save()
+
+    def _train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        """Take one step; returns the batch's mean loss and how many of its images were classified correctly."""
+        images = images.to(self.device, memory_format=torch.channels_last)
+        labels = labels.to(self.device)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        return loss.item(), int((logits.argmax(dim=1) == labels).sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -104,8 +140,10 @@ class Run:
             "fingerprint": self.fingerprint,
             "commit": self.commit,
             "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "progress": self.progress,
             "best": self.best,
             "history": self.history,
         }
@@ -115,39 +153,30 @@ class Run:
         if state["recipe"] != self.recipe.model_dump() or state["fingerprint"] != self.fingerprint:
             raise RecipeError("The run to resume had another recipe or other images; choose another --output.")
         self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.best, self.history, self.commit = state["best"], state["history"], state["commit"]
+        self.progress, self.best, self.history = state["progress"], state["best"], state["history"]
+        self.commit = state["commit"]
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    settings = recipe.optimizer
-    if settings.name == "adam":
-        return torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        nesterov=True,
-    )
+class Saver:
+    """Writes the state of a run to a file, at most every so many seconds."""
+
+    def __init__(self, run: Run, path: Path, seconds: float) -> None:
+        self.run, self.path, self.seconds = run, path, seconds
+        self.saved = time.monotonic()
+
+    def save_when_due(self) -> None:
+        if time.monotonic() - self.saved >= self.seconds:
+            self.save()
+
+    def save(self) -> None:
+        save(self.run.state_dict(), self.path)
+        self.saved = time.monotonic()
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
-    """Make the schedule of the learning rate, stepped once a batch."""
-    settings = recipe.schedule
-    if settings.name == "step":
-        return StepLR(optimizer, step_size=settings.step_size * steps_per_epoch, gamma=settings.gamma)
-    return OneCycleLR(
-        optimizer,
-        max_lr=recipe.optimizer.lr,
-        total_steps=recipe.epochs * steps_per_epoch + 1,  # it also steps behind the last batch
-        pct_start=settings.warmup,
-        cycle_momentum=False,
-    )
-
-
-def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path:
+def train(recipe: Recipe, data: Path | None, output: Path, resume: bool, save_seconds: float = 60) -> Path:
     """Train, write everything into `output` and return the checkpoint's path.
 
     The test images are read once, when all else is settled.
@@ -161,11 +190,12 @@ def train(recipe: Recipe, data: Path | None, output: Path, resume: bool) -> Path
     run = Run(recipe, training, validation)
     if last.exists():
         run.load_state_dict(load(last))
+    saver = Saver(run, last, save_seconds)
     _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
     while not run.finished:
-        _say(_line(run, run.train_epoch()))
+        _say(_line(run, run.train_epoch(saver.save_when_due)))
         write_history(run.history, output)
-        save(run.state_dict(), last)
+        saver.save()
 
     run.model.load_state_dict(run.best)
     metrics: dict[str, Any] = {
@@ -206,10 +236,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with train/<class>/* and test/<class>/*; CIFAR-10 without it")
     parser.add_argument("--output", type=Path, help="folder for what is written; runs/<recipe> without it")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    parser.add_argument(
+        "--save-seconds", type=float, default=60, help="save last.pth this often; every 60 s without it"
+    )
     arguments = parser.parse_args()
     output = arguments.output or Path("runs") / arguments.recipe.stem
     try:
-        train(load_recipe(arguments.recipe), arguments.data, output, arguments.resume)
+        train(load_recipe(arguments.recipe), arguments.data, output, arguments.resume, arguments.save_seconds)
     except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:

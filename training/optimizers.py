@@ -1,0 +1,78 @@
+"""The optimisers and learning-rate schedules that a recipe can name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, StepLR
+
+from training import config
+
+
+class Muon(Optimizer):
+    """Nesterov SGD that orthogonalises the update of every bank of filters (Jordan et al. 2024, "Muon").
+
+    torch.optim.Muon takes matrices only. Here a bank (O, I, H, W) is the matrix of its O flattened filters and is kept
+    at norm √O, so that a learning rate means the same for every layer. Groups not `orthogonal` are plain Nesterov SGD.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "orthogonal": True})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["velocity"] = torch.zeros_like(parameter)
+                velocity = state["velocity"].mul_(group["momentum"]).add_(parameter.grad)
+                update = parameter.grad.add(velocity, alpha=group["momentum"])
+                if group["orthogonal"]:
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                    update = orthogonalise(update.flatten(1)).view_as(update)
+                parameter.add_(update, alpha=-group["lr"])
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Bring all singular values of a matrix near 1 (0.7 to 1.2), by five steps of a quintic Newton–Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients, steep at 0
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide if len(matrix) <= matrix.shape[1] else wide.T
+
+
+def make_optimizer(model: nn.Module, settings: config.Optimizer) -> Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.name == "adam":
+        return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.name == "sgd":
+        return SGD(
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, nesterov=True
+        )
+    filters = [parameter for parameter in parameters if parameter.ndim == 4]
+    others = [parameter for parameter in parameters if parameter.ndim != 4]
+    groups = [{"params": filters}, {"params": others, "lr": settings.other_lr, "orthogonal": False}]
+    return Muon(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def make_schedule(optimizer: Optimizer, settings: config.Schedule, steps_per_epoch: int, epochs: int) -> LRScheduler:
+    """Make the schedule of the learning rates, stepped once a batch."""
+    steps = epochs * steps_per_epoch
+    if settings.name == "step":
+        return StepLR(optimizer, step_size=settings.step_size * steps_per_epoch, gamma=settings.gamma)
+    if settings.name == "triangular":
+        peak = round(settings.warmup * steps)
+        return LambdaLR(optimizer, lambda step: (step + 1) / peak if step < peak else (steps - step) / (steps - peak))
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=steps + 1,  # it also steps behind the last batch
+        pct_start=settings.warmup,
+        cycle_momentum=False,
+    )
