@@ -5,9 +5,9 @@ HOST ?= 127.0.0.1
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
-CHECKPOINT ?= model_store/cifar10_cnn_enhanced.pth
+CHECKPOINT ?= model_store/cifar10_whitened_cnn.pth
 ARCHIVE = $(CHECKPOINT:.pth=.mar)
-RECIPE ?= training/recipes/cnn.yaml
+RECIPE ?= training/recipes/whitened_cnn.yaml
 VENV = .venv/bin
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 

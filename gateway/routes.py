@@ -53,6 +53,12 @@ def classes() -> dict[str, Any]:
     return {"classes": names, "total_classes": len(names)}
 
 
+@blueprint.get("/model")
+def model() -> dict[str, Any]:
+    details = torchserve().details()
+    return {**details["card"], "version": details["version"], "device": details["device"]}
+
+
 @blueprint.post("/predict")
 def predict() -> dict[str, Any]:
     request.max_content_length = MAX_MULTIPART_BYTES

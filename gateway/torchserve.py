@@ -54,7 +54,9 @@ class TorchServe:
         self._details: tuple[Any, dict[str, Any]] | None = None
 
     def predict(self, image: bytes) -> dict[str, Any]:
-        """Classify the bytes of an image file; returns predicted_class, confidence and class_probabilities."""
+        """Classify the bytes of an image file; returns predicted_class, confidence, class_probabilities and whether
+        the image is in_distribution.
+        """
         return self._call("inference", "POST", f"/predictions/{MODEL}", image)
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,13 @@ from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
+
+
+class Answer(NamedTuple):
+    """What the model says of one image: a probability for each class, and how like the training images it is."""
+
+    probabilities: list[float]
+    familiarity: float
 
 
 class ImageClassifier(BaseHandler):
@@ -36,13 +43,13 @@ class ImageClassifier(BaseHandler):
         return [_read(request.get("body") or request.get("data")) for request in data]
 
     @torch.inference_mode()
-    def inference(self, data: list[Tensor | ImageError]) -> list[list[float] | ImageError]:
-        """Run the network once on all images that could be read; returns their probabilities, in place."""
+    def inference(self, data: list[Tensor | ImageError]) -> list[Answer | ImageError]:
+        """Run the network once on all images that could be read; returns its answers, in place."""
         readable = [item for item in data if isinstance(item, Tensor)]
-        probabilities = iter(self._probabilities(readable) if readable else [])
-        return [item if isinstance(item, ImageError) else next(probabilities) for item in data]
+        answers = iter(self._answers(readable) if readable else [])
+        return [item if isinstance(item, ImageError) else next(answers) for item in data]
 
-    def postprocess(self, data: list[list[float] | ImageError]) -> list[str]:
+    def postprocess(self, data: list[Answer | ImageError]) -> list[str]:
         """Name the probabilities; returns one JSON text a request."""
         return [json.dumps(self._reply(index, item)) for index, item in enumerate(data)]
 
@@ -50,20 +57,22 @@ class ImageClassifier(BaseHandler):
         """Return the model card and the device as JSON."""
         return json.dumps({"card": self.card, "device": str(self.device)})
 
-    def _probabilities(self, pixels: list[Tensor]) -> list[list[float]]:
-        logits = self.model(normalise(torch.stack(pixels).to(self.device)))
-        return logits.softmax(dim=1).tolist()
+    def _answers(self, pixels: list[Tensor]) -> list[Answer]:
+        logits, familiarity = self.model(normalise(torch.stack(pixels).to(self.device)))
+        return [Answer(*pair) for pair in zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True)]
 
-    def _reply(self, index: int, item: list[float] | ImageError) -> dict[str, Any]:
+    def _reply(self, index: int, item: Answer | ImageError) -> dict[str, Any]:
         if isinstance(item, ImageError):
             self.context.set_response_status(item.status, "Unreadable image", index)
             return {"error": str(item)}
-        class_probabilities = dict(zip(self.classes, item, strict=True))
+        class_probabilities = dict(zip(self.classes, item.probabilities, strict=True))
         predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)
         return {
             "predicted_class": predicted_class,
             "confidence": class_probabilities[predicted_class],
             "class_probabilities": class_probabilities,
+            "in_distribution": item.familiarity >= self.card["calibration"]["familiarity"]["threshold"],
+            "in_distribution_score": item.familiarity,
         }
 
 

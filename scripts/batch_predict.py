@@ -74,12 +74,21 @@ def predict_all(gateway: Gateway, images: list[Path], connections: int) -> Itera
 def write_rows(output: TextIO, classes: list[str], answers: Iterable[tuple[Path, dict[str, Any]]]) -> tuple[int, ...]:
     """Write a row an answer; returns how many failed, how many have a class, how many are right."""
     writer = csv.writer(output)
-    writer.writerow(["file", "predicted_class", "confidence", "error", *(f"probability_{name}" for name in classes)])
+    writer.writerow(
+        [
+            "file",
+            "predicted_class",
+            "confidence",
+            "in_distribution",
+            "error",
+            *(f"probability_{name}" for name in classes),
+        ]
+    )
     failed = labelled = right = 0
     for path, answer in answers:
         probabilities = answer.get("class_probabilities", {})
-        row = [path, answer.get("predicted_class"), answer.get("confidence"), answer.get("error")]
-        writer.writerow(row + [probabilities.get(name) for name in classes])
+        row = [answer.get(key) for key in ("predicted_class", "confidence", "in_distribution", "error")]
+        writer.writerow([path, *row] + [probabilities.get(name) for name in classes])
         failed += "error" in answer
         labelled += path.parent.name in classes
         right += answer.get("predicted_class") == path.parent.name

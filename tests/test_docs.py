@@ -14,7 +14,7 @@ from tests.stack import ROOT, Stack, serve
 README = (ROOT / "README.md").read_text()
 RUN_BY_CI = {"make test"}
 NEEDS_CIFAR10 = {".venv/bin/python -m training.data data/cifar10"}  # 170 MB to download; test_data runs its parts
-RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/cifar10_cnn_enhanced.pth"}
+RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/cifar10_whitened_cnn.pth"}
 
 
 def blocks(language: str) -> list[str]:
@@ -51,8 +51,8 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
         "training.train --data": f"training.train --recipe {recipe} --data",
         "my-images": dataset,
-        "runs/mine/cifar10_cnn_enhanced.pth": folder / "runs/mine/drawn.pth",
-        "model_store/cifar10_cnn_enhanced.pth": folder / "runs/mine/drawn.pth",
+        "runs/mine/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
+        "model_store/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
         "model_store/": f"{folder}/model_store/",
         "runs/": f"{folder}/runs/",
         "build/": f"{folder}/build/",

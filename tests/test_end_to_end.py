@@ -21,9 +21,8 @@ def offline(checkpoint: Path, image: bytes) -> dict[str, float]:
     """Classify with the checkpoint itself, in this process."""
     loaded = load_checkpoint(checkpoint)
     with torch.inference_mode():
-        probabilities = loaded.network()(transforms.test_transform(transforms.decode_image(image))[None]).softmax(
-            dim=1
-        )[0]
+        logits, _ = loaded.classifier()(transforms.test_transform(transforms.decode_image(image))[None])
+    probabilities = logits.softmax(dim=1)[0]
     return dict(zip(loaded.card["classes"], probabilities.tolist(), strict=True))
 
 

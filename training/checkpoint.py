@@ -1,4 +1,4 @@
-"""Checkpoints: a network's weights and its model card in one file that loads without running code."""
+"""Checkpoints: a classifier's weights and its model card in one file that loads without running code."""
 
 import os
 import subprocess
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from handler.transforms import INPUT_SIZE, MEAN, STD
-from training.config import Recipe
-from training.models import ARCHITECTURES
+from training.classifier import Classifier, Energy, FeatureDistance
+from training.data import Images
+from training.models import ARCHITECTURES, Ensemble, Network
 
 NORMALISATION = {"input_size": INPUT_SIZE, "mean": list(MEAN), "std": list(STD)}
 
@@ -23,33 +24,54 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """Trained weights, and the card that says what they are: name, classes, normalisation, recipe, metrics, seed, …"""
+    """The state of a Classifier, and the card that says what it is: classes, recipe, calibration, metrics, data, …"""
 
     weights: dict[str, Tensor]
     card: dict[str, Any]
 
-    def network(self) -> nn.Module:
-        """Rebuild the network in evaluation mode, on the CPU."""
-        recipe = self.card["recipe"]
-        model = ARCHITECTURES[recipe["architecture"]](len(self.card["classes"]), recipe["dropout"])
-        model.load_state_dict(self.weights)
-        return model.eval()
+    def classifier(self) -> Classifier:
+        """Rebuild the classifier in evaluation mode, on the CPU."""
+        calibration = self.card["calibration"]
+        familiarity: nn.Module = Energy()
+        if calibration["familiarity"]["score"] == "feature_distance":
+            familiarity = FeatureDistance(*(self.weights[f"familiarity.{name}"] for name in ("whitening", "means")))
+        network = build(self.card["recipe"], len(self.card["classes"]))
+        classifier = Classifier(network, calibration["temperature"], familiarity)
+        classifier.load_state_dict(self.weights)
+        return classifier.eval()
 
 
-def describe(
-    recipe: Recipe, classes: list[str], metrics: dict[str, Any], data: str, commit: str | None
-) -> dict[str, Any]:
-    """Make the model card of a finished run."""
+def build(recipe: dict[str, Any], num_classes: int) -> Network:
+    """Build the network that a recipe, as plain values, speaks of: one, or the members of an ensemble."""
+    if "members" in recipe:
+        members = [build(member, num_classes) for member in recipe["members"]]
+        return Ensemble(members, recipe["temperatures"], recipe["weights"])
+    return ARCHITECTURES[recipe["architecture"]](num_classes, recipe["dropout"])
+
+
+def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | None, **others: Any) -> dict[str, Any]:
+    """Make the card of a classifier trained on `training`, the images of the folder `data` or of CIFAR-10."""
     return {
-        "name": recipe.name,
-        "classes": classes,
+        "name": name,
+        "classes": training.classes,
         "normalisation": NORMALISATION,
-        "recipe": recipe.model_dump(),
-        "metrics": metrics,
-        "seed": recipe.seed,
-        "data": data,
-        "commit": commit,
+        "recipe": recipe,
+        "data": {
+            "name": "CIFAR-10" if data is None else data.resolve().name,
+            "training_images": len(training.labels),
+            "fingerprint": training.fingerprint(),
+        },
+        "commit": current_commit(),
         "torch": str(torch.__version__),
+        **others,
+    }
+
+
+def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round filters and matrices to half precision, which halves the file; all else needs its range."""
+    return {
+        name: value.half() if value.ndim > 1 and not name.startswith("familiarity.") else value
+        for name, value in weights.items()
     }
 
 
@@ -60,7 +82,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint on the CPU. Raises CheckpointError where it is missing, damaged or of other preprocessing."""
     card = load(path)
-    if not isinstance(card, dict) or not {"weights", "classes", "normalisation", "recipe"} <= card.keys():
+    if (
+        not isinstance(card, dict)
+        or not {"weights", "classes", "normalisation", "recipe", "calibration"} <= card.keys()
+    ):
         raise CheckpointError(f"{path} is no checkpoint of training.train; 'make train' makes one.")
     if card["normalisation"] != NORMALISATION:
         raise CheckpointError(

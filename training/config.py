@@ -79,7 +79,7 @@ class Recipe(_Section):
     augment: Augment = Augment()
     optimizer: Optimizer
     schedule: Schedule
-    smaller_images: tuple[SmallerImages, ...] = ()
+    smaller_images: list[SmallerImages] = []
     distillation: Distillation | None = None
     ema_decay: float = Field(0.0, ge=0, lt=1)  # a step, of the average of the weights; 0 turns it off
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -6,6 +6,7 @@ writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server
 """
 
 import argparse
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ class Images(NamedTuple):
 
     def subset(self, indices: Tensor) -> "Images":
         return Images(self.pixels[indices], self.labels[indices], self.classes)
+
+    def fingerprint(self) -> list[int]:
+        """Return check sums of pixels and labels, which tell other images or another order."""
+        return [zlib.crc32(self.pixels.numpy().data), zlib.crc32(self.labels.numpy().data)]
 
 
 def load_images(root: Path | None, split: str) -> Images:

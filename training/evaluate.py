@@ -1,44 +1,182 @@
 """Measure a checkpoint on the test images.
 
-python -m training.evaluate model_store/cifar10_cnn_enhanced.pth [--data FOLDER]
+    python -m training.evaluate model_store/cifar10_whitened_cnn.pth
+
+prints the accuracy and writes, into runs/<checkpoint>-report unless --output says otherwise, report.json with all
+figures, pictures of confusion, reliability and the worst mistakes, and report.md, which shows it all.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
 
-from handler.transforms import normalise
-from training.checkpoint import CheckpointError, load_checkpoint
+from training import unfamiliar
+from training.calibrate import separation
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
 from training.data import DataError, Images, load_images
+from training.metrics import BINS, figures, predict, wilson_interval
 
-BATCH_SIZE = 500
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, pixels: Tensor, device: str = "cpu") -> Tensor:
-    """Return logits (N, classes) float32, on the CPU, for uint8 pixels (N, 3, S, S)."""
-    model.eval()
-    return torch.cat([model(normalise(batch.to(device))).cpu() for batch in pixels.split(BATCH_SIZE)])
+WORST = 24  # mistakes shown
 
 
-def evaluate(model: nn.Module, images: Images, device: str = "cpu") -> dict[str, float]:
-    """Return cross-entropy `loss`, `accuracy` from 0 to 1, and the number of `images`."""
-    logits = predict(model, images.pixels, device)
-    return {
-        "loss": F.cross_entropy(logits, images.labels).item(),
-        "accuracy": (logits.argmax(dim=1) == images.labels).double().mean().item(),
-        "images": len(images.labels),
+def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[str, Any]:
+    """Write `report.json`, `report.md` and its pictures into `folder`; returns what is in the first."""
+    classifier = checkpoint.classifier()
+    logits, familiarity = predict(classifier, images.pixels)
+    probabilities, labels = logits.softmax(dim=1), images.labels
+    threshold = checkpoint.card["calibration"]["familiarity"]["threshold"]
+    report = {
+        "name": checkpoint.card["name"],
+        **figures(logits, labels),
+        "classes": per_class(probabilities, labels, images.classes),
+        "confusion": multiclass_confusion_matrix(probabilities, labels, len(images.classes)).tolist(),
+        "reliability": reliability(probabilities, labels),
+        "temperature": checkpoint.card["calibration"]["temperature"],
+        "familiarity": {
+            "score": checkpoint.card["calibration"]["familiarity"]["score"],
+            "accepted": (familiarity >= threshold).double().mean().item(),
+            "auroc": separation(classifier, images.pixels, unfamiliar.measured()),
+        },
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(_confusion(report["confusion"], images.classes), folder / "confusion.png")
+    _save(_reliability(report["reliability"]), folder / "reliability.png")
+    _save(_mistakes(probabilities, images), folder / "mistakes.png")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "report.md").write_text(_page(report))
+    return report
+
+
+def per_class(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, dict[str, float]]:
+    """Return precision, recall, F1 and the number of images of every class."""
+    metrics = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    columns = {name: metric(probabilities, labels, len(classes), average="none") for name, metric in metrics.items()}
+    columns["images"] = labels.bincount(minlength=len(classes))
+    return {
+        name: {column: values[index].item() for column, values in columns.items()} for index, name in enumerate(classes)
+    }
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]:
+    """Return, for every bin of confidence that has images, its mean confidence, accuracy and number of images."""
+    confidence, predicted = probabilities.max(dim=1)
+    correct = (predicted == labels).double()
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    rows = [(confidence[bins == number].double(), correct[bins == number]) for number in range(BINS)]
+    return [
+        {"confidence": confident.mean().item(), "accuracy": right.mean().item(), "images": len(right)}
+        for confident, right in rows
+        if len(right)
+    ]
+
+
+def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
+    figure = Figure(figsize=(1.5 + 0.6 * len(classes),) * 2, layout="constrained")
+    axes = figure.subplots()
+    shares = torch.tensor(matrix).double()
+    axes.imshow(shares / shares.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    for true, row in enumerate(matrix):
+        for predicted, count in enumerate(row):
+            colour = "white" if count > sum(row) / 2 else "black"
+            axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def _reliability(rows: list[dict[str, float]]) -> Figure:
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="as confident as correct")
+    axes.plot([row["confidence"] for row in rows], [row["accuracy"] for row in rows], marker="o", label="measured")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _mistakes(probabilities: Tensor, images: Images) -> Figure:
+    """Show the images that were classified wrongly with the greatest confidence."""
+    confidence, predicted = probabilities.max(dim=1)
+    wrong = (predicted != images.labels).nonzero().flatten()
+    worst = wrong[confidence[wrong].argsort(descending=True)][:WORST].tolist()
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    for axes in figure.subplots(4, WORST // 4).flat:
+        axes.set_axis_off()
+        if worst:
+            index = worst.pop(0)
+            axes.imshow(images.pixels[index].permute(1, 2, 0))
+            true, said = (images.classes[labels[index]] for labels in (images.labels, predicted))
+            axes.set_title(f"{true}, not {said}\n({confidence[index]:.0%})", fontsize=8)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _page(report: dict[str, Any]) -> str:
+    low, high = wilson_interval(report["accuracy"], report["images"])
+    classes = "\n".join(
+        f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
+        for name, row in report["classes"].items()
+    )
+    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in report["familiarity"]["auroc"].items())
+    return f"""# {report["name"]}
+
+Accuracy {report["accuracy"]:.2%} (95 % interval {low:.2%} to {high:.2%}) on {report["images"]:,} test images,
+cross-entropy {report["loss"]:.4f}.
+
+## Classes
+
+| class | precision | recall | F1 | images |
+|---|---|---|---|---|
+{classes}
+
+![Confusion matrix](confusion.png)
+
+## Calibration
+
+Expected calibration error {report["ece"]:.2%} over {BINS} bins, at temperature {report["temperature"]:.3f}, which was
+fitted on the validation images.
+
+![Reliability diagram](reliability.png)
+
+## Images unlike the training images
+
+The score is `{report["familiarity"]["score"]}`; its threshold accepts {report["familiarity"]["accepted"]:.1%} of the
+test images. Area under the ROC curve of telling the test images from others, none of which the score was fitted on:
+
+| others | AUROC |
+|---|---|
+{kinds}
+
+## Worst mistakes
+
+![The mistakes made with the greatest confidence](mistakes.png)
+"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, help="folder with test/<class>/*; CIFAR-10 without it")
+    parser.add_argument("--output", type=Path, help="folder for the report")
     arguments = parser.parse_args()
+    output = arguments.output or Path("runs") / f"{arguments.checkpoint.stem}-report"
     try:
         checkpoint = load_checkpoint(arguments.checkpoint)
         images = load_images(arguments.data, "test")
@@ -46,8 +184,12 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     if images.classes != checkpoint.card["classes"]:
         raise SystemExit(f"The images show {images.classes}, the checkpoint knows {checkpoint.card['classes']}.")
-    figures = evaluate(checkpoint.network(), images)
-    print(f"accuracy {figures['accuracy']:.2%}, loss {figures['loss']:.4f} on {figures['images']:,} test images")
+    report = write_report(checkpoint, images, output)
+    low, high = wilson_interval(report["accuracy"], report["images"])
+    print(
+        f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {report['loss']:.4f}, "
+        f"calibration error {report['ece']:.2%} on {report['images']:,} test images; wrote {output}/report.md"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The architectures and their registry; adding one is adding a function to ARCHITECTURES."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -117,6 +118,42 @@ def _for_small_images(resnet: models.ResNet, dropout: float) -> Network:
     resnet.maxpool = nn.Identity()
     head, resnet.fc = resnet.fc, nn.Dropout(dropout)
     return Network(resnet, head)
+
+
+class Ensemble(Network):
+    """Several networks as one: all their features side by side, and the logarithm of their mean probability."""
+
+    def __init__(self, members: list[Network], temperatures: list[float], weights: list[float]) -> None:
+        features = SideBySide([member.features for member in members])
+        super().__init__(features, Mixture([member.head for member in members], temperatures, weights))
+
+
+class SideBySide(nn.Module):
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([member(images) for member in self.members], dim=1)
+
+
+class Mixture(nn.Module):
+    """Features of all members (N, sum of D) to the logarithm of their weighted mean probability (N, C)."""
+
+    def __init__(self, heads: list[nn.Module], temperatures: list[float], weights: list[float]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.widths = [int(head.in_features) for head in heads]  # type: ignore[arg-type]
+        self.temperatures = temperatures
+        self.log_weights = [math.log(max(weight, 1e-9)) for weight in weights]
+
+    def forward(self, features: Tensor) -> Tensor:
+        parts = features.split(self.widths, dim=1)
+        weighted: list[Tensor] = []
+        for index, head in enumerate(self.heads):
+            log_probabilities = (head(parts[index]) / self.temperatures[index]).log_softmax(dim=1)
+            weighted.append(log_probabilities + self.log_weights[index])
+        return torch.stack(weighted).logsumexp(dim=0)
 
 
 ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {

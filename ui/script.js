@@ -70,7 +70,8 @@ async function ask(path, options) {
   }
 }
 
-function present({ predicted_class, confidence, class_probabilities }) {
+function present({ predicted_class, confidence, class_probabilities, in_distribution }) {
+  element("unfamiliar").hidden = in_distribution !== false;
   element("predicted").textContent = predicted_class;
   element("confidence").textContent = `${percent(confidence)} confidence`;
   const sorted = Object.entries(class_probabilities).sort(([, one], [, other]) => other - one);
@@ -149,6 +150,6 @@ function receive({ files }) {
   else fail("That is not an image file.");
 }
 
-element("swagger").href = `${API}/swagger/`;
+for (const name of ["model", "swagger/"]) element(name.replace("/", "")).href = `${API}/${name}`;
 checkStatus();
 setInterval(checkStatus, STATUS_INTERVAL);

@@ -14,6 +14,7 @@ from PIL import Image
 from gateway.routes import MAX_IMAGE_BYTES
 from tests.drawing import TEN, draw, encode
 from tests.stack import Stack
+from training.checkpoint import load_checkpoint
 
 PICTURE = encode(draw("purple", 21))
 
@@ -51,11 +52,26 @@ def test_classes(stack: Stack) -> None:
     assert requests.get(f"{stack.url}/classes").json() == {"classes": sorted(TEN), "total_classes": 10}
 
 
+def test_model_is_the_card_of_the_checkpoint(stack: Stack, checkpoint: Path) -> None:
+    card = json.loads(json.dumps(load_checkpoint(checkpoint).card))
+    assert requests.get(f"{stack.url}/model").json() == card | {"version": "1.0", "device": "cpu"}
+
+
+def test_tells_what_is_unlike_the_training_images(stack: Stack, checkpoint: Path) -> None:
+    threshold = load_checkpoint(checkpoint).card["calibration"]["familiarity"]["threshold"]
+    noise = Image.effect_noise((64, 64), 200).convert("RGB")
+    for image, familiar in ((draw("purple", 22), True), (noise, False)):
+        answer = upload(stack, encode(image)).json()
+        assert answer["in_distribution"] is familiar
+        assert (answer["in_distribution_score"] >= threshold) is familiar
+
+
 def test_predict(stack: Stack) -> None:
     response = upload(stack, PICTURE)
     assert response.status_code == 200
     body = response.json()
-    assert list(body) == ["predicted_class", "confidence", "class_probabilities", "success"]
+    answer = ["predicted_class", "confidence", "class_probabilities"]
+    assert list(body) == [*answer, "in_distribution", "in_distribution_score", "success"]
     assert body["success"] is True
     assert body["predicted_class"] == "purple"
     assert list(body["class_probabilities"]) == sorted(TEN)

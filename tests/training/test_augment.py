@@ -1,25 +1,28 @@
 import math
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
 from handler.transforms import normalise, to_pixels
 from tests.drawing import draw
-from training.augment import erase, jitter_colour, shift_flip_rotate, train_transform
+from training.augment import POLICIES, erase, jitter_colour, shift_mirror_rotate, train_transform
 from training.config import Augment
 from training.data import seeded
 
 BATCH = torch.stack([to_pixels(draw("red", seed)) for seed in range(64)])
+NONE = torch.zeros(64, dtype=torch.bool)
 
 
 def test_nothing_asked_is_the_test_transform() -> None:
-    assert torch.allclose(train_transform(BATCH, Augment(), seeded(0)), normalise(BATCH), atol=1e-5)
+    assert torch.allclose(train_transform(BATCH, NONE, Augment(), seeded(0)), normalise(BATCH), atol=1e-5)
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
-    augment = Augment(crop_padding=4, flip=True, rotation=10, brightness=0.2, hue=0.1, noise=0.05, erasing=0.5)
-    once, twice, other = (train_transform(BATCH, augment, seeded(seed)) for seed in (1, 1, 2))
+    augment = Augment(crop_padding=4, rotation=10, brightness=0.2, hue=0.1, noise=0.05, erasing=0.5)
+    once, twice, other = (train_transform(BATCH, NONE, augment, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, twice)
     assert not torch.equal(once, other)
     assert once.dtype == torch.float32
@@ -28,31 +31,41 @@ def test_a_seed_repeats_and_another_differs() -> None:
 
 def test_images_of_a_batch_are_changed_each_in_its_own_way() -> None:
     same = BATCH[:1].expand(64, -1, -1, -1)
-    changed = train_transform(same, Augment(crop_padding=4, flip=True), seeded(0))
-    assert len({image.numpy().tobytes() for image in changed}) > 40
+    changed = train_transform(same, NONE, Augment(crop_padding=4), seeded(0))
+    assert len({image.numpy().tobytes() for image in changed}) > 30
 
 
-def test_shift_is_a_padded_crop() -> None:
+@pytest.mark.parametrize(("border", "mode"), [("zeros", "constant"), ("reflection", "symmetric")])
+def test_shift_is_a_padded_crop(border: Literal["zeros", "reflection"], mode: Literal["constant", "symmetric"]) -> None:
     same = BATCH[:1].float().expand(256, -1, -1, -1)
-    padded = torch.nn.functional.pad(same[0], (2, 2, 2, 2))
-    crops = {padded[:, y : y + 32, x : x + 32].numpy().tobytes() for x in range(5) for y in range(5)}
-    shifted = shift_flip_rotate(same, Augment(crop_padding=2), seeded(0)).round()
+    padded = np.pad(same[0], ((0, 0), (2, 2), (2, 2)), mode=mode)
+    crops = {padded[:, y : y + 32, x : x + 32].tobytes() for x in range(5) for y in range(5)}
+    none = torch.zeros(256, dtype=torch.bool)
+    shifted = shift_mirror_rotate(same, none, Augment(crop_padding=2, border=border), seeded(0)).round()
     assert {image.numpy().tobytes() for image in shifted} == crops
 
 
-def test_half_of_the_images_are_mirrored() -> None:
-    images = BATCH.float()
-    mirrored = shift_flip_rotate(images, Augment(flip=True), seeded(0)).round()
-    flipped = [torch.equal(new, old.flip(-1)) for new, old in zip(mirrored, images, strict=True)]
-    untouched = [torch.equal(new, old) for new, old in zip(mirrored, images, strict=True)]
-    assert all(one or other for one, other in zip(flipped, untouched, strict=True))
-    assert 16 < sum(flipped) < 48
+def test_mirrors_the_images_it_is_told_to() -> None:
+    mirrored = torch.arange(64) % 3 == 0
+    changed = shift_mirror_rotate(BATCH.float(), mirrored, Augment(), seeded(0)).round().byte()
+    assert torch.equal(changed, torch.where(mirrored.view(-1, 1, 1, 1), BATCH.flip(-1), BATCH))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_change_each_image_and_repeat(policy: Literal["autoaugment", "randaugment", "trivialaugment"]) -> None:
+    same, augment = BATCH[:1].expand(64, -1, -1, -1), Augment(policy=policy)
+    state = torch.get_rng_state()
+    once, twice, other = (train_transform(same, NONE, augment, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, twice)
+    assert not torch.equal(once, other)
+    assert len({image.numpy().tobytes() for image in once}) > 20
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_rotation_is_torchvisions_for_some_angle_within_reach() -> None:
     image = torch.zeros(1, 3, 33, 33)
     image[..., 16, 30] = 255  # a point on the right, 14 from the centre
-    turned = shift_flip_rotate(image.expand(64, -1, -1, -1), Augment(rotation=10), seeded(0))
+    turned = shift_mirror_rotate(image.expand(64, -1, -1, -1), NONE, Augment(rotation=10), seeded(0))
     rows = turned[:, 0].flatten(1).argmax(dim=1) // 33 - 16
     reach = round(14 * math.sin(math.radians(10)))
     assert rows.min() == -reach

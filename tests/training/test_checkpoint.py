@@ -9,15 +9,33 @@ from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoi
 
 def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
     card = load_checkpoint(checkpoint).card
-    assert set(card) == {"name", "classes", "normalisation", "recipe", "metrics", "seed", "data", "commit", "torch"}
+    assert set(card) == {
+        "name",
+        "classes",
+        "normalisation",
+        "recipe",
+        "calibration",
+        "metrics",
+        "data",
+        "commit",
+        "torch",
+    }
     assert card["normalisation"] == {"input_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     assert card["metrics"]["test"]["images"] == 80
 
 
-def test_rebuilds_the_network_ready_for_inference(checkpoint: Path) -> None:
-    network = load_checkpoint(checkpoint).network()
-    assert not network.training
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+def test_rebuilds_the_classifier_ready_for_inference(checkpoint: Path) -> None:
+    classifier = load_checkpoint(checkpoint).classifier()
+    assert not classifier.training
+    logits, familiarity = classifier(torch.zeros(2, 3, 32, 32))
+    assert (logits.shape, familiarity.shape) == ((2, 10), (2,))
+
+
+def test_keeps_filters_and_matrices_in_half_precision(checkpoint: Path) -> None:
+    weights = load_checkpoint(checkpoint).weights
+    assert weights["network.features.0.weight"].dtype == torch.float16
+    assert weights["network.features.1.running_var"].dtype == torch.float32
+    assert checkpoint.stat().st_size < 1_147_914 * 4
 
 
 def test_refuses_other_preprocessing(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ def test_recipes_that_come_along_can_be_followed(path: Path) -> None:
 def test_reference_recipe_is_the_reference() -> None:
     recipe = load_recipe(next(path for path in RECIPES if path.stem == "cnn"))
     assert recipe.augment.model_dump() == {
+        "policy": "none",
         "crop_padding": 4,
-        "flip": True,
+        "border": "zeros",
+        "flip": "random",
         "rotation": 10,
         "brightness": 0.2,
         "contrast": 0.2,

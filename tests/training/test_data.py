@@ -9,9 +9,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from handler.transforms import INPUT_SIZE, decode_image, to_pixels
+from tests.conftest import QUICK_RECIPE
 from tests.drawing import TEN
 from training import data
-from training.config import Augment
+from training.config import Recipe
 from training.data import DataError, Epoch, Images, load_images, stratified_split, write_images
 
 
@@ -19,6 +20,10 @@ def images(*counts: int) -> Images:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     pixels = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
     return Images(pixels, labels, [f"class {label}" for label in range(len(counts))])
+
+
+def make_recipe(**changes: object) -> Recipe:
+    return Recipe.model_validate(QUICK_RECIPE | {"augment": {}, "batch_size": 16} | changes)
 
 
 def test_loads_a_folder_as_the_handler_will_see_it(dataset: Path) -> None:
@@ -94,10 +99,10 @@ def test_small_classes_keep_an_image_on_both_sides() -> None:
 
 
 def test_epochs_differ_and_repeat_with_any_number_of_workers() -> None:
-    whole, augment = images(20, 20), Augment(noise=0.1)
+    whole, recipe = images(20, 20), make_recipe(augment={"noise": 0.1})
 
-    def batches(epoch: int, num_workers: int = 0) -> list[torch.Tensor]:
-        return [batch for batch, _ in Epoch(whole, augment, 16, seed=5, epoch=epoch).loader(num_workers)]
+    def batches(number: int, num_workers: int = 0) -> list[torch.Tensor]:
+        return [batch for batch, _ in Epoch(whole, recipe, number).loader(num_workers)]
 
     first, again, in_workers, second = batches(1), batches(1), batches(1, num_workers=2), batches(2)
     assert all(map(torch.equal, first, again))
@@ -105,6 +110,35 @@ def test_epochs_differ_and_repeat_with_any_number_of_workers() -> None:
     assert not torch.equal(first[0], second[0])
 
 
+def test_an_epoch_can_be_entered_at_any_batch() -> None:
+    epoch = Epoch(images(20, 20), make_recipe(augment={"noise": 0.1}), 1)
+    assert all(
+        torch.equal(one[0], other[0]) for one, other in zip(epoch.loader(0, 1), list(epoch.loader(0))[1:], strict=True)
+    )
+
+
+def test_two_epochs_of_alternating_flip_show_both_sides_of_every_image() -> None:
+    whole, recipe = images(20, 20), make_recipe(augment={"flip": "alternating"})
+    first, second, third = (Epoch(whole, recipe, number).mirrored for number in (1, 2, 3))
+    assert 10 < first.sum() < 30
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+
+
+def test_random_flip_takes_half_and_never_none() -> None:
+    whole = images(200, 200)
+    counts = {flip: Epoch(whole, make_recipe(augment={"flip": flip}), 1).mirrored.sum() for flip in ("never", "random")}
+    assert counts["never"] == 0
+    assert 150 < counts["random"] < 250
+
+
+def test_the_first_epochs_may_see_smaller_images() -> None:
+    recipe = make_recipe(smaller_images=[{"epochs": 1, "size": 16}, {"epochs": 2, "size": 24}], epochs=5)
+    pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    whole = Images(pixels, torch.tensor([0, 0, 1, 1]), ["a", "b"])
+    assert [Epoch(whole, recipe, number)[0][0].shape[-1] for number in range(1, 6)] == [16, 24, 24, 32, 32]
+
+
 def test_epoch_has_every_image_once_but_never_a_batch_of_one() -> None:
-    assert [len(labels) for _, labels in Epoch(images(20, 20), Augment(), 16, 0, 1).loader(0)] == [16, 16, 8]
-    assert [len(labels) for _, labels in Epoch(images(16, 17), Augment(), 16, 0, 1).loader(0)] == [16, 16]
+    assert [len(labels) for _, labels in Epoch(images(20, 20), make_recipe(), 1).loader(0)] == [16, 16, 8]
+    assert [len(labels) for _, labels in Epoch(images(16, 17), make_recipe(), 1).loader(0)] == [16, 16]

@@ -1,35 +1,48 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from PIL import Image
 
 from tests.conftest import run_module
 from training.checkpoint import load_checkpoint
-from training.data import Images
-from training.evaluate import evaluate
+from training.evaluate import per_class, reliability
 
 
-class Brightness(nn.Module):
-    """Says class 1 for bright images and class 0 for dark ones."""
+def test_report_says_what_the_card_says_and_shows_it(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    card = load_checkpoint(checkpoint).card
+    printed = run_module("training.evaluate", checkpoint, "--data", dataset, "--output", tmp_path / "report")
 
-    def forward(self, images: Tensor) -> Tensor:
-        brightness = images.mean(dim=(1, 2, 3))
-        return torch.stack([-brightness, brightness], dim=1)
+    test = card["metrics"]["test"]
+    assert printed.startswith(f"accuracy {test['accuracy']:.2%} (95 % interval ")
+    assert printed.endswith(f" on 80 test images; wrote {tmp_path}/report/report.md\n")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["ece"] == pytest.approx(test["ece"], abs=1e-5)
+    assert sum(map(sum, report["confusion"])) == 80
+    assert sum(row[index] for index, row in enumerate(report["confusion"])) / 80 == test["accuracy"]
+    assert list(report["classes"]) == card["classes"]
+    assert sum(row["images"] for row in report["reliability"]) == 80
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"Accuracy {test['accuracy']:.2%}" in page
+    pictures = sorted(path.name for path in (tmp_path / "report").glob("*.png"))
+    assert pictures == ["confusion.png", "mistakes.png", "reliability.png"]
+    for name in pictures:
+        assert f"]({name})" in page
+        assert min(Image.open(tmp_path / "report" / name).size) > 300
 
 
-def test_counts_what_is_right() -> None:
-    pixels = torch.zeros(1000, 3, 4, 4, dtype=torch.uint8)
-    pixels[:700] = 255
-    labels = torch.ones(1000, dtype=torch.int64)
-    figures = evaluate(Brightness(), Images(pixels, labels, ["dark", "bright"]))
-    assert figures["accuracy"] == 0.7
-    assert figures["images"] == 1000
-    assert figures["loss"] == pytest.approx(0.7 * 0.126928 + 0.3 * 2.126928, abs=1e-5)
+def test_precision_and_recall_are_told_apart() -> None:
+    predicted, labels = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 0])
+    rows = per_class(torch.eye(3)[predicted], labels, ["a", "b", "never"])
+    assert rows["a"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "images": 3})
+    assert rows["b"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "images": 2})
+    assert rows["never"]["images"] == 0
 
 
-def test_command_prints_the_cards_figure(checkpoint: Path, dataset: Path) -> None:
-    accuracy = load_checkpoint(checkpoint).card["metrics"]["test"]["accuracy"]
-    printed = run_module("training.evaluate", checkpoint, "--data", dataset)
-    assert printed.startswith(f"accuracy {accuracy:.2%}, loss ")
-    assert printed.endswith("on 80 test images\n")
+def test_reliability_has_a_row_for_every_confidence_that_occurs() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
+    rows = reliability(probabilities, torch.tensor([0, 1, 1, 1]))
+    assert [row["images"] for row in rows] == [1, 2, 1]
+    assert [row["accuracy"] for row in rows] == [1, 0.5, 1]
+    assert [row["confidence"] for row in rows] == pytest.approx([0.6, 0.9, 1.0])

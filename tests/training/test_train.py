@@ -1,21 +1,25 @@
 import os
 import pty
+import random
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import QUICK_RECIPE
 from tests.stack import ROOT
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import DataError, load_images, stratified_split
-from training.train import Run, train
+from training.data import DataError
+from training.train import train
 
 RECIPES = ROOT / "training" / "recipes"
 
@@ -62,11 +66,6 @@ def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recip
     os.close(leader)
 
 
-def make_run(dataset: Path, **changes: object) -> Run:
-    recipe = Recipe.model_validate(QUICK_RECIPE | changes)
-    return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
-
-
 def test_stops_early_and_restores_the_best_weights(dataset: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 30, "patience": 2})
     path = train(recipe, dataset, tmp_path, resume=False)
@@ -80,53 +79,75 @@ def test_stops_early_and_restores_the_best_weights(dataset: Path, tmp_path: Path
     assert validation["loss"] == pytest.approx(losses[best])
 
 
-def test_best_weights_are_a_copy(dataset: Path) -> None:
-    run = make_run(dataset)
-    run.train_epoch()
-    best = {name: value.clone() for name, value in run.best.items()}
-    for parameter in run.model.parameters():
-        parameter.data.add_(1)
-    assert all(torch.equal(run.best[name], value) for name, value in best.items())
+def finals(folder: Path) -> dict[str, Any]:
+    """Return every tensor that a finished run leaves."""
+    state = load(folder / "last.pth")
+    kept = {name: state[name] for name in ("model", "average", "optimizer", "best", "schedule")}
+    return dict(flatten(kept)) | dict(flatten({"released": load_checkpoint(folder / "drawn.pth").weights}))
 
 
-@pytest.mark.parametrize("schedule", [{"name": "step", "step_size": 1}, {"name": "one_cycle"}])
-def test_resumed_equals_uninterrupted(dataset: Path, tmp_path: Path, schedule: dict) -> None:
-    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 3, "dropout": 0.5, "schedule": schedule})
-    whole = load_checkpoint(train(recipe, dataset, tmp_path / "whole", resume=False))
+def flatten(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from flatten(part, f"{name}.{key}")
+    else:
+        yield name, value
 
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": {"name": "step", "step_size": 1}, "dropout": 0.5},
+        {
+            "schedule": {"name": "triangular"},
+            "dropout": 0.5,
+            "optimizer": {"name": "muon", "lr": 0.05, "momentum": 0.6},
+            "ema_decay": 0.9,
+            "augment": {"flip": "alternating", "policy": "trivialaugment", "noise": 0.1},
+        },
+    ],
+)
+def test_killed_ten_times_equals_uninterrupted(dataset: Path, tmp_path: Path, changes: dict) -> None:
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 3} | changes)
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump()))
-    command = train_command(path, dataset, tmp_path / "killed")
-    process = subprocess.Popen(command, cwd=ROOT)
-    while not (tmp_path / "killed" / "last.pth").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "drawn.pth").exists()
-    subprocess.run([*command, "--resume"], cwd=ROOT, check=True)
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    subprocess.run(train_command(path, dataset, tmp_path / "whole"), cwd=ROOT, check=True)
 
-    resumed = load_checkpoint(tmp_path / "killed" / "drawn.pth")
-    assert whole.weights.keys() == resumed.weights.keys()
-    assert all(torch.equal(value, resumed.weights[name]) for name, value in whole.weights.items())
+    killed = tmp_path / "killed"
+    command = [*train_command(path, dataset, killed), "--save-seconds", "0", "--resume"]
+    last, generator = killed / "last.pth", random.Random(7)
+    saved = None
+    for kill in range(10):
+        process = subprocess.Popen(command, cwd=ROOT)
+        while not last.exists() or last.stat().st_mtime_ns == saved:
+            assert process.poll() is None
+            time.sleep(0.001)
+        # Every other kill falls into a save: its file is there, but not yet in place.
+        until = time.monotonic() + generator.uniform(0, 0.3)
+        while time.monotonic() < until or (kill % 2 and not list(killed.glob(".last.pth.*"))):
+            pass
+        process.kill()
+        process.wait()
+        saved = last.stat().st_mtime_ns
+        assert {"model", "progress"} <= load(last).keys()
+    assert not (killed / "drawn.pth").exists()
+    subprocess.run(command, cwd=ROOT, check=True)
+
+    whole, resumed = finals(tmp_path / "whole"), finals(killed)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        same = torch.equal(value, resumed[name]) if isinstance(value, torch.Tensor) else value == resumed[name]
+        assert same, name
+    histories = [load(folder / "training_history.pth") for folder in (tmp_path / "whole", killed)]
+    for one, other in zip(*histories, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
-def test_one_cycle_rises_and_falls_to_nothing(dataset: Path) -> None:
-    run = make_run(dataset, schedule={"name": "one_cycle", "warmup": 0.5})
-    rates = []
-    for _ in range(2 * len(run.epoch(1))):
-        rates.append(run.optimizer.param_groups[0]["lr"])
-        run.optimizer.step()
-        run.schedule.step()
-    assert rates.index(max(rates)) == pytest.approx(len(rates) / 2, abs=1)
-    assert max(rates) == pytest.approx(0.001, rel=0.01)
-    assert run.optimizer.param_groups[0]["lr"] < 1e-6
-
-
-def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
-    run = make_run(dataset, optimizer={"name": "sgd", "lr": 1e9})
-    with pytest.raises(RecipeError, match=r"The loss became nan in epoch 1/2; try a lower optimizer\.lr"):
-        run.train_epoch()
+def test_logs_for_tensorboard_where_asked(dataset: Path, recipe: Path, tmp_path: Path) -> None:
+    subprocess.run([*train_command(recipe, dataset, tmp_path), "--tensorboard"], cwd=ROOT, check=True)
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [event.value for event in log.Scalars("validation_accuracy")]
+    assert logged == pytest.approx([row["validation_accuracy"] for row in load(tmp_path / "training_history.pth")])
 
 
 def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:

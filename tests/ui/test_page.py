@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import FilePayload, Page, expect
 
 from tests.drawing import TEN, draw, encode
@@ -53,6 +54,14 @@ def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
 def test_takes_a_dropped_or_pasted_image(served: Page, gesture: str) -> None:
     served.evaluate(gesture, ["picture.png", "image/png", list(PICTURE)])
     expect(served.locator("#predicted")).to_have_text("green")
+
+
+def test_warns_of_an_image_unlike_the_training_images(served: Page) -> None:
+    served.set_input_files("#file", file(PICTURE))
+    expect(served.locator("#bars li")).to_have_count(10)
+    expect(served.locator("#unfamiliar")).to_be_hidden()
+    served.set_input_files("#file", file(encode(Image.effect_noise((64, 64), 200).convert("RGB"))))
+    expect(served.locator("#unfamiliar")).to_contain_text("unlike those the model was trained on")
 
 
 def test_an_example_is_a_click_away(served: Page) -> None:

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.calibrate import fit_distance, fit_temperature, separation
+from training.checkpoint import load_checkpoint
+from training.data import load_images, stratified_split
+from training.metrics import predict
+from training.unfamiliar import drawn
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_finds_the_temperature_that_logits_were_multiplied_by(temperature: float) -> None:
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(20_000, 5)
+    labels = logits.softmax(dim=1).multinomial(1).flatten()
+    assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_answers_that_are_all_correct_keep_some_doubt() -> None:
+    assert 0.05 <= fit_temperature(torch.eye(4) * 5, torch.arange(4)) < 0.5
+
+
+def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    recipe = loaded.card["recipe"]
+    training, validation = stratified_split(
+        load_images(dataset, "train"), recipe["validation_fraction"], recipe["seed"]
+    )
+    _, familiarity = predict(loaded.classifier(), validation.pixels)
+    accepted = familiarity >= loaded.card["calibration"]["familiarity"]["threshold"]
+    assert accepted.double().mean() == pytest.approx(0.95, abs=1 / len(validation.labels))
+    assert training.fingerprint() == loaded.card["data"]["fingerprint"]
+
+
+def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path) -> None:
+    loaded, test = load_checkpoint(checkpoint), load_images(dataset, "test")
+    aurocs = separation(loaded.classifier(), test.pixels, {"noise": drawn()["uniform noise"], "itself": test.pixels})
+    assert aurocs["noise"] > 0.9
+    assert aurocs["itself"] == 0.5
+    assert loaded.card["calibration"]["familiarity"]["auroc"].keys().isdisjoint(drawn())
+
+
+def test_few_images_still_give_a_distance(checkpoint: Path, dataset: Path) -> None:
+    few, _ = stratified_split(load_images(dataset, "test"), 0.5, 0)
+    score = fit_distance(load_checkpoint(checkpoint).classifier().network, few)
+    assert score.whitening.isfinite().all()
+    assert score.means.shape == (10, 512)

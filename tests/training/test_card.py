@@ -1,0 +1,26 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_module
+from tests.stack import ROOT
+from training.card import describe_in_words
+from training.checkpoint import load_checkpoint
+
+RELEASED = sorted((ROOT / "model_store").glob("*.pth"))
+
+
+def test_is_written_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(checkpoint, tmp_path))
+    assert run_module("training.card", copy) == f"wrote {tmp_path}/drawn.md\n"
+    words = (tmp_path / "drawn.md").read_text()
+    card = load_checkpoint(copy).card
+    for fact in (f"{card['metrics']['test']['accuracy']:.2%}", f"commit {card['commit']}", "seed: 1", "## Limits"):
+        assert fact in words
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_released_checkpoints_have_theirs(path: Path) -> None:
+    assert path.with_suffix(".md").read_text() == describe_in_words(load_checkpoint(path))
+    assert path.stat().st_size < 25e6

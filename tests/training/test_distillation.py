@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import QUICK_RECIPE
+from training.checkpoint import load_checkpoint
+from training.config import Distillation, Recipe, RecipeError
+from training.data import load_images, stratified_split
+from training.distillation import Teacher
+from training.metrics import predict
+from training.run import Run
+
+CPU = torch.device("cpu")
+
+
+def test_loss_is_least_where_the_student_answers_as_the_teacher(checkpoint: Path, dataset: Path) -> None:
+    images, classes = torch.randn(4, 3, 32, 32), load_images(dataset, "test").classes
+    teacher = Teacher(Distillation(teacher=str(checkpoint), weight=1.0), classes, CPU)
+    logits = teacher.network(images)
+    hard = torch.tensor(5.0)
+    assert teacher.mix(hard, images, logits).item() == pytest.approx(0, abs=1e-4)
+    assert teacher.mix(hard, images, logits + 7).item() == pytest.approx(0, abs=1e-4)
+    assert teacher.mix(hard, images, -logits).item() > 1
+
+
+def test_a_student_of_wrong_labels_learns_from_the_teacher(checkpoint: Path, dataset: Path) -> None:
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": {"teacher": str(checkpoint), "weight": 1.0}})
+    training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    run = Run(recipe, training._replace(labels=training.labels.roll(7)), validation)
+    for _ in range(2):
+        run.train_epoch()
+    taught = predict(load_checkpoint(checkpoint).classifier(), validation.pixels)[0].argmax(dim=1)
+    said = predict(run.average.module, validation.pixels).argmax(dim=1)
+    assert (said == taught).double().mean() > 0.6
+
+
+def test_a_teacher_of_other_classes_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(RecipeError, match=r"The teacher .* knows .*, not"):
+        Teacher(Distillation(teacher=str(checkpoint)), ["cat", "dog"], CPU)

@@ -1,0 +1,59 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import QUICK_RECIPE, run_module
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.config import Recipe
+from training.data import load_images
+from training.ensemble import fit_weights, join
+from training.metrics import predict
+from training.train import train
+
+
+@pytest.fixture(scope="module")
+def second(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = {"name": "second", "architecture": "whitened_cnn", "epochs": 1, "augment": {}}
+    return train(Recipe.model_validate(QUICK_RECIPE | recipe), dataset, tmp_path_factory.mktemp("second"), resume=False)
+
+
+@pytest.fixture(scope="module")
+def ensemble(checkpoint: Path, second: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ensemble") / "both.pth"
+    printed = run_module("training.ensemble", checkpoint, second, "--data", dataset, "--output", path)
+    assert re.search(r"drawn: test accuracy .*, weight 0\.\d\d\nsecond: .*\ntogether: test accuracy ", printed)
+    return path
+
+
+def test_weights_go_to_the_members_that_are_right() -> None:
+    labels = torch.arange(100) % 2
+    right, wrong = (torch.eye(2)[answers] * 0.8 + 0.1 for answers in (labels, 1 - labels))
+    weights = fit_weights(torch.stack([right, wrong]).log(), labels)
+    assert weights[0] > 0.99
+    assert sum(weights) == pytest.approx(1)
+    assert fit_weights(torch.stack([right, right]).log(), labels) == pytest.approx([0.5, 0.5])
+
+
+def test_answers_with_the_weighted_mean_of_its_members(
+    ensemble: Path, checkpoint: Path, second: Path, dataset: Path
+) -> None:
+    pixels = load_images(dataset, "test").pixels
+    joined = load_checkpoint(ensemble)
+    members = [predict(load_checkpoint(path).classifier(), pixels)[0].softmax(dim=1) for path in (checkpoint, second)]
+    expected = sum(weight * member for weight, member in zip(joined.card["recipe"]["weights"], members, strict=True))
+    logits = predict(joined.classifier(), pixels)[0] * joined.card["calibration"]["temperature"]
+    assert torch.allclose(logits.softmax(dim=1), torch.as_tensor(expected), atol=1e-4)
+
+
+def test_is_exported_and_archived_as_any_other(ensemble: Path, tmp_path: Path) -> None:
+    run_module("training.archive", ensemble, "--output", tmp_path / "both.mar")
+    assert (tmp_path / "both.mar").stat().st_size > 0
+
+
+def test_members_of_other_images_are_refused(checkpoint: Path, second: Path, dataset: Path, tmp_path: Path) -> None:
+    stranger = load_checkpoint(second)
+    stranger.card["data"]["fingerprint"] = [1, 2]
+    with pytest.raises(CheckpointError, match="second was not trained on these images"):
+        join([load_checkpoint(checkpoint), stranger], dataset, "both")

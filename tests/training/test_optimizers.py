@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from training import config
+from training.optimizers import Muon, make_optimizer, make_schedule, orthogonalise
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
+def test_orthogonalised_keeps_directions_and_levels_their_lengths(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    lengths = (left.T @ orthogonalise(matrix) @ right.T).diagonal()
+    assert lengths.min() > 0.6
+    assert lengths.max() < 1.3
+
+
+def test_muon_keeps_filters_at_their_norm_and_descends() -> None:
+    torch.manual_seed(0)
+    filters = nn.Conv2d(3, 8, 3)
+    model = nn.Sequential(filters, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
+    images, labels = torch.randn(32, 3, 6, 6), torch.arange(32) % 2
+    optimizer = make_optimizer(model, config.Optimizer(name="muon", lr=0.05, other_lr=0.05, momentum=0.6))
+    assert isinstance(optimizer, Muon)
+    losses = []
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 3
+    assert filters.weight.norm().item() == pytest.approx(8**0.5, rel=0.1)
+
+
+def test_parameters_that_are_fixed_stay() -> None:
+    model = nn.Conv2d(3, 4, 3)
+    model.weight.requires_grad_(False)
+    for name in ("adam", "sgd", "muon"):
+        optimizer = make_optimizer(model, config.Optimizer.model_validate({"name": name, "lr": 0.1}))
+        assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(4,)]
+
+
+def rates(name: str, **settings: float) -> list[float]:
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(model, config.Optimizer(name="sgd", lr=0.1))
+    schedule = make_schedule(optimizer, config.Schedule.model_validate({"name": name} | settings), 10, epochs=4)
+    seen = []
+    for _ in range(40):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return [*seen, optimizer.param_groups[0]["lr"]]
+
+
+def test_step_schedule_falls_by_epochs() -> None:
+    seen = rates("step", step_size=2, gamma=0.5)
+    assert seen[:40] == pytest.approx([0.1] * 20 + [0.05] * 20)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "triangular"])
+def test_cycles_rise_to_the_peak_and_fall_to_nothing(name: str) -> None:
+    seen = rates(name, warmup=0.5)
+    assert max(seen) == pytest.approx(0.1, rel=0.01)
+    assert seen.index(max(seen)) == pytest.approx(20, abs=1)
+    assert seen[-1] < 1e-6
+
+
+def test_a_triangle_may_do_without_its_rise() -> None:
+    seen = rates("triangular", warmup=0)
+    assert seen == pytest.approx([0.1 * (40 - step) / 40 for step in range(41)])

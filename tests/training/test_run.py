@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK_RECIPE
+from training.config import Recipe, RecipeError
+from training.data import load_images, stratified_split
+from training.run import Run
+
+
+def make_run(dataset: Path, **changes: object) -> Run:
+    recipe = Recipe.model_validate(QUICK_RECIPE | changes)
+    return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
+
+
+def test_best_weights_are_a_copy(dataset: Path) -> None:
+    run = make_run(dataset)
+    run.train_epoch()
+    best = {name: value.clone() for name, value in run.best.items()}
+    for parameter in [*run.model.parameters(), *run.average.parameters()]:
+        parameter.data.add_(1)
+    assert all(run.best[name].equal(value) for name, value in best.items())
+
+
+def test_without_a_decay_the_average_is_the_model(dataset: Path) -> None:
+    run = make_run(dataset)
+    run.train_epoch()
+    average = run.average.module.state_dict()
+    assert all(value.equal(average[name]) for name, value in run.model.state_dict().items())
+
+
+def test_an_average_follows_the_model_behind(dataset: Path) -> None:
+    run = make_run(dataset, ema_decay=0.99)
+    run.train_epoch()
+    average = run.average.module.state_dict()
+    assert not average["head.weight"].equal(run.model.state_dict()["head.weight"])
+    assert run.best["head.weight"].equal(average["head.weight"])
+
+
+def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
+    run = make_run(dataset, optimizer={"name": "sgd", "lr": 1e9})
+    with pytest.raises(RecipeError, match=r"The loss became (nan|inf) in epoch 1/2; try a lower optimizer\.lr"):
+        run.train_epoch()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "whitened_cnn", "optimizer": {"name": "muon", "lr": 0.1, "momentum": 0.6}},
+        {"architecture": "whitened_cnn", "smaller_images": [{"epochs": 1, "size": 16}]},
+        {"optimizer": {"name": "muon", "lr": 0.1, "momentum": 0.6}, "schedule": {"name": "triangular"}},
+    ],
+)
+def test_learns_by_other_means_too(dataset: Path, changes: dict) -> None:
+    run = make_run(dataset, **changes)
+    for _ in range(2):
+        row = run.train_epoch()
+    assert row["validation_accuracy"] > 0.5

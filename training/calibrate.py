@@ -1,0 +1,88 @@
+"""Fit, on the validation images, what turns a trained network into a classifier to trust."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_auroc
+
+from training import unfamiliar
+from training.classifier import Classifier, Energy, FeatureDistance
+from training.data import Images
+from training.metrics import predict
+from training.models import Network
+
+FITTED_ON = 10_000  # training images that the scatter of the features is taken from
+ACCEPTED = 0.95  # share of the validation images that the threshold calls familiar
+
+
+def calibrate(network: Network, training: Images, validation: Images) -> tuple[Classifier, dict[str, Any]]:
+    """Make a classifier of a network in evaluation mode; returns it and the `calibration` of its card.
+
+    The score of familiarity is the one that tells the validation images best from drawn ones (`unfamiliar.drawn`); its
+    AUROC is given for kinds that took no part in the choice.
+    """
+    logits, _ = predict(Classifier(network, 1.0, Energy()), validation.pixels)
+    temperature = fit_temperature(logits, validation.labels)
+    candidates: dict[str, nn.Module] = {"energy": Energy(), "feature_distance": fit_distance(network, training)}
+    aurocs = {
+        name: separation(Classifier(network, temperature, score), validation.pixels, unfamiliar.drawn())
+        for name, score in candidates.items()
+    }
+    chosen = max(aurocs, key=lambda name: sum(aurocs[name].values()))
+    classifier = Classifier(network, temperature, candidates[chosen])
+    _, familiarity = predict(classifier, validation.pixels)
+    return classifier, {
+        "temperature": temperature,
+        "familiarity": {
+            "score": chosen,
+            "threshold": familiarity.quantile(1 - ACCEPTED).item(),
+            "auroc_chosen_on": aurocs,
+            "auroc": separation(classifier, validation.pixels, unfamiliar.measured()),
+        },
+    }
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return what logits (N, C) are to be divided by for the least cross-entropy, 0.05 to 20 (Guo et al. 2017)."""
+    logarithm = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm], max_iter=50, line_search_fn="strong_wolfe")
+
+    def temperature() -> Tensor:
+        return logarithm.clamp(-3, 3).exp()  # a handful of images, all correct, would ask for 0
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits / temperature(), labels)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return temperature().item()
+
+
+def fit_distance(network: Network, training: Images) -> FeatureDistance:
+    """Take class means and shared scatter of the features from a part of the training images."""
+    part = training.subset(torch.arange(0, len(training.labels), max(1, len(training.labels) // FITTED_ON)))
+    features = predict(network.features, part.pixels).double()
+    means = torch.stack([features[part.labels == label].mean(dim=0) for label in range(len(part.classes))])
+    centred = features - means[part.labels]
+    scatter = centred.T @ centred / len(centred)
+    # A little of the mean variance on all axes, as few images leave some of them without any.
+    scatter += 0.01 * scatter.trace() / len(scatter) * torch.eye(len(scatter))
+    variances, axes = torch.linalg.eigh(scatter)
+    whitening = axes / variances.sqrt()
+    return FeatureDistance(whitening.float(), (means @ whitening).float())
+
+
+def separation(classifier: Classifier, familiar: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
+    """Return the area under the ROC curve of telling `familiar` pixels from each kind of others."""
+    _, inside = predict(classifier, familiar)
+    return {name: _auroc(inside, predict(classifier, pixels)[1]) for name, pixels in others.items()}
+
+
+def _auroc(inside: Tensor, outside: Tensor) -> float:
+    scores = torch.cat([inside, outside])
+    targets = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()
+    return binary_auroc(scores, targets).item()

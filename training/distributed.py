@@ -1,0 +1,85 @@
+"""One run in several processes, as torchrun starts them. Without torchrun, each function is its trivial case."""
+
+import os
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+def start() -> None:
+    """Join the processes that torchrun has started: by NCCL on GPUs, by gloo on CPUs."""
+    if "RANK" in os.environ:
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """Return the device of this process: a GPU of its own, where there are any."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """Wrap a model such that its gradients are means over the processes, and its batch norms see all their images."""
+    if world_size() == 1:
+        return model
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GlobalBatchNorm2d
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum of the processes' tensors."""
+    if world_size() > 1:
+        distributed.all_reduce(values)
+    return values
+
+
+def agreed(value: T) -> T:
+    """Return the first process's value."""
+    values = [value]
+    if world_size() > 1:
+        distributed.broadcast_object_list(values)
+    return values[0]
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the images of all processes, on any device; torch's SyncBatchNorm is for GPUs alone."""
+
+    momentum: float
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(images)
+        self._check_input_dim(images)
+        count = total(images.new_tensor(images.numel() / self.num_features))
+        mean = all_reduce(images.sum(dim=(0, 2, 3))) / count
+        centred = images - mean[:, None, None]
+        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        self._follow(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        self.get_buffer("num_batches_tracked").add_(1)
+        self.get_buffer("running_mean").lerp_(mean, self.momentum)
+        self.get_buffer("running_var").lerp_(variance, self.momentum)

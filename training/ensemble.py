@@ -1,0 +1,84 @@
+"""Join checkpoints into one, which predicts their weighted mean and is exported, archived and served as any other.
+
+    python -m training.ensemble model_store/a.pth model_store/b.pth --output runs/ensemble.pth
+
+The weights are fitted on the validation images, which the members must have in common.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.calibrate import calibrate
+from training.checkpoint import Checkpoint, CheckpointError, describe, halved, load_checkpoint, save_checkpoint
+from training.data import DataError, load_images, stratified_split
+from training.metrics import figures, predict
+from training.models import Ensemble
+
+
+def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
+    """Make one checkpoint of several. Raises CheckpointError where they differ in classes or in training images."""
+    cards = [member.card for member in members]
+    recipe = cards[0]["recipe"]
+    training, validation = stratified_split(load_images(data, "train"), recipe["validation_fraction"], recipe["seed"])
+    for card in cards:
+        if card["data"]["fingerprint"] != training.fingerprint() or card["classes"] != training.classes:
+            raise CheckpointError(f"{card['name']} was not trained on these images, or on another split of them.")
+    classifiers = [member.classifier() for member in members]
+    answers = torch.stack([predict(each, validation.pixels)[0].log_softmax(dim=1) for each in classifiers])
+    joined = {
+        "members": [card["recipe"] for card in cards],
+        "temperatures": [each.temperature for each in classifiers],
+        "weights": fit_weights(answers, validation.labels),
+    }
+    network = Ensemble([each.network for each in classifiers], joined["temperatures"], joined["weights"])
+    classifier, calibration = calibrate(network, training, validation)
+    test = load_images(data, "test")
+    metrics = {
+        "validation": figures(predict(classifier, validation.pixels)[0], validation.labels),
+        "test": figures(predict(classifier, test.pixels)[0], test.labels),
+        "members": {card["name"]: card["metrics"]["test"] for card in cards},
+    }
+    card = describe(name, joined, training, data, calibration=calibration, metrics=metrics)
+    return Checkpoint(halved(classifier.state_dict()), card)
+
+
+def fit_weights(log_probabilities: Tensor, labels: Tensor) -> list[float]:
+    """Return the weights, of sum 1, with which the members' probabilities (M, N, C) mix to the least cross-entropy."""
+    scores = torch.zeros(len(log_probabilities), 1, 1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.nll_loss((log_probabilities + scores.log_softmax(dim=0)).logsumexp(dim=0), labels)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return scores.flatten().softmax(dim=0).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, help="folder the members were trained on; CIFAR-10 without it")
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint to write")
+    arguments = parser.parse_args()
+    try:
+        members = [load_checkpoint(path) for path in arguments.checkpoints]
+        ensemble = join(members, arguments.data, arguments.output.stem)
+    except (CheckpointError, DataError) as error:
+        raise SystemExit(str(error)) from None
+    save_checkpoint(ensemble, arguments.output)
+    for (name, figures_alone), weight in zip(
+        ensemble.card["metrics"]["members"].items(), ensemble.card["recipe"]["weights"], strict=True
+    ):
+        print(f"{name}: test accuracy {figures_alone['accuracy']:.2%}, weight {weight:.2f}")
+    print(f"together: test accuracy {ensemble.card['metrics']['test']['accuracy']:.2%}; wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The state of a training run, and how it goes from epoch to epoch."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from handler.transforms import normalise
+from training import distributed
+from training.checkpoint import build, current_commit
+from training.config import Recipe, RecipeError
+from training.data import Epoch, Images, seeded
+from training.distillation import Teacher
+from training.history import Row
+from training.metrics import evaluate
+from training.optimizers import make_optimizer, make_schedule
+
+START: dict[str, Any] = {"batches": 0, "seen": 0, "loss": 0.0, "correct": 0.0, "seconds": 0.0}  # progress in an epoch
+DROPOUT = 1  # its key, beside that of the augmentation
+
+
+class Run:
+    """All that changes while a network is trained, and so all that resuming needs.
+
+    What is random in a batch depends on the seed, the epoch and the batch alone, so no random state has to be kept.
+    In several processes each takes its share of every batch.
+    """
+
+    def __init__(self, recipe: Recipe, training: Images, validation: Images) -> None:
+        self.recipe, self.training, self.validation = recipe, training, validation
+        self.device = distributed.device()
+        self.teacher = Teacher(recipe.distillation, training.classes, self.device) if recipe.distillation else None
+        torch.manual_seed(recipe.seed)
+        model = build(recipe.model_dump(), len(training.classes))
+        model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        # With a decay of 0 the average is the model itself.
+        average = get_ema_multi_avg_fn(recipe.ema_decay)
+        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.parallel = distributed.parallel(self.model)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.schedule = make_schedule(self.optimizer, recipe.schedule, len(Epoch(training, recipe, 1)), recipe.epochs)
+        self.progress = dict(START)
+        self.best: dict[str, Tensor] = {}
+        self.history: list[Row] = []
+        self.commit = current_commit()  # of the code that started, whatever is checked out when it is done
+        self.fingerprint = training.fingerprint()
+
+    @property
+    def best_row(self) -> Row:
+        return min(self.history, key=lambda row: row["validation_loss"])
+
+    @property
+    def finished(self) -> bool:
+        stale = len(self.history) - self.best_row["epoch"] if self.history else 0
+        return len(self.history) >= self.recipe.epochs or stale >= self.recipe.patience
+
+    def train_epoch(self, save: Callable[[], None] = lambda: None) -> Row:
+        """Train to the end of the epoch, measure on the validation images, and return the epoch's row of the history.
+
+        Calls `save` after every batch, when the state is whole.
+        """
+        number = len(self.history) + 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        self._train_batches(number, save)
+        measured = distributed.agreed(evaluate(self.average.module, self.validation, self.device))
+        row = {
+            "epoch": number,
+            "lr": lr,
+            "train_loss": self.progress["loss"] / self.progress["seen"],
+            "train_accuracy": self.progress["correct"] / self.progress["seen"],
+            "validation_loss": measured["loss"],
+            "validation_accuracy": measured["accuracy"],
+            "seconds": self.progress["seconds"],
+        }
+        self.history.append(row)
+        self.progress = dict(START)
+        if self.best_row is row:
+            # clone: state_dict() hands out the very tensors that the next epoch changes
+            self.best = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
+        return row
+
+    def _train_batches(self, number: int, save: Callable[[], None]) -> None:
+        epoch, progress = Epoch(self.training, self.recipe, number), self.progress
+        title = f"epoch {number}/{self.recipe.epochs}"
+        started = time.monotonic() - progress["seconds"]
+        self.model.train()
+        with tqdm(
+            epoch.loader(self.recipe.num_workers, progress["batches"]),
+            desc=title,
+            initial=progress["batches"],
+            total=len(epoch),
+            disable=None if distributed.rank() == 0 else True,
+            leave=False,
+        ) as batches:
+            for images, labels in batches:
+                keys = (self.recipe.seed, number, progress["batches"], DROPOUT + distributed.rank())
+                torch.manual_seed(seeded(*keys).initial_seed())
+                loss, correct = self._train_batch(images, labels)
+                if not math.isfinite(loss):
+                    raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
+                progress["batches"] += 1
+                progress["seen"] += len(labels)
+                progress["loss"] += loss
+                progress["correct"] += correct
+                progress["seconds"] = time.monotonic() - started
+                means = (progress["loss"] / progress["seen"], progress["correct"] / progress["seen"])
+                batches.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
+                save()
+
+    def _train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Take one step; returns the batch's sum of losses, and how many of its images were classified correctly."""
+        count, mine = len(labels), slice(distributed.rank(), None, distributed.world_size())
+        images = images[mine].to(self.device, memory_format=torch.channels_last)
+        labels = labels[mine].to(self.device)
+        logits = self.parallel(images)
+        loss = self._loss(images, labels, logits)
+        self.optimizer.zero_grad()
+        (loss * distributed.world_size() / count).backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        correct = (logits.argmax(dim=1) == labels).sum()
+        sums = distributed.total(torch.stack([loss.detach(), correct]))
+        return sums[0].item(), sums[1].item()
+
+    def _loss(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the sum of the images' losses."""
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
+        return self.teacher.mix(loss, images, logits) if self.teacher else loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.model_dump(),
+            "fingerprint": self.fingerprint,
+            "commit": self.commit,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": self.progress,
+            "best": self.best,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state. Raises RecipeError where it belongs to another recipe or other images."""
+        if state["recipe"] != self.recipe.model_dump() or state["fingerprint"] != self.fingerprint:
+            raise RecipeError("The run to resume had another recipe or other images; choose another --output.")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.progress, self.best, self.history = state["progress"], state["best"], state["history"]
+        self.commit = state["commit"]

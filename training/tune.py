@@ -1,0 +1,242 @@
+"""Search for a better recipe, trained for few epochs and judged by its validation accuracy.
+
+    python -m training.tune --recipe training/recipes/cnn.yaml --space training/spaces/cnn.yaml --epochs 3 --trials 20
+
+The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices. The
+recipe itself is the first trial. Trials are kept in a storage, so that the same command goes on where it was stopped,
+and several processes, or machines with one data base or file system, work on one study. The output folder gets the best
+trial as recipe.yaml, and report.md with its plots.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.pruners import MedianPruner
+from optuna.samplers import BaseSampler, GridSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback, Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.visualization import matplotlib as plots
+from tqdm import tqdm
+
+from training.config import Recipe, RecipeError, load_recipe
+from training.data import DataError, Images, load_images, stratified_split
+from training.run import Run
+
+Space = dict[str, list[Any] | dict[str, Any]]
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def load_space(path: Path, recipe: Recipe) -> Space:
+    """Read a search space. Raises RecipeError where it names no field of the recipe, or is no range and no list."""
+    try:
+        space = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"There is no search space {path}; those that come along are in training/spaces.") from None
+    for field, values in space.items():
+        _get(recipe.model_dump(), field)
+        if not (isinstance(values, list) or (isinstance(values, dict) and {"low", "high"} <= values.keys())):
+            raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
+    return space
+
+
+def suggest(trial: Trial, space: Space, recipe: Recipe) -> Recipe:
+    """Return the recipe with the fields of the space as the trial wants them."""
+    return changed(recipe, {field: _value(trial, field, values) for field, values in space.items()})
+
+
+def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """Return the recipe with other values in some fields, named with dots."""
+    plain = deepcopy(recipe.model_dump())
+    for field, value in values.items():
+        section, name = _get(plain, field)
+        section[name] = value
+    return Recipe.model_validate(plain)
+
+
+def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images) -> float:
+    """Train as the recipe says; returns the last epoch's validation accuracy, unless the trial is pruned before."""
+    run = Run(recipe, training, validation)
+    while not run.finished:
+        row = run.train_epoch()
+        trial.report(row["validation_accuracy"], int(row["epoch"]))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return row["validation_accuracy"]
+
+
+def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, grid: bool) -> Study:
+    """Open the study, or begin it with the recipe itself as its first trial."""
+    sampler: BaseSampler = TPESampler(seed=recipe.seed, n_startup_trials=5, constant_liar=True)
+    if grid:
+        sampler = GridSampler({field: _choices(field, values) for field, values in space.items()}, seed=recipe.seed)
+    pruner = MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+    study = optuna.create_study(
+        study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+    )
+    if not study.trials and not grid:
+        plain = recipe.model_dump()
+        reference = {}
+        for field in space:
+            section, key = _get(plain, field)
+            reference[field] = section[key]
+        study.enqueue_trial(reference, user_attrs={"reference": True})
+    return study
+
+
+def open_storage(place: str) -> BaseStorage:
+    """Open a data base by its URL, or a journal file, which processes and machines with one file system can share."""
+    if "://" in place:
+        return get_storage(place)
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(place))
+
+
+def write_report(study: Study, recipe: Recipe, output: Path) -> None:
+    """Write the best trial as a recipe, and a page with the trials and their plots."""
+    output.mkdir(parents=True, exist_ok=True)
+    best = changed(recipe, study.best_trial.params)
+    heading = (
+        f"# Trial {study.best_trial.number} of study {study.study_name}: validation accuracy {study.best_value:.2%}"
+    )
+    body = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
+    (output / "recipe.yaml").write_text(f"{heading} after {recipe.epochs} epochs.\n{body}")
+    pictures: dict[str, Callable[[Study], Any]] = {
+        "history": plots.plot_optimization_history,
+        "epochs": plots.plot_intermediate_values,
+        "slices": plots.plot_slice,
+    }
+    if sum(trial.state == TrialState.COMPLETE for trial in study.trials) > 1 and len(study.best_trial.params) > 1:
+        pictures["importance"] = plots.plot_param_importances
+    for name, plot in pictures.items():
+        drawn = plot(study)
+        axes = drawn.flat[0] if hasattr(drawn, "flat") else drawn
+        axes.figure.savefig(output / f"{name}.png", dpi=100, bbox_inches="tight")
+    (output / "report.md").write_text(_page(study, recipe, list(pictures)))
+
+
+def _page(study: Study, recipe: Recipe, pictures: list[str]) -> str:
+    fields = sorted({field for trial in study.trials for field in trial.params})
+    ended = [trial for trial in study.trials if trial.state in ENDED]
+    rows = "\n".join(
+        f"| {trial.number} | {_outcome(trial)} | "
+        + " | ".join(_short(trial.params.get(field)) for field in fields)
+        + " |"
+        for trial in ended
+    )
+    reference = [trial for trial in ended if trial.user_attrs.get("reference")]
+    said = f" The recipe it set out from reached {_outcome(reference[0])}." if reference else ""
+    return (
+        f"""# Study {study.study_name}
+
+{len(ended)} trials of at most {recipe.epochs} epochs each; the best, number {study.best_trial.number}, reached
+{study.best_value:.2%} of the validation images.{said}
+
+| trial | validation accuracy | {" | ".join(fields)} |
+|---|---|{"---|" * len(fields)}
+{rows}
+
+"""
+        + "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
+        + "\n"
+    )
+
+
+def _outcome(trial: FrozenTrial) -> str:
+    if trial.state == TrialState.COMPLETE:
+        return f"{trial.value:.2%}"
+    return f"pruned after epoch {trial.last_step} at {trial.intermediate_values[trial.last_step or 0]:.2%}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _get(plain: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
+    """Return the section that a dotted field stands in, and its name there."""
+    *sections, name = field.split(".")
+    section = plain
+    for part in sections:
+        section = section.get(part, {})
+    if name not in section:
+        raise RecipeError(f"The recipe has no field '{field}'.")
+    return section, name
+
+
+def _value(trial: Trial, field: str, values: list[Any] | dict[str, Any]) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(field, values)
+    whole = isinstance(values["low"], int) and isinstance(values["high"], int)
+    return (trial.suggest_int if whole else trial.suggest_float)(field, **values)
+
+
+def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
+    if not isinstance(values, list):
+        raise RecipeError(f"A grid needs a list of choices for '{field}'.")
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/cnn.yaml"))
+    parser.add_argument("--space", type=Path, default=Path("training/spaces/cnn.yaml"))
+    parser.add_argument("--data", type=Path, help="folder with train/<class>/*; CIFAR-10 without it")
+    parser.add_argument("--trials", type=int, default=20, help="trials of the study in all; 20 without it")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of a trial; 3 without it")
+    parser.add_argument("--grid", action="store_true", help="try all combinations instead of searching")
+    parser.add_argument("--study", help="name of the study; the recipe's without it")
+    parser.add_argument("--storage", help="URL of a data base, or a journal file; <output>/study.log without it")
+    parser.add_argument("--output", type=Path, default=Path("runs/tune"))
+    arguments = parser.parse_args()
+    # Optuna's own lines would tear the progress bar apart.
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        recipe = load_recipe(arguments.recipe).model_copy(update={"epochs": arguments.epochs})
+        space = load_space(arguments.space, recipe)
+        study = open_study(
+            arguments.study or recipe.name,
+            open_storage(arguments.storage or str(arguments.output / "study.log")),
+            space,
+            recipe,
+            arguments.grid,
+        )
+        images = stratified_split(load_images(arguments.data, "train"), recipe.validation_fraction, recipe.seed)
+        _search(study, space, recipe, images, arguments.trials)
+    except (RecipeError, DataError) as error:
+        raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nInterrupted; the same command goes on.") from None
+    write_report(study, recipe, arguments.output)
+    print(f"best validation accuracy {study.best_value:.2%}; wrote {arguments.output}/recipe.yaml and report.md")
+
+
+def _search(study: Study, space: Space, recipe: Recipe, images: tuple[Images, Images], trials: int) -> None:
+    """Run trials until the study has as many as wanted, those of other processes included."""
+    ended = len(study.get_trials(states=ENDED, deepcopy=False))
+    with tqdm(total=trials, initial=min(ended, trials), desc="trials", disable=None) as bar:
+
+        def tell(study: Study, trial: FrozenTrial) -> None:
+            bar.update()
+            tqdm.write(f"trial {trial.number}: {_outcome(trial)}; best {_best(study)}; {trial.params}")
+
+        if ended < trials:
+            study.optimize(
+                lambda trial: objective(trial, suggest(trial, space, recipe), *images),
+                callbacks=[tell, MaxTrialsCallback(trials, states=ENDED)],
+                catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
+            )
+
+
+def _best(study: Study) -> str:
+    return f"{study.best_value:.2%}" if study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False) else "none yet"
+
+
+if __name__ == "__main__":
+    main()
