@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def parallel(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
 def total(values: Tensor) -> Tensor:
@@ -62,6 +62,18 @@ def agreed(value: T) -> T:
     return values[0]
 
 
+class _Total(torch.autograd.Function):
+    """The sum over the processes, through which gradients flow back to all of them."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        return total(values.clone())
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return total(gradient.clone())
+
+
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the images of all processes, on any device; torch's SyncBatchNorm is for GPUs alone."""
 
@@ -72,9 +84,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(images)
         self._check_input_dim(images)
         count = total(images.new_tensor(images.numel() / self.num_features))
-        mean = all_reduce(images.sum(dim=(0, 2, 3))) / count
+        mean = _Total.apply(images.sum(dim=(0, 2, 3))) / count
         centred = images - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _Total.apply(centred.square().sum(dim=(0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]

@@ -155,13 +155,13 @@ def main() -> None:
             arguments.save_seconds,
             arguments.tensorboard,
         )
+        _say(f"wrote {checkpoint}")
     except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit("\nInterrupted; the same command with --resume goes on.") from None
     finally:
         distributed.stop()
-    _say(f"wrote {checkpoint}")
 
 
 if __name__ == "__main__":

@@ -35,15 +35,17 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def load_space(path: Path, recipe: Recipe) -> Space:
-    """Read a search space. Raises RecipeError where it names no field of the recipe, or is no range and no list."""
+    """Read a search space, in which the recipe has to lie. Raises RecipeError where it is no such thing."""
     try:
         space = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"There is no search space {path}; those that come along are in training/spaces.") from None
     for field, values in space.items():
-        _get(recipe.model_dump(), field)
+        value = _read(recipe, field)
         if not (isinstance(values, list) or (isinstance(values, dict) and {"low", "high"} <= values.keys())):
             raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
+        if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
+            raise RecipeError(f"The recipe's {field} of {value} is not in {path}; make room for it there.")
     return space
 
 
@@ -82,12 +84,7 @@ def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, gr
         study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
     )
     if not study.trials and not grid:
-        plain = recipe.model_dump()
-        reference = {}
-        for field in space:
-            section, key = _get(plain, field)
-            reference[field] = section[key]
-        study.enqueue_trial(reference, user_attrs={"reference": True})
+        study.enqueue_trial({field: _read(recipe, field) for field in space}, user_attrs={"reference": True})
     return study
 
 
@@ -157,6 +154,11 @@ def _outcome(trial: FrozenTrial) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _read(recipe: Recipe, field: str) -> Any:
+    section, name = _get(recipe.model_dump(), field)
+    return section[name]
 
 
 def _get(plain: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:

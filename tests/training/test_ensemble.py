@@ -23,7 +23,7 @@ def second(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ensemble(checkpoint: Path, second: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ensemble") / "both.pth"
     printed = run_module("training.ensemble", checkpoint, second, "--data", dataset, "--output", path)
-    assert re.search(r"drawn: test accuracy .*, weight 0\.\d\d\nsecond: .*\ntogether: test accuracy ", printed)
+    assert re.search(r"drawn: test accuracy .*, weight [01]\.\d\d\nsecond: .*\ntogether: test accuracy ", printed)
     return path
 
 

@@ -42,7 +42,7 @@ def test_refuses_to_write_what_differs(checkpoint: Path, tmp_path: Path, monkeyp
     other = io.BytesIO()
     torch.jit.save(torch.jit.script(Constant()), other)
     monkeypatch.setattr(export_module, "_without_debug_info", lambda _: other.getvalue())
-    with pytest.raises(ExportError, match=r"differs from the network by .* on random images"):
+    with pytest.raises(ExportError, match=r"differs from the classifier by .* on random images"):
         export(load_checkpoint(checkpoint), tmp_path / "out.pt")
     assert not list(tmp_path.iterdir())
 

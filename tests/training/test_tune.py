@@ -78,6 +78,9 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
     path.write_text("batch_size: 3")
     with pytest.raises(RecipeError, match="give 'batch_size' a list"):
         load_space(path, recipe)
+    path.write_text("batch_size: [64]")
+    with pytest.raises(RecipeError, match="batch_size of 16 is not in"):
+        load_space(path, recipe)
 
 
 def test_changes_fields_within_sections() -> None:
