@@ -12,7 +12,7 @@ VENV = .venv/bin
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check screenshot lock chromium clean
+.PHONY: help serve train archive test check screenshot lock tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -26,13 +26,13 @@ train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 
 
 archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
 
-test: .venv/test chromium $(ARCHIVE) check ## set up what the tests need and run them all
+test: .venv/test tools $(ARCHIVE) check ## set up what the tests need and run them all
 	@$(VENV)/python -m pytest
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
-screenshot: .venv/test chromium $(ARCHIVE) ## take the picture of the page that README shows
+screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml
@@ -40,10 +40,10 @@ lock: .venv/test ## renew the lock files from pyproject.toml
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
 	$$lock -o requirements.lock && $$lock --extra test -c requirements.lock -o requirements-test.lock
 
-chromium: .venv/test # for the tests of the page; the distribution's where there is one
-	@command -v chromium > /dev/null && exit; \
+tools: .venv/test # Chromium for the tests of the page, jemalloc for fast training; the distribution's where there are any
+	@command -v chromium > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core > /dev/null; \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 > /dev/null; \
 	else \
 		$(VENV)/playwright install --with-deps chromium; \
 	fi

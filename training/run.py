@@ -32,14 +32,21 @@ class Run:
     In several processes each takes its share of every batch.
     """
 
-    def __init__(self, recipe: Recipe, training: Images, validation: Images) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        training: Images,
+        validation: Images,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         self.recipe, self.training, self.validation = recipe, training, validation
+        self.memory_format = memory_format
         self.device = distributed.device()
         self.teacher = Teacher(recipe.distillation, training.classes, self.device) if recipe.distillation else None
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=memory_format)
         # With a decay of 0 the average is the model itself.
         average = get_ema_multi_avg_fn(recipe.ema_decay)
         self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
@@ -102,7 +109,7 @@ class Run:
             for images, labels in batches:
                 keys = (self.recipe.seed, number, progress["batches"], DROPOUT + distributed.rank())
                 torch.manual_seed(seeded(*keys).initial_seed())
-                loss, correct = self._train_batch(images, labels)
+                loss, correct = self.train_batch(images, labels)
                 if not math.isfinite(loss):
                     raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
                 progress["batches"] += 1
@@ -114,10 +121,10 @@ class Run:
                 batches.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
                 save()
 
-    def _train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step; returns the batch's sum of losses, and how many of its images were classified correctly."""
         count, mine = len(labels), slice(distributed.rank(), None, distributed.world_size())
-        images = images[mine].to(self.device, memory_format=torch.channels_last)
+        images = images[mine].to(self.device, memory_format=self.memory_format)
         labels = labels[mine].to(self.device)
         logits = self.parallel(images)
         loss = self._loss(images, labels, logits)

@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from training.export import ExportError, export
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "drawn.pt"
     printed = run_module("training.export", checkpoint, "--output", path)
-    assert printed == f"wrote {path}, equal to the classifier within 1e-05 on random and real images\n"
+    assert printed.startswith(f"wrote {path}, equal to the classifier within 1e-05 on random and real images; ")
+    assert re.search(r"; \d+\.\d\d ms an image on one core, in batches of 16\n$", printed)
     return path
 
 
