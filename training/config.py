@@ -39,7 +39,7 @@ class Augment(_Section):
 
 
 class Optimizer(_Section):
-    """`lr` is for all parameters, save that muon takes it for filters and `other_lr` for the rest, by Nesterov SGD."""
+    """With muon, `lr` is that of filters and hidden matrices, and `other_lr` that of head, biases and norms."""
 
     name: Literal["adam", "sgd", "muon"]
     lr: float = Field(gt=0)

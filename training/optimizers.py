@@ -4,18 +4,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, StepLR
 
 from training import config
+from training.models import Network
 
 
 class Muon(Optimizer):
-    """Nesterov SGD that orthogonalises the update of every bank of filters (Jordan et al. 2024, "Muon").
+    """Nesterov SGD that orthogonalises the update of every matrix and bank of filters (Jordan et al. 2024, "Muon").
 
-    torch.optim.Muon takes matrices only. Here a bank (O, I, H, W) is the matrix of its O flattened filters and is kept
-    at norm √O, so that a learning rate means the same for every layer. Groups not `orthogonal` are plain Nesterov SGD.
+    torch.optim.Muon takes matrices only. Here a bank (O, I, H, W) is the matrix of its O flattened filters; all are
+    kept at norm √O, so that a learning rate means the same for every layer. Other groups are plain Nesterov SGD.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float) -> None:
@@ -47,7 +48,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 
-def make_optimizer(model: nn.Module, settings: config.Optimizer) -> Optimizer:
+def make_optimizer(model: Network, settings: config.Optimizer) -> Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.name == "adam":
         return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -55,9 +56,10 @@ def make_optimizer(model: nn.Module, settings: config.Optimizer) -> Optimizer:
         return SGD(
             parameters, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, nesterov=True
         )
-    filters = [parameter for parameter in parameters if parameter.ndim == 4]
-    others = [parameter for parameter in parameters if parameter.ndim != 4]
-    groups = [{"params": filters}, {"params": others, "lr": settings.other_lr, "orthogonal": False}]
+    head = set(model.head.parameters())
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1 and parameter not in head]
+    others = [parameter for parameter in parameters if parameter.ndim == 1 or parameter in head]
+    groups = [{"params": matrices}, {"params": others, "lr": settings.other_lr, "orthogonal": False}]
     return Muon(groups, lr=settings.lr, momentum=settings.momentum)
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from training import config
+from training.models import Network
 from training.optimizers import Muon, make_optimizer, make_schedule, orthogonalise
 
 
@@ -18,7 +19,8 @@ def test_orthogonalised_keeps_directions_and_levels_their_lengths(shape: tuple[i
 def test_muon_keeps_filters_at_their_norm_and_descends() -> None:
     torch.manual_seed(0)
     filters = nn.Conv2d(3, 8, 3)
-    model = nn.Sequential(filters, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 2))
+    hidden = nn.Linear(8 * 4 * 4, 16)
+    model = Network(nn.Sequential(filters, nn.ReLU(), nn.Flatten(), hidden, nn.ReLU()), nn.Linear(16, 2))
     images, labels = torch.randn(32, 3, 6, 6), torch.arange(32) % 2
     optimizer = make_optimizer(model, config.Optimizer(name="muon", lr=0.05, other_lr=0.05, momentum=0.6))
     assert isinstance(optimizer, Muon)
@@ -31,18 +33,20 @@ def test_muon_keeps_filters_at_their_norm_and_descends() -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3
     assert filters.weight.norm().item() == pytest.approx(8**0.5, rel=0.1)
+    assert hidden.weight.norm().item() == pytest.approx(16**0.5, rel=0.1)
 
 
 def test_parameters_that_are_fixed_stay() -> None:
-    model = nn.Conv2d(3, 4, 3)
-    model.weight.requires_grad_(False)
+    fixed = nn.Conv2d(3, 4, 3)
+    fixed.weight.requires_grad_(False)
+    model = Network(fixed, nn.Linear(5, 6))
     for name in ("adam", "sgd", "muon"):
         optimizer = make_optimizer(model, config.Optimizer.model_validate({"name": name, "lr": 0.1}))
-        assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(4,)]
+        assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(4,), (6, 5), (6,)]
 
 
 def rates(name: str, **settings: float) -> list[float]:
-    model = nn.Linear(2, 2)
+    model = Network(nn.Flatten(), nn.Linear(2, 2))
     optimizer = make_optimizer(model, config.Optimizer(name="sgd", lr=0.1))
     schedule = make_schedule(optimizer, config.Schedule.model_validate({"name": name} | settings), 10, epochs=4)
     seen = []
