@@ -21,10 +21,7 @@ POLICIES = {
 
 
 def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
-    """Augment and normalise uint8 pixels (N, 3, S, S), of which `mirrored` (N,) bool are; returns float32 (N, 3, S, S).
-
-    What is turned off costs nothing.
-    """
+    """Augment and normalise uint8 pixels (N, 3, S, S), mirrored where `mirrored` (N,) is true; returns float32."""
     if augment.policy != "none":
         pixels = apply_policy(pixels, augment.policy, generator)
     images = shift_mirror_rotate(pixels.float(), mirrored, augment, generator)

@@ -14,6 +14,7 @@ from training.metrics import predict
 from training.models import Network
 
 FITTED_ON = 10_000  # training images that the scatter of the features is taken from
+ENOUGH = 100  # validation images to believe a temperature below 1
 ACCEPTED = 0.95  # share of the validation images that the threshold calls familiar
 
 
@@ -45,12 +46,16 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return what logits (N, C) are to be divided by for the least cross-entropy, 0.05 to 20 (Guo et al. 2017)."""
+    """Return what logits (N, C) are to be divided by for the least cross-entropy, 0.05 to 20 (Guo et al. 2017).
+
+    Few images cannot show that a network is too modest, so from them it is at least 1.
+    """
+    least = -3.0 if len(labels) >= ENOUGH else 0.0
     logarithm = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=50, line_search_fn="strong_wolfe")
 
     def temperature() -> Tensor:
-        return logarithm.clamp(-3, 3).exp()  # a handful of images, all correct, would ask for 0
+        return logarithm.clamp(least, 3).exp()
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -64,13 +69,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def fit_distance(network: Network, training: Images) -> FeatureDistance:
     """Take class means and shared scatter of the features from a part of the training images."""
-    part = training.subset(torch.arange(0, len(training.labels), max(1, len(training.labels) // FITTED_ON)))
+    share = FITTED_ON // len(training.classes) + 1
+    members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
+    part = training.subset(torch.cat(members))
     features = predict(network.features, part.pixels).double()
     means = torch.stack([features[part.labels == label].mean(dim=0) for label in range(len(part.classes))])
     centred = features - means[part.labels]
     scatter = centred.T @ centred / len(centred)
-    # A little of the mean variance on all axes, as few images leave some of them without any.
-    scatter += 0.01 * scatter.trace() / len(scatter) * torch.eye(len(scatter))
+    # A little of the mean variance on all axes, as few images leave some of them, or all, without any.
+    scatter += (0.01 * scatter.trace() / len(scatter) + 1e-6) * torch.eye(len(scatter))
     variances, axes = torch.linalg.eigh(scatter)
     whitening = axes / variances.sqrt()
     return FeatureDistance(whitening.float(), (means @ whitening).float())
@@ -79,10 +86,13 @@ def fit_distance(network: Network, training: Images) -> FeatureDistance:
 def separation(classifier: Classifier, familiar: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
     """Return the area under the ROC curve of telling `familiar` pixels from each kind of others."""
     _, inside = predict(classifier, familiar)
-    return {name: _auroc(inside, predict(classifier, pixels)[1]) for name, pixels in others.items()}
+    return {name: auroc(inside, predict(classifier, pixels)[1]) for name, pixels in others.items()}
 
 
-def _auroc(inside: Tensor, outside: Tensor) -> float:
-    scores = torch.cat([inside, outside])
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    """Return the probability that a score of inside is above one of outside."""
+    # Ranks, as torchmetrics would squeeze scores through a sigmoid, which has few values for large ones.
+    scores = torch.cat([inside, outside]).unique(return_inverse=True)[1].double()
+    scores /= len(scores)
     targets = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()
     return binary_auroc(scores, targets).item()

@@ -1,10 +1,10 @@
 """The shape of a recipe: everything that decides a training run, read from YAML and checked once."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
@@ -44,7 +44,7 @@ class Optimizer(_Section):
     name: Literal["adam", "sgd", "muon"]
     lr: float = Field(gt=0)
     other_lr: float = Field(0.05, gt=0)  # muon only
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)  # adam and sgd
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd and muon, Nesterov
 
 
@@ -59,7 +59,7 @@ class SmallerImages(_Section):
     """The first `epochs` see images shrunk to `size` pixels, which costs (size / INPUT_SIZE)² of the time."""
 
     epochs: int = Field(gt=0)
-    size: int = Field(gt=0)
+    size: int = Field(ge=12, lt=INPUT_SIZE)
 
 
 class Distillation(_Section):
@@ -89,6 +89,15 @@ class Recipe(_Section):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
+    split_seed: int = Field(42, ge=0)  # of the validation images, which runs to be compared or joined must share
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.smaller_images and self.architecture == "cnn":
+            raise ValueError("cnn takes images of one size only; leave out smaller_images")
+        if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:
+            raise ValueError("smaller_images leaves no epoch for images of full size")
+        return self
 
     def image_size(self, epoch: int) -> int:
         """Return the side, in pixels, of the images of an epoch; epochs count from 1."""
@@ -102,11 +111,17 @@ class Recipe(_Section):
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from a YAML file. Raises RecipeError with a sentence for each field that is wrong."""
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+        return make_recipe(yaml.safe_load(path.read_text()), str(path))
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe {path}; those that come along are in training/recipes.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
+
+
+def make_recipe(values: Any, name: str) -> Recipe:
+    """Make a recipe of plain values. Raises RecipeError, which calls it `name`, as load_recipe does."""
+    try:
+        return Recipe.model_validate(values)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"{path} cannot be followed. " + "; ".join(problems)) from None
+        raise RecipeError(f"{name} cannot be followed. " + "; ".join(problems)) from None

@@ -61,10 +61,15 @@ def load_images(root: Path | None, split: str) -> Images:
 
 
 def class_names(root: Path, split: str) -> list[str]:
-    """Return the names of the folders of a split. Raises DataError where there are none."""
+    """Return the names of the folders of a split. Raises DataError for less than two, and for one without images."""
     names = sorted(folder.name for folder in (root / split).glob("*/"))
     if not names:
         raise DataError(f"{root} has no folder '{split}' with classes; put images into {root}/{split}/<class>/.")
+    if len(names) == 1:
+        raise DataError(f"{root / split} has '{names[0]}' alone; there is nothing to tell apart.")
+    for name in names:
+        if not any(_is_image(file.name) for file in (root / split / name).rglob("*")):
+            raise DataError(f"{root / split / name} has no JPEG, PNG or GIF files; add some, or remove the folder.")
     return names
 
 
@@ -133,7 +138,9 @@ def _load_cifar10(split: str) -> Images:
         raise DataError(
             f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own with --data."
         ) from None
-    return Images(torch.from_numpy(found.data).permute(0, 3, 1, 2), torch.tensor(found.targets), found.classes)
+    return Images(
+        torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets), found.classes
+    )
 
 
 def _load_pixels(path: str) -> Tensor:

@@ -12,9 +12,14 @@ T = TypeVar("T")
 
 
 def start() -> None:
-    """Join the processes that torchrun has started: by NCCL on GPUs, by gloo on CPUs."""
-    if "RANK" in os.environ:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    """Join the processes that torchrun has started: by NCCL on GPUs, one each, by gloo on CPUs."""
+    if "RANK" not in os.environ:
+        return
+    if torch.cuda.is_available():
+        if int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+            raise SystemExit(f"There are {torch.cuda.device_count()} GPUs here; give torchrun no more processes.")
+        torch.cuda.set_device(device())
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def stop() -> None:

@@ -23,7 +23,11 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
     """Make one checkpoint of several. Raises CheckpointError where they differ in classes or in training images."""
     cards = [member.card for member in members]
     recipe = cards[0]["recipe"]
-    training, validation = stratified_split(load_images(data, "train"), recipe["validation_fraction"], recipe["seed"])
+    if any("members" in card["recipe"] for card in cards):
+        raise CheckpointError("An ensemble cannot be a member of another; name its members themselves.")
+    training, validation = stratified_split(
+        load_images(data, "train"), recipe["validation_fraction"], recipe["split_seed"]
+    )
     for card in cards:
         if card["data"]["fingerprint"] != training.fingerprint() or card["classes"] != training.classes:
             raise CheckpointError(f"{card['name']} was not trained on these images, or on another split of them.")
@@ -40,7 +44,7 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
     metrics = {
         "validation": figures(predict(classifier, validation.pixels)[0], validation.labels),
         "test": figures(predict(classifier, test.pixels)[0], test.labels),
-        "members": {card["name"]: card["metrics"]["test"] for card in cards},
+        "members": [{"name": card["name"], **card["metrics"]["test"]} for card in cards],
     }
     card = describe(name, joined, training, data, calibration=calibration, metrics=metrics)
     return Checkpoint(halved(classifier.state_dict()), card)
@@ -73,10 +77,8 @@ def main() -> None:
     except (CheckpointError, DataError) as error:
         raise SystemExit(str(error)) from None
     save_checkpoint(ensemble, arguments.output)
-    for (name, figures_alone), weight in zip(
-        ensemble.card["metrics"]["members"].items(), ensemble.card["recipe"]["weights"], strict=True
-    ):
-        print(f"{name}: test accuracy {figures_alone['accuracy']:.2%}, weight {weight:.2f}")
+    for member, weight in zip(ensemble.card["metrics"]["members"], ensemble.card["recipe"]["weights"], strict=True):
+        print(f"{member['name']}: test accuracy {member['accuracy']:.2%}, weight {weight:.2f}")
     print(f"together: test accuracy {ensemble.card['metrics']['test']['accuracy']:.2%}; wrote {arguments.output}")
 
 

@@ -28,6 +28,7 @@ from training.data import DataError, Images, load_images
 from training.metrics import BINS, figures, predict, wilson_interval
 
 WORST = 24  # mistakes shown
+READABLE = 30  # classes, up to which the confusion matrix has numbers in it
 
 
 def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[str, Any]:
@@ -82,14 +83,14 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]
 
 
 def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
-    figure = Figure(figsize=(1.5 + 0.6 * len(classes),) * 2, layout="constrained")
+    figure = Figure(figsize=(min(1.5 + 0.6 * len(classes), 20),) * 2, layout="constrained")
     axes = figure.subplots()
     shares = torch.tensor(matrix).double()
     axes.imshow(shares / shares.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
-    for true, row in enumerate(matrix):
+    for true, row in enumerate(matrix if len(classes) <= READABLE else []):
         for predicted, count in enumerate(row):
             colour = "white" if count > sum(row) / 2 else "black"
             axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=8)

@@ -54,7 +54,11 @@ def make_optimizer(model: Network, settings: config.Optimizer) -> Optimizer:
         return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     if settings.name == "sgd":
         return SGD(
-            parameters, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum, nesterov=True
+            parameters,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
         )
     head = set(model.head.parameters())
     matrices = [parameter for parameter in parameters if parameter.ndim > 1 and parameter not in head]

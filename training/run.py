@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handler.transforms import normalise
@@ -21,8 +22,23 @@ from training.history import Row
 from training.metrics import evaluate
 from training.optimizers import make_optimizer, make_schedule
 
-START: dict[str, Any] = {"batches": 0, "seen": 0, "loss": 0.0, "correct": 0.0, "seconds": 0.0}  # progress in an epoch
+START: dict[str, Any] = {
+    "batches": 0,
+    "lr": 0.0,
+    "seen": 0,
+    "loss": 0.0,
+    "correct": 0.0,
+    "seconds": 0.0,
+}  # progress in an epoch
 DROPOUT = 1  # its key, beside that of the augmentation
+
+
+def moved(decay: float, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    """Move an average towards the current value: at the start faster, so that a short run forgets where it began."""
+    if not average.is_floating_point():
+        return current
+    decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+    return average * decay + current * (1 - decay)
 
 
 class Run:
@@ -47,9 +63,7 @@ class Run:
         model = build(recipe.model_dump(), len(training.classes))
         model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
         self.model = model.to(self.device).to(memory_format=memory_format)
-        # With a decay of 0 the average is the model itself.
-        average = get_ema_multi_avg_fn(recipe.ema_decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(self.optimizer, recipe.schedule, len(Epoch(training, recipe, 1)), recipe.epochs)
@@ -74,12 +88,13 @@ class Run:
         Calls `save` after every batch, when the state is whole.
         """
         number = len(self.history) + 1
-        lr = self.optimizer.param_groups[0]["lr"]
+        if self.progress["batches"] == 0:
+            self.progress["lr"] = self.optimizer.param_groups[0]["lr"]
         self._train_batches(number, save)
         measured = distributed.agreed(evaluate(self.average.module, self.validation, self.device))
         row = {
             "epoch": number,
-            "lr": lr,
+            "lr": self.progress["lr"],
             "train_loss": self.progress["loss"] / self.progress["seen"],
             "train_accuracy": self.progress["correct"] / self.progress["seen"],
             "validation_loss": measured["loss"],

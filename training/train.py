@@ -21,12 +21,13 @@ from training import distributed
 from training.calibrate import calibrate
 from training.checkpoint import Checkpoint, CheckpointError, build, describe, halved, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe
-from training.data import DataError, class_names, load_images, stratified_split
+from training.data import DataError, Epoch, class_names, load_images, stratified_split
 from training.history import Row, write_history
 from training.metrics import figures, predict
 from training.run import Run
 
 SAVE_SECONDS = 60.0
+FEW_STEPS = 40
 
 
 class Saver:
@@ -63,11 +64,14 @@ def train(
         raise RecipeError(f"{output} already holds a run; go on with --resume, or choose another --output.")
     if data is not None and class_names(data, "train") != class_names(data, "test"):
         raise DataError(f"{data}/train and {data}/test have different classes; give both the same folders.")
-    training, validation = stratified_split(load_images(data, "train"), recipe.validation_fraction, recipe.seed)
+    training, validation = stratified_split(load_images(data, "train"), recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)
     if last.exists():
         run.load_state_dict(load(last))
     _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
+    steps = recipe.epochs * len(Epoch(training, recipe, 1))
+    if steps < FEW_STEPS:
+        _say(f"These are {steps} steps in all, which is little; a smaller batch_size or more epochs would teach more.")
     saver = Saver(run, last, save_seconds)
     while not run.finished:
         row = run.train_epoch(saver.save_when_due)
@@ -75,9 +79,9 @@ def train(
         if distributed.rank() == 0:
             _say(_line(run, row))
             write_history(run.history, output)
+            if tensorboard:
+                log_row(row, output / "tensorboard")
     if distributed.rank() == 0:
-        if tensorboard:
-            write_tensorboard(run.history, output / "tensorboard")
         save_checkpoint(finish(run, data), checkpoint)
     return checkpoint
 
@@ -111,16 +115,16 @@ def finish(run: Run, data: Path | None) -> Checkpoint:
     return Checkpoint(halved(classifier.state_dict()), card)
 
 
-def write_tensorboard(history: list[Row], folder: Path) -> None:
-    """Write the history as TensorBoard shows it."""
+def log_row(row: Row, folder: Path) -> None:
+    """Add a row of the history to what TensorBoard shows."""
     with SummaryWriter(folder) as writer:
-        for row in history:
-            for name, value in row.items():
-                writer.add_scalar(name, value, int(row["epoch"]))
+        for name, value in row.items():
+            writer.add_scalar(name, value, int(row["epoch"]))
 
 
 def _line(run: Run, row: Row) -> str:
-    left = row["seconds"] * (run.recipe.epochs - row["epoch"]) / 60
+    pixels = [run.recipe.image_size(number) ** 2 for number in range(int(row["epoch"]), run.recipe.epochs + 1)]
+    left = row["seconds"] * sum(pixels[1:]) / pixels[0] / 60
     return (
         f"epoch {row['epoch']}/{run.recipe.epochs}: "
         f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}; "

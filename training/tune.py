@@ -2,14 +2,16 @@
 
     python -m training.tune --recipe training/recipes/cnn.yaml --space training/spaces/cnn.yaml --epochs 3 --trials 20
 
-The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices. The
-recipe itself is the first trial. Trials are kept in a storage, so that the same command goes on where it was stopped,
-and several processes, or machines with one data base or file system, work on one study. The output folder gets the best
-trial as recipe.yaml, and report.md with its plots.
+The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices (of
+which --grid tries all combinations). The recipe itself is the first trial. Trials are kept in a storage, so that the
+same command goes on where it was stopped, and several processes, or machines with one data base or file system, work on
+one study. The output folder gets the best trial as recipe.yaml, and report.md with its plots.
 """
 
 import argparse
+import json
 import logging
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -24,28 +26,34 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback, Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as plots
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from training.config import Recipe, RecipeError, load_recipe
+from training.checkpoint import CheckpointError
+from training.config import Recipe, RecipeError, load_recipe, make_recipe
 from training.data import DataError, Images, load_images, stratified_split
 from training.run import Run
 
-Space = dict[str, list[Any] | dict[str, Any]]
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+Space = dict[str, list[Any] | dict[str, int | float | bool]]
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def load_space(path: Path, recipe: Recipe) -> Space:
     """Read a search space, in which the recipe has to lie. Raises RecipeError where it is no such thing."""
     try:
-        space = yaml.safe_load(path.read_text())
+        space = TypeAdapter(Space).validate_python(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
         raise RecipeError(f"There is no search space {path}; those that come along are in training/spaces.") from None
+    except (yaml.YAMLError, ValidationError):
+        raise RecipeError(f"{path} is no search space; give each field a list of choices, or low and high.") from None
     for field, values in space.items():
         value = _read(recipe, field)
-        if not (isinstance(values, list) or (isinstance(values, dict) and {"low", "high"} <= values.keys())):
+        if isinstance(values, dict) and not {"low", "high"} <= values.keys():
             raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
         if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
             raise RecipeError(f"The recipe's {field} of {value} is not in {path}; make room for it there.")
+        for bound in values if isinstance(values, list) else (values["low"], values["high"]):
+            changed(recipe, {field: bound})
     return space
 
 
@@ -60,7 +68,7 @@ def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     for field, value in values.items():
         section, name = _get(plain, field)
         section[name] = value
-    return Recipe.model_validate(plain)
+    return make_recipe(plain, f"A recipe with {values}")
 
 
 def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images) -> float:
@@ -75,16 +83,26 @@ def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images
 
 
 def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, grid: bool) -> Study:
-    """Open the study, or begin it with the recipe itself as its first trial."""
-    sampler: BaseSampler = TPESampler(seed=recipe.seed, n_startup_trials=5, constant_liar=True)
+    """Open the study, or begin it with the recipe itself as its first trial.
+
+    Raises RecipeError where the study has been about another recipe or space.
+    """
+    sampler: BaseSampler = TPESampler(n_startup_trials=5, constant_liar=True)
     if grid:
-        sampler = GridSampler({field: _choices(field, values) for field, values in space.items()}, seed=recipe.seed)
-    pruner = MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        sampler = GridSampler({field: _choices(field, values) for field, values in space.items()})
+    pruner = MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = optuna.create_study(
         study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
     )
-    if not study.trials and not grid:
-        study.enqueue_trial({field: _read(recipe, field) for field in space}, user_attrs={"reference": True})
+    subject = json.loads(json.dumps({"recipe": recipe.model_dump(), "space": space, "grid": grid}))
+    if not study.user_attrs:
+        study.set_user_attr("subject", subject)
+        if not grid:
+            study.enqueue_trial({field: _read(recipe, field) for field in space}, user_attrs={"reference": True})
+    elif study.user_attrs["subject"] != subject:
+        raise RecipeError(
+            f"Study '{name}' is about another recipe, space or number of epochs; choose another --output."
+        )
     return study
 
 
@@ -96,10 +114,10 @@ def open_storage(place: str) -> BaseStorage:
     return JournalStorage(JournalFileBackend(place))
 
 
-def write_report(study: Study, recipe: Recipe, output: Path) -> None:
-    """Write the best trial as a recipe, and a page with the trials and their plots."""
+def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> None:
+    """Write the best trial as a recipe of the length of the `whole` one, and a page with the trials and their plots."""
     output.mkdir(parents=True, exist_ok=True)
-    best = changed(recipe, study.best_trial.params)
+    best = changed(whole, study.best_trial.params)
     heading = (
         f"# Trial {study.best_trial.number} of study {study.study_name}: validation accuracy {study.best_value:.2%}"
     )
@@ -149,6 +167,8 @@ def _page(study: Study, recipe: Recipe, pictures: list[str]) -> str:
 def _outcome(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return f"{trial.value:.2%}"
+    if trial.state == TrialState.FAIL:
+        return "failed"
     return f"pruned after epoch {trial.last_step} at {trial.intermediate_values[trial.last_step or 0]:.2%}"
 
 
@@ -200,40 +220,40 @@ def main() -> None:
     # Optuna's own lines would tear the progress bar apart.
     optuna.logging.set_verbosity(logging.WARNING)
     try:
-        recipe = load_recipe(arguments.recipe).model_copy(update={"epochs": arguments.epochs})
+        whole = load_recipe(arguments.recipe)
+        recipe = changed(whole, {"epochs": arguments.epochs, "smaller_images": []})
         space = load_space(arguments.space, recipe)
-        study = open_study(
-            arguments.study or recipe.name,
-            open_storage(arguments.storage or str(arguments.output / "study.log")),
-            space,
-            recipe,
-            arguments.grid,
-        )
-        images = stratified_split(load_images(arguments.data, "train"), recipe.validation_fraction, recipe.seed)
-        _search(study, space, recipe, images, arguments.trials)
-    except (RecipeError, DataError) as error:
+        storage = open_storage(arguments.storage or str(arguments.output / "study.log"))
+        study = open_study(arguments.study or recipe.name, storage, space, recipe, arguments.grid)
+        images = stratified_split(load_images(arguments.data, "train"), recipe.validation_fraction, recipe.split_seed)
+        trials = math.prod(len(values) for values in space.values()) if arguments.grid else arguments.trials
+        search(study, space, recipe, images, trials)
+    except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit("\nInterrupted; the same command goes on.") from None
-    write_report(study, recipe, arguments.output)
+    if not study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False):
+        raise SystemExit("No trial came to its end; try a space of lower learning rates.")
+    write_report(study, recipe, whole, arguments.output)
     print(f"best validation accuracy {study.best_value:.2%}; wrote {arguments.output}/recipe.yaml and report.md")
 
 
-def _search(study: Study, space: Space, recipe: Recipe, images: tuple[Images, Images], trials: int) -> None:
+def search(study: Study, space: Space, recipe: Recipe, images: tuple[Images, Images], trials: int) -> None:
     """Run trials until the study has as many as wanted, those of other processes included."""
     ended = len(study.get_trials(states=ENDED, deepcopy=False))
-    with tqdm(total=trials, initial=min(ended, trials), desc="trials", disable=None) as bar:
+    if ended >= trials:
+        return
+    with tqdm(total=trials, initial=ended, desc="trials", disable=None) as bar:
 
         def tell(study: Study, trial: FrozenTrial) -> None:
             bar.update()
             tqdm.write(f"trial {trial.number}: {_outcome(trial)}; best {_best(study)}; {trial.params}")
 
-        if ended < trials:
-            study.optimize(
-                lambda trial: objective(trial, suggest(trial, space, recipe), *images),
-                callbacks=[tell, MaxTrialsCallback(trials, states=ENDED)],
-                catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
-            )
+        study.optimize(
+            lambda trial: objective(trial, suggest(trial, space, recipe), *images),
+            callbacks=[tell, MaxTrialsCallback(trials, states=ENDED)],
+            catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
+        )
 
 
 def _best(study: Study) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.calibrate import fit_distance, fit_temperature, separation
+from training.calibrate import auroc, fit_distance, fit_temperature, separation
 from training.checkpoint import load_checkpoint
 from training.data import load_images, stratified_split
 from training.metrics import predict
@@ -18,15 +18,23 @@ def test_finds_the_temperature_that_logits_were_multiplied_by(temperature: float
     assert fit_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.05)
 
 
-def test_answers_that_are_all_correct_keep_some_doubt() -> None:
-    assert 0.05 <= fit_temperature(torch.eye(4) * 5, torch.arange(4)) < 0.5
+def test_few_answers_that_are_all_correct_prove_nothing() -> None:
+    assert fit_temperature(torch.eye(4) * 5, torch.arange(4)) == 1.0
+    assert 0.05 <= fit_temperature((torch.eye(4) * 5).repeat(50, 1), torch.arange(4).repeat(50)) < 0.5
+
+
+def test_separation_of_large_scores_is_seen() -> None:
+    inside, outside = torch.linspace(30, 40, 50), torch.linspace(20, 29, 50)
+    assert auroc(inside, outside) == 1.0
+    assert auroc(outside, inside) == 0.0
+    assert auroc(inside, inside) == 0.5
 
 
 def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> None:
     loaded = load_checkpoint(checkpoint)
     recipe = loaded.card["recipe"]
     training, validation = stratified_split(
-        load_images(dataset, "train"), recipe["validation_fraction"], recipe["seed"]
+        load_images(dataset, "train"), recipe["validation_fraction"], recipe["split_seed"]
     )
     _, familiarity = predict(loaded.classifier(), validation.pixels)
     accepted = familiarity >= loaded.card["calibration"]["familiarity"]["threshold"]
@@ -42,8 +50,9 @@ def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path
     assert loaded.card["calibration"]["familiarity"]["auroc"].keys().isdisjoint(drawn())
 
 
-def test_few_images_still_give_a_distance(checkpoint: Path, dataset: Path) -> None:
-    few, _ = stratified_split(load_images(dataset, "test"), 0.5, 0)
+@pytest.mark.parametrize("fraction", [0.5, 0.99])  # down to one image of each class
+def test_few_images_still_give_a_distance(checkpoint: Path, dataset: Path, fraction: float) -> None:
+    few, _ = stratified_split(load_images(dataset, "test"), fraction, 0)
     score = fit_distance(load_checkpoint(checkpoint).classifier().network, few)
     assert score.whitening.isfinite().all()
     assert score.means.shape == (10, 512)

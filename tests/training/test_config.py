@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.conftest import QUICK_RECIPE
-from training.config import RecipeError, load_recipe
+from training.config import RecipeError, load_recipe, make_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 
@@ -12,6 +12,19 @@ RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.ya
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_that_come_along_can_be_followed(path: Path) -> None:
     load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"smaller_images": [{"epochs": 1, "size": 16}]}, "images of one size"),
+        ({"architecture": "resnet18", "smaller_images": [{"epochs": 2, "size": 16}]}, "no epoch for images of full"),
+        ({"smaller_images": [{"epochs": 1, "size": 32}]}, "less than 32"),
+    ],
+)
+def test_refuses_what_does_not_fit_together(changes: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        make_recipe(QUICK_RECIPE | changes, "it")
 
 
 def test_reference_recipe_is_the_reference() -> None:

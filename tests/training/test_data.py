@@ -42,7 +42,9 @@ def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.M
             self.targets, self.classes = [0, 1, 0, 1], ["cat", "dog"]
 
     monkeypatch.setattr(data, "CIFAR10", Downloaded)  # the real one would fetch 170 MB
-    assert load_images(None, "train").pixels.unique().tolist() == [7]
+    loaded = load_images(None, "train")
+    assert loaded.pixels.unique().tolist() == [7]
+    assert stratified_split(loaded, 0.5, 0)[0].fingerprint() == stratified_split(loaded, 0.5, 0)[0].fingerprint()
     assert load_images(None, "test").pixels.shape == (4, 3, 32, 32)
 
 
@@ -50,7 +52,10 @@ def test_says_which_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no folder 'train'"):
         load_images(tmp_path, "train")
     (tmp_path / "train" / "empty").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(DataError, match="'empty' alone"):
+        load_images(tmp_path, "train")
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"cat has no JPEG, PNG or GIF files"):
         load_images(tmp_path, "train")
 
 
@@ -73,8 +78,9 @@ def test_written_images_can_be_loaded_again(tmp_path: Path, dataset: Path) -> No
 
 def test_names_the_image_that_cannot_be_read(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "cat"
-    folder.mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "a.png")
     (folder / "b.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"b\.png.*Remove or replace"):
         load_images(tmp_path, "train")
@@ -133,7 +139,9 @@ def test_random_flip_takes_half_and_never_none() -> None:
 
 
 def test_the_first_epochs_may_see_smaller_images() -> None:
-    recipe = make_recipe(smaller_images=[{"epochs": 1, "size": 16}, {"epochs": 2, "size": 24}], epochs=5)
+    recipe = make_recipe(
+        architecture="resnet18", smaller_images=[{"epochs": 1, "size": 16}, {"epochs": 2, "size": 24}], epochs=5
+    )
     pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     whole = Images(pixels, torch.tensor([0, 0, 1, 1]), ["a", "b"])
     assert [Epoch(whole, recipe, number)[0][0].shape[-1] for number in range(1, 6)] == [16, 24, 24, 32, 32]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import QUICK_RECIPE
@@ -169,7 +170,8 @@ def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_looks_at_the_classes_of_the_test_images_first(tmp_path: Path) -> None:
-    for folder in ("train/cat", "train/dog", "test/cat"):
+    for folder in ("train/cat", "train/dog", "test/cat", "test/cow"):
         (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
     with pytest.raises(DataError, match="different classes"):
         train(Recipe.model_validate(QUICK_RECIPE), tmp_path, tmp_path / "out", resume=False)

@@ -38,12 +38,30 @@ def test_goes_on_where_it_stopped_and_writes_the_best_as_a_recipe(
 
     best = load_recipe(output / "recipe.yaml")
     assert best.batch_size in SPACE["batch_size"]
-    assert best.epochs == 1
+    assert best.epochs == QUICK_RECIPE["epochs"]
     page = (output / "report.md").read_text()
     assert "4 trials of at most 1 epochs each" in page
     assert "The recipe it set out from reached" in page
     for picture in re.findall(r"\((\w+\.png)\)", page):
         assert (output / picture).exists()
+
+
+def test_a_trial_that_fails_is_no_end(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    space = tmp_path / "wild.yaml"
+    space.write_text(yaml.safe_dump({"optimizer.lr": [0.001, 1e30], "batch_size": [16]}))
+    grid = [*arguments(recipe, space, dataset, tmp_path / "study", 2), "--grid"]
+    printed = run_module("training.tune", *grid)
+    assert re.search(r"^trial \d: failed; ", printed, re.MULTILINE)
+    assert "best validation accuracy" in printed
+
+
+def test_a_study_stays_with_its_subject(recipe: Path, space: Path, dataset: Path, tmp_path: Path) -> None:
+    command = arguments(recipe, space, dataset, tmp_path / "study", 1)
+    run_module("training.tune", *command)
+    other = [sys.executable, "-m", "training.tune", *command, "--epochs", "2"]
+    done = subprocess.run(other, cwd=ROOT, capture_output=True, text=True)
+    assert "is about another recipe, space or number of epochs" in done.stderr
+    assert done.returncode == 1
 
 
 def test_processes_share_a_study(recipe: Path, space: Path, dataset: Path, tmp_path: Path) -> None:
@@ -75,8 +93,12 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
     path.write_text("optimizer.rate: [1]")
     with pytest.raises(RecipeError, match=r"no field 'optimizer\.rate'"):
         load_space(path, recipe)
-    path.write_text("batch_size: 3")
-    with pytest.raises(RecipeError, match="give 'batch_size' a list"):
+    for text in ("batch_size: 3", "batch_size: {low: 1}", "", "[1, 2]", "a: b: c"):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match="a list of choices, or low and high"):
+            load_space(path, recipe)
+    path.write_text("dropout: {low: 0.0, high: 1.5}")
+    with pytest.raises(RecipeError, match=r"dropout.*less than 1"):
         load_space(path, recipe)
     path.write_text("batch_size: [64]")
     with pytest.raises(RecipeError, match="batch_size of 16 is not in"):
