@@ -85,7 +85,8 @@ class Recipe(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch_size: int = Field(64, gt=1)
     epochs: int = Field(100, gt=0)
-    patience: int = Field(10, gt=0)  # epochs without a better validation loss
+    best_by: Literal["loss", "accuracy"] = "loss"  # of the validation images; says which epoch's weights are kept
+    patience: int = Field(10, gt=0)  # epochs without a better one
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)

@@ -75,6 +75,8 @@ class Run:
 
     @property
     def best_row(self) -> Row:
+        if self.recipe.best_by == "accuracy":
+            return max(self.history, key=lambda row: row["validation_accuracy"])
         return min(self.history, key=lambda row: row["validation_loss"])
 
     @property

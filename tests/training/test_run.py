@@ -43,6 +43,17 @@ def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
         run.train_epoch()
 
 
+@pytest.mark.parametrize(("best_by", "epoch"), [("loss", 1), ("accuracy", 2)])
+def test_keeps_the_epoch_that_the_recipe_calls_best(dataset: Path, best_by: str, epoch: int) -> None:
+    run = make_run(dataset, best_by=best_by)
+    losses, accuracies = (0.1, 0.2), (0.8, 0.9)
+    run.history = [
+        {"epoch": number, "validation_loss": loss, "validation_accuracy": accuracy}
+        for number, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True), start=1)
+    ]
+    assert run.best_row["epoch"] == epoch
+
+
 @pytest.mark.parametrize(
     "changes",
     [
