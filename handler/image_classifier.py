@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +12,8 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
 
-
-class Answer(NamedTuple):
-    """What the model says of one image: a probability for each class, and how like the training images it is."""
-
-    probabilities: list[float]
-    familiarity: float
+# Probabilities of the classes, and familiarity. No class, as TorchServe allows for one only in this file.
+Answer = tuple[list[float], float]
 
 
 class ImageClassifier(BaseHandler):
@@ -59,20 +55,21 @@ class ImageClassifier(BaseHandler):
 
     def _answers(self, pixels: list[Tensor]) -> list[Answer]:
         logits, familiarity = self.model(normalise(torch.stack(pixels).to(self.device)))
-        return [Answer(*pair) for pair in zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True)]
+        return list(zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True))
 
     def _reply(self, index: int, item: Answer | ImageError) -> dict[str, Any]:
         if isinstance(item, ImageError):
             self.context.set_response_status(item.status, "Unreadable image", index)
             return {"error": str(item)}
-        class_probabilities = dict(zip(self.classes, item.probabilities, strict=True))
+        probabilities, familiarity = item
+        class_probabilities = dict(zip(self.classes, probabilities, strict=True))
         predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)
         return {
             "predicted_class": predicted_class,
             "confidence": class_probabilities[predicted_class],
             "class_probabilities": class_probabilities,
-            "in_distribution": item.familiarity >= self.card["calibration"]["familiarity"]["threshold"],
-            "in_distribution_score": item.familiarity,
+            "in_distribution": familiarity >= self.card["calibration"]["familiarity"]["threshold"],
+            "in_distribution_score": familiarity,
         }
 
 
