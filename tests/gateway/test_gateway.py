@@ -30,6 +30,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
         ("post", "/predict_base64"),
         ("get", "/health"),
         ("get", "/classes"),
+        ("get", "/model"),
     }
 
 

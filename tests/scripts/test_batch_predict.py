@@ -40,7 +40,7 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
     assert "cannot be read" in written[0]["error"]
     assert "send a JPEG" in written[-1]["error"]
     assert all(row["predicted_class"] in TEN and not row["error"] for row in written[1:-1])
-    assert list(written[0])[4:] == [f"probability_{name}" for name in sorted(TEN)]
+    assert list(written[0])[5:] == [f"probability_{name}" for name in sorted(TEN)]
 
 
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
