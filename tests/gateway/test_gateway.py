@@ -36,7 +36,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
 
 def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/swagger/")
-    expect(page.locator(".opblock")).to_have_count(4)
+    expect(page.locator(".opblock")).to_have_count(5)
 
 
 def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
