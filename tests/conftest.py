@@ -18,7 +18,7 @@ QUICK_RECIPE = {
     "name": "drawn",
     "architecture": "cnn",
     "augment": {"crop_padding": 2, "flip": "random"},
-    "optimizer": {"name": "adam", "lr": 0.001},
+    "optimizer": {"name": "adam", "lr": 0.001, "weight_decay": 0.0001},
     "schedule": {"name": "step"},
     "batch_size": 16,
     "epochs": 2,

@@ -56,8 +56,8 @@ The validation images chose the epoch and fitted what follows; the test images w
 
 ## Limits
 
-- It gives one of its classes to any image. `in_distribution` catches most that look like none of them, not all, and
-  refuses one in twenty that it should not.
+- It gives one of its classes to any image. `in_distribution` catches some that look like none of them, as the
+  table above says, and refuses one in twenty that it should not.
 - It sees {size} × {size} pixels: what is small in a photograph is lost, and what is not square is squeezed.
 - The figures hold for images like those of {data["name"]}. For your own, measure: `python -m training.evaluate`.
 """

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def suggest(trial: Trial, space: Space, recipe: Recipe) -> Recipe:
 
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """Return the recipe with other values in some fields, named with dots."""
-    plain = deepcopy(recipe.model_dump())
+    plain = recipe.model_dump()
     for field, value in values.items():
         section, name = _get(plain, field)
         section[name] = value
