@@ -49,6 +49,20 @@ def build(recipe: dict[str, Any], num_classes: int) -> Network:
     return ARCHITECTURES[recipe["architecture"]](num_classes, recipe["dropout"])
 
 
+def copy_initial(network: Network, path: str, architecture: str, classes: list[str]) -> None:
+    """Copy the weights of a checkpoint into a network, those of the head only where the classes are the same.
+
+    Raises CheckpointError where it holds another architecture.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    if checkpoint.card["recipe"].get("architecture") != architecture:
+        raise CheckpointError(f"{path} holds no {architecture}; name an initial checkpoint that does.")
+    given = checkpoint.classifier().network
+    network.features.load_state_dict(given.features.state_dict())
+    if checkpoint.card["classes"] == classes:
+        network.head.load_state_dict(given.head.state_dict())
+
+
 def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | None, **others: Any) -> dict[str, Any]:
     """Make the card of a classifier trained on `training`, the images of the folder `data` or of CIFAR-10."""
     return {

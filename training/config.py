@@ -75,6 +75,7 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
+    initial: str | None = None  # path of a checkpoint to begin from; for other classes its head begins anew
     dropout: float = Field(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     optimizer: Optimizer

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from handler.transforms import normalise
 from training import distributed
-from training.checkpoint import build, current_commit
+from training.checkpoint import build, copy_initial, current_commit
 from training.config import Recipe, RecipeError
 from training.data import Epoch, Images, seeded
 from training.distillation import Teacher
@@ -61,7 +61,10 @@ class Run:
         self.teacher = Teacher(recipe.distillation, training.classes, self.device) if recipe.distillation else None
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
-        model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
+        if recipe.initial:
+            copy_initial(model, recipe.initial, recipe.architecture, training.classes)
+        else:
+            model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)

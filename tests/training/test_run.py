@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUICK_RECIPE
+from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import load_images, stratified_split
 from training.run import Run
@@ -35,6 +36,26 @@ def test_an_average_follows_the_model_behind(dataset: Path) -> None:
     average = run.average.module.state_dict()
     assert not average["head.weight"].equal(run.model.state_dict()["head.weight"])
     assert run.best["head.weight"].equal(average["head.weight"])
+
+
+def test_begins_from_another_checkpoint(checkpoint: Path, dataset: Path) -> None:
+    run = make_run(dataset, initial=str(checkpoint))
+    given = load_checkpoint(checkpoint).weights
+    assert all(value.equal(given[f"network.{name}"].float()) for name, value in run.model.named_parameters())
+
+
+def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -> None:
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"initial": str(checkpoint)})
+    training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    run = Run(recipe, training._replace(classes=[*training.classes, "eleventh"]), validation)
+    given = load_checkpoint(checkpoint).weights
+    assert run.model.features[0].weight.equal(given["network.features.0.weight"].float())
+    assert len(run.model.head.weight) == 11
+
+
+def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no whitened_cnn"):
+        make_run(dataset, initial=str(checkpoint), architecture="whitened_cnn")
 
 
 def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:

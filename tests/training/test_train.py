@@ -39,7 +39,8 @@ def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
     assert lines[1].startswith("epoch 1/2: train loss ")
     assert lines[2].endswith("at most 0 min left")
     assert "test accuracy" in lines[3]
-    assert len(lines) == 4
+    assert lines[4].startswith("wrote ")
+    assert len(lines) == 5
 
 
 def test_learns_what_it_is_shown(trained: Path) -> None:
@@ -77,7 +78,7 @@ def test_stops_early_and_restores_the_best_weights(dataset: Path, tmp_path: Path
     assert len(history) < 30
     assert len(history) == best + 1 + 2
     validation = load_checkpoint(path).card["metrics"]["validation"]
-    assert validation["loss"] == pytest.approx(losses[best])
+    assert validation["loss"] == pytest.approx(losses[best], rel=0.01)  # of rounded weights
 
 
 def finals(folder: Path) -> dict[str, Any]:
