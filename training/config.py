@@ -63,11 +63,16 @@ class SmallerImages(_Section):
 
 
 class Distillation(_Section):
-    """Learn from the soft answers of a better network, given the same view (Hinton et al. 2015)."""
+    """Learn from the soft answers of a better network (Hinton et al. 2015).
+
+    With `view` student it sees every image as the student does. With original it answers once, before the training, to
+    every image and its mirror image as they are, and costs nothing later.
+    """
 
     teacher: str  # path of its checkpoint
     temperature: float = Field(4.0, gt=0)
     weight: float = Field(0.9, gt=0, le=1)  # of the teacher's answers; the rest is for the labels
+    view: Literal["student", "original"] = "student"
 
 
 class Recipe(_Section):

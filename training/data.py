@@ -97,7 +97,10 @@ def seeded(*keys: int) -> Generator:
 
 
 class Epoch(Dataset[tuple[Tensor, Tensor]]):
-    """The augmented batches of one epoch; batch i is the same however and in whichever process it is made."""
+    """The batches of one epoch: augmented images, and their indices.
+
+    Batch i is the same however and in whichever process it is made.
+    """
 
     def __init__(self, images: Images, recipe: Recipe, number: int) -> None:
         self.images, self.augment, self.size = images, recipe.augment, recipe.image_size(number)
@@ -113,11 +116,10 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         batch = self.batches[index]
-        pixels, labels, _ = self.images.subset(batch)
-        images = train_transform(pixels, self.mirrored[batch], self.augment, seeded(*self.keys, index))
+        images = train_transform(self.images.pixels[batch], self.mirrored[batch], self.augment, seeded(*self.keys, index))
         if self.size != INPUT_SIZE:
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
-        return images, labels
+        return images, batch
 
     def loader(self, num_workers: int, start: int = 0) -> DataLoader:
         """Load the batches from number `start` on."""

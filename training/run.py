@@ -58,7 +58,7 @@ class Run:
         self.recipe, self.training, self.validation = recipe, training, validation
         self.memory_format = memory_format
         self.device = distributed.device()
-        self.teacher = Teacher(recipe.distillation, training.classes, self.device) if recipe.distillation else None
+        self.teacher = Teacher(recipe.distillation, training, self.device) if recipe.distillation else None
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         if recipe.initial:
@@ -126,14 +126,14 @@ class Run:
             disable=None if distributed.rank() == 0 else True,
             leave=False,
         ) as batches:
-            for images, labels in batches:
+            for images, indices in batches:
                 keys = (self.recipe.seed, number, progress["batches"], DROPOUT + distributed.rank())
                 torch.manual_seed(seeded(*keys).initial_seed())
-                loss, correct = self.train_batch(images, labels)
+                loss, correct = self.train_batch(images, indices)
                 if not math.isfinite(loss):
                     raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
                 progress["batches"] += 1
-                progress["seen"] += len(labels)
+                progress["seen"] += len(indices)
                 progress["loss"] += loss
                 progress["correct"] += correct
                 progress["seconds"] = time.monotonic() - started
@@ -141,13 +141,19 @@ class Run:
                 batches.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
                 save()
 
-    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Take one step; returns the batch's sum of losses, and how many of its images were classified correctly."""
-        count, mine = len(labels), slice(distributed.rank(), None, distributed.world_size())
+    def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
+        """Take one step with augmented images and their indices.
+
+        Returns the batch's sum of losses, and how many of its images were classified correctly.
+        """
+        count, mine = len(indices), slice(distributed.rank(), None, distributed.world_size())
         images = images[mine].to(self.device, memory_format=self.memory_format)
-        labels = labels[mine].to(self.device)
+        indices = indices[mine]
+        labels = self.training.labels[indices].to(self.device)
         logits = self.parallel(images)
-        loss = self._loss(images, labels, logits)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
+        if self.teacher:
+            loss = self.teacher.mix(loss, images, indices, logits)
         self.optimizer.zero_grad()
         (loss * distributed.world_size() / count).backward()
         self.optimizer.step()
@@ -156,11 +162,6 @@ class Run:
         correct = (logits.argmax(dim=1) == labels).sum()
         sums = distributed.total(torch.stack([loss.detach(), correct]))
         return sums[0].item(), sums[1].item()
-
-    def _loss(self, images: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the sum of the images' losses."""
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
-        return self.teacher.mix(loss, images, logits) if self.teacher else loss
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -29,8 +29,8 @@ STEPS = ("as PyTorch comes", "channels last", "jemalloc", "images of 24 pixels",
 
 def measure(recipe: Recipe, step: int) -> float:
     """Return milliseconds an image with all measures up to `step`, of those that are of this process."""
-    size = (24, 16)[step - 3] if step >= 3 else INPUT_SIZE
-    recipe = recipe.model_copy(update={"smaller_images": [SmallerImages(epochs=1, size=size)]})
+    smaller = [SmallerImages(epochs=1, size=(24, 16)[step - 3])] if step >= 3 else []
+    recipe = recipe.model_copy(update={"smaller_images": smaller})
     pixels = torch.randint(0, 256, (recipe.batch_size, 3, INPUT_SIZE, INPUT_SIZE), dtype=torch.uint8)
     images = Images(pixels, torch.arange(recipe.batch_size) % 10, [str(label) for label in range(10)])
     run = Run(recipe, images, images, torch.channels_last if step >= 1 else torch.contiguous_format)

@@ -101,7 +101,7 @@ def finish(run: Run, data: Path | None) -> Checkpoint:
     }
     card = describe(
         run.recipe.name,
-        run.recipe.model_dump(),
+        run.recipe.model_dump(exclude_none=True),
         run.training,
         data,
         commit=run.commit,

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def test_loss_is_least_where_the_student_answers_as_the_teacher(checkpoint: Path, dataset: Path) -> None:
     images, classes = torch.randn(4, 3, 32, 32), load_images(dataset, "test").classes
-    teacher = Teacher(Distillation(teacher=str(checkpoint), weight=1.0), classes, CPU)
+    teacher = Teacher(Distillation(teacher=str(checkpoint), weight=1.0), training, CPU)
     logits = teacher.network(images)
     hard = torch.tensor(5.0)
     assert teacher.mix(hard, images, logits).item() == pytest.approx(0, abs=1e-4)
@@ -37,4 +37,4 @@ def test_a_student_of_wrong_labels_learns_from_the_teacher(checkpoint: Path, dat
 
 def test_a_teacher_of_other_classes_is_refused(checkpoint: Path) -> None:
     with pytest.raises(RecipeError, match=r"The teacher .* knows .*, not"):
-        Teacher(Distillation(teacher=str(checkpoint)), ["cat", "dog"], CPU)
+        Teacher(Distillation(teacher=str(checkpoint)), training, CPU)

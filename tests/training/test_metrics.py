@@ -27,7 +27,7 @@ def test_counts_what_is_right() -> None:
 def test_confidence_that_is_as_often_right_as_it_says_has_no_error() -> None:
     labels = torch.cat([torch.zeros(800), torch.ones(200)]).long()
     honest = torch.tensor([0.8, 0.2]).log().expand(1000, 2)
-    assert figures(honest, labels)["ece"] == pytest.approx(0, abs=1e-6)
+    assert figures(honest, labels)["ece"] == pytest.approx(0, abs=1e-4)
     assert figures(honest * 10, labels)["ece"] == pytest.approx(0.2, abs=1e-3)
 
 

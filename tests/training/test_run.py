@@ -49,8 +49,9 @@ def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -
     training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
     run = Run(recipe, training._replace(classes=[*training.classes, "eleventh"]), validation)
     given = load_checkpoint(checkpoint).weights
-    assert run.model.features[0].weight.equal(given["network.features.0.weight"].float())
-    assert len(run.model.head.weight) == 11
+    weights = run.model.state_dict()
+    assert weights["features.0.weight"].equal(given["network.features.0.weight"].float())
+    assert len(weights["head.weight"]) == 11
 
 
 def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Path) -> None:
