@@ -116,7 +116,8 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         batch = self.batches[index]
-        images = train_transform(self.images.pixels[batch], self.mirrored[batch], self.augment, seeded(*self.keys, index))
+        pixels, mirrored = self.images.pixels[batch], self.mirrored[batch]
+        images = train_transform(pixels, mirrored, self.augment, seeded(*self.keys, index))
         if self.size != INPUT_SIZE:
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
         return images, batch
