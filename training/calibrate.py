@@ -8,12 +8,12 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
 from training import unfamiliar
-from training.classifier import Classifier, Energy, FeatureDistance
+from training.classifier import Classifier, Energy, FeatureCosine
 from training.data import Images
 from training.metrics import predict
 from training.models import Network
 
-FITTED_ON = 10_000  # training images that the scatter of the features is taken from
+FITTED_ON = 10_000  # training images that the class means are taken from
 ENOUGH = 100  # validation images to believe a temperature below 1
 ACCEPTED = 0.95  # share of the validation images that the threshold calls familiar
 
@@ -26,7 +26,7 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     """
     logits, _ = predict(Classifier(network, 1.0, Energy()), validation.pixels)
     temperature = fit_temperature(logits, validation.labels)
-    candidates: dict[str, nn.Module] = {"energy": Energy(), "feature_distance": fit_distance(network, training)}
+    candidates: dict[str, nn.Module] = {"energy": Energy(), "feature_cosine": fit_cosine(network, training)}
     aurocs = {
         name: separation(Classifier(network, temperature, score), validation.pixels, unfamiliar.drawn())
         for name, score in candidates.items()
@@ -67,20 +67,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return temperature().item()
 
 
-def fit_distance(network: Network, training: Images) -> FeatureDistance:
-    """Take class means and shared scatter of the features from a part of the training images."""
+def fit_cosine(network: Network, training: Images) -> FeatureCosine:
+    """Take the mean direction of each class's features from a part of the training images."""
     share = FITTED_ON // len(training.classes) + 1
-    members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
-    part = training.subset(torch.cat(members))
-    features = predict(network.features, part.pixels).double()
-    means = torch.stack([features[part.labels == label].mean(dim=0) for label in range(len(part.classes))])
-    centred = features - means[part.labels]
-    scatter = centred.T @ centred / len(centred)
-    # A little of the mean variance on all axes, as few images leave some of them, or all, without any.
-    scatter += (0.01 * scatter.trace() / len(scatter) + 1e-6) * torch.eye(len(scatter))
-    variances, axes = torch.linalg.eigh(scatter)
-    whitening = axes / variances.sqrt()
-    return FeatureDistance(whitening.float(), (means @ whitening).float())
+    members = [training.pixels[training.labels == label][:share] for label in range(len(training.classes))]
+    means = [F.normalize(predict(network.features, pixels), dim=1).mean(dim=0) for pixels in members]
+    return FeatureCosine(torch.stack(means))
 
 
 def separation(classifier: Classifier, familiar: Tensor, others: dict[str, Tensor]) -> dict[str, float]:

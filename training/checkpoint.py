@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.transforms import INPUT_SIZE, MEAN, STD
-from training.classifier import Classifier, Energy, FeatureDistance
+from training.classifier import Classifier, Energy, FeatureCosine
 from training.data import Images
 from training.models import ARCHITECTURES, Ensemble, Network
 
@@ -33,8 +33,8 @@ class Checkpoint(NamedTuple):
         """Rebuild the classifier in evaluation mode, on the CPU."""
         calibration = self.card["calibration"]
         familiarity: nn.Module = Energy()
-        if calibration["familiarity"]["score"] == "feature_distance":
-            familiarity = FeatureDistance(*(self.weights[f"familiarity.{name}"] for name in ("whitening", "means")))
+        if calibration["familiarity"]["score"] == "feature_cosine":
+            familiarity = FeatureCosine(self.weights["familiarity.means"])
         network = build(self.card["recipe"], len(self.card["classes"]))
         classifier = Classifier(network, calibration["temperature"], familiarity)
         classifier.load_state_dict(self.weights)

@@ -1,7 +1,7 @@
 """A network with what makes its answers trustworthy: calibrated confidence, and how familiar an image looks to it."""
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.models import Network
 
@@ -13,25 +13,17 @@ class Energy(nn.Module):
         return logits.logsumexp(dim=1)
 
 
-class FeatureDistance(nn.Module):
-    """Familiarity as the negative Mahalanobis distance to the nearest class mean (Lee et al. 2018).
+class FeatureCosine(nn.Module):
+    """Familiarity as the cosine between an image's features (N, D) and the nearest of the class `means` (C, D)."""
 
-    `whitening` (D, D) makes the features' scatter within the classes round; `means` (C, D) are those of the whitened
-    features.
-    """
-
-    whitening: Tensor
     means: Tensor
 
-    def __init__(self, whitening: Tensor, means: Tensor) -> None:
+    def __init__(self, means: Tensor) -> None:
         super().__init__()
-        self.register_buffer("whitening", whitening)
         self.register_buffer("means", means)
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        # Without matrix products, which would lose digits that a batch of another size keeps.
-        distances = torch.cdist(features @ self.whitening, self.means, compute_mode="donot_use_mm_for_euclid_dist")
-        return -distances.min(dim=1).values
+        return (F.normalize(features, dim=1) @ F.normalize(self.means, dim=1).T).max(dim=1).values
 
 
 class Classifier(nn.Module):
