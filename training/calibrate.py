@@ -13,9 +13,10 @@ from training.data import Images
 from training.metrics import predict
 from training.models import Network
 
-FITTED_ON = 10_000  # training images that the class means are taken from
+FITTED_ON = 5_000  # training images that the class means are taken from
 ENOUGH = 100  # validation images to believe a temperature below 1
 ACCEPTED = 0.95  # share of the validation images that the threshold calls familiar
+Outputs = tuple[Tensor, Tensor]
 
 
 def calibrate(network: Network, training: Images, validation: Images) -> tuple[Classifier, dict[str, Any]]:
@@ -24,25 +25,33 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     The score of familiarity is the one that tells the validation images best from drawn ones (`unfamiliar.drawn`); its
     AUROC is given for kinds that took no part in the choice.
     """
-    logits, _ = predict(Classifier(network, 1.0, Energy()), validation.pixels)
-    temperature = fit_temperature(logits, validation.labels)
-    candidates: dict[str, nn.Module] = {"energy": Energy(), "feature_cosine": fit_cosine(network, training)}
-    aurocs = {
-        name: separation(Classifier(network, temperature, score), validation.pixels, unfamiliar.drawn())
-        for name, score in candidates.items()
-    }
-    chosen = max(aurocs, key=lambda name: sum(aurocs[name].values()))
-    classifier = Classifier(network, temperature, candidates[chosen])
-    _, familiarity = predict(classifier, validation.pixels)
-    return classifier, {
+    known = outputs(network, validation.pixels)
+    drawn = {kind: outputs(network, pixels) for kind, pixels in unfamiliar.drawn().items()}
+    others = {kind: outputs(network, pixels) for kind, pixels in unfamiliar.measured().items()}
+
+    def aurocs(score: nn.Module, unknown: dict[str, Outputs]) -> dict[str, float]:
+        return separation(score(*known), {kind: score(*each) for kind, each in unknown.items()})
+
+    scores: dict[str, nn.Module] = {"energy": Energy(), "feature_cosine": fit_cosine(network, training)}
+    chosen_on = {name: aurocs(score, drawn) for name, score in scores.items()}
+    chosen = max(chosen_on, key=lambda name: sum(chosen_on[name].values()))
+    temperature = fit_temperature(known[1], validation.labels)
+    return Classifier(network, temperature, scores[chosen]), {
         "temperature": temperature,
         "familiarity": {
             "score": chosen,
-            "threshold": familiarity.quantile(1 - ACCEPTED).item(),
-            "auroc_chosen_on": aurocs,
-            "auroc": separation(classifier, validation.pixels, unfamiliar.measured()),
+            "threshold": scores[chosen](*known).quantile(1 - ACCEPTED).item(),
+            "auroc_chosen_on": chosen_on,
+            "auroc": aurocs(scores[chosen], others),
         },
     }
+
+
+@torch.no_grad()
+def outputs(network: Network, pixels: Tensor) -> Outputs:
+    """Return a network's features (N, D) and logits (N, C) for uint8 pixels (N, 3, S, S)."""
+    features = predict(network.features, pixels)
+    return features, network.head(features)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -75,10 +84,9 @@ def fit_cosine(network: Network, training: Images) -> FeatureCosine:
     return FeatureCosine(torch.stack(means))
 
 
-def separation(classifier: Classifier, familiar: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
-    """Return the area under the ROC curve of telling `familiar` pixels from each kind of others."""
-    _, inside = predict(classifier, familiar)
-    return {name: auroc(inside, predict(classifier, pixels)[1]) for name, pixels in others.items()}
+def separation(inside: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
+    """Return the area under the ROC curve of telling the scores `inside` from those of each kind of others."""
+    return {kind: auroc(inside, scores) for kind, scores in others.items()}
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:

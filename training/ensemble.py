@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.calibrate import calibrate
-from training.checkpoint import Checkpoint, CheckpointError, describe, halved, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from training.data import DataError, load_images, stratified_split
-from training.metrics import figures, predict
+from training.finish import finish
+from training.metrics import predict
 from training.models import Ensemble
 
 
@@ -39,15 +39,8 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
         "weights": fit_weights(answers, validation.labels),
     }
     network = Ensemble([each.network for each in classifiers], joined["temperatures"], joined["weights"])
-    classifier, calibration = calibrate(network, training, validation)
-    test = load_images(data, "test")
-    metrics = {
-        "validation": figures(predict(classifier, validation.pixels)[0], validation.labels),
-        "test": figures(predict(classifier, test.pixels)[0], test.labels),
-        "members": [{"name": card["name"], **card["metrics"]["test"]} for card in cards],
-    }
-    card = describe(name, joined, training, data, calibration=calibration, metrics=metrics)
-    return Checkpoint(halved(classifier.state_dict()), card)
+    metrics = {"members": [{"name": card["name"], **card["metrics"]["test"]} for card in cards]}
+    return finish(network.state_dict(), name, joined, training, validation, data, metrics)
 
 
 def fit_weights(log_probabilities: Tensor, labels: Tensor) -> list[float]:

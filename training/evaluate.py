@@ -36,6 +36,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     classifier = checkpoint.classifier()
     logits, familiarity = predict(classifier, images.pixels)
     probabilities, labels = logits.softmax(dim=1), images.labels
+    others = {kind: predict(classifier, pixels)[1] for kind, pixels in unfamiliar.measured().items()}
     threshold = checkpoint.card["calibration"]["familiarity"]["threshold"]
     report = {
         "name": checkpoint.card["name"],
@@ -47,7 +48,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
         "familiarity": {
             "score": checkpoint.card["calibration"]["familiarity"]["score"],
             "accepted": (familiarity >= threshold).double().mean().item(),
-            "auroc": separation(classifier, images.pixels, unfamiliar.measured()),
+            "auroc": separation(familiarity, others),
         },
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,18 +12,16 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import distributed
-from training.calibrate import calibrate
-from training.checkpoint import Checkpoint, CheckpointError, build, describe, halved, load, save, save_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe
 from training.data import DataError, Epoch, class_names, load_images, stratified_split
+from training.finish import finish
 from training.history import Row, write_history
-from training.metrics import figures, predict
 from training.run import Run
 
 SAVE_SECONDS = 60.0
@@ -82,37 +80,27 @@ def train(
             if tensorboard:
                 log_row(row, output / "tensorboard")
     if distributed.rank() == 0:
-        save_checkpoint(finish(run, data), checkpoint)
+        save_checkpoint(conclude(run, data), checkpoint)
     return checkpoint
 
 
-def finish(run: Run, data: Path | None) -> Checkpoint:
-    """Make a checkpoint of the best weights: rounded, calibrated on the validation images, measured on all others."""
-    test = load_images(data, "test")
-    network = build(run.recipe.model_dump(), len(run.training.classes)).eval()
-    network.load_state_dict(halved(run.best))
-    classifier, calibration = calibrate(network, run.training, run.validation)
-    metrics: dict[str, Any] = {
+def conclude(run: Run, data: Path | None) -> Checkpoint:
+    """Make a checkpoint of the best weights of a run."""
+    recipe = run.recipe.model_dump(exclude_none=True)
+    course = {
         "epochs": len(run.history),
         "best_epoch": run.best_row["epoch"],
         "seconds_per_epoch": sum(row["seconds"] for row in run.history) / len(run.history),
-        "validation": figures(predict(classifier, run.validation.pixels)[0], run.validation.labels),
-        "test": figures(predict(classifier, test.pixels)[0], test.labels),
     }
-    card = describe(
-        run.recipe.name,
-        run.recipe.model_dump(exclude_none=True),
-        run.training,
-        data,
-        commit=run.commit,
-        calibration=calibration,
-        metrics=metrics,
+    checkpoint = finish(
+        run.best, run.recipe.name, recipe, run.training, run.validation, data, course, commit=run.commit
     )
+    metrics = checkpoint.card["metrics"]
     _say(
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}: validation accuracy "
         f"{metrics['validation']['accuracy']:.2%}, test accuracy {metrics['test']['accuracy']:.2%}"
     )
-    return Checkpoint(halved(classifier.state_dict()), card)
+    return checkpoint
 
 
 def log_row(row: Row, folder: Path) -> None:

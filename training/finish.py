@@ -1,0 +1,36 @@
+"""The end of every way to a checkpoint: round, calibrate, measure."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from training.calibrate import calibrate
+from training.checkpoint import Checkpoint, build, describe, halved
+from training.data import Images, load_images
+from training.metrics import figures, predict
+
+
+def finish(
+    weights: dict[str, Tensor],
+    name: str,
+    recipe: dict[str, Any],
+    training: Images,
+    validation: Images,
+    data: Path | None,
+    metrics: dict[str, Any],
+    **others: Any,
+) -> Checkpoint:
+    """Make a checkpoint of a network's weights: rounded, calibrated on the validation images, measured.
+
+    The test images are read here, once. `metrics` and `others` go into the card as they are.
+    """
+    network = build(recipe, len(training.classes)).eval()
+    network.load_state_dict(halved(weights))
+    classifier, calibration = calibrate(network, training, validation)
+    measured = {
+        split: figures(predict(classifier, images.pixels)[0], images.labels)
+        for split, images in (("validation", validation), ("test", load_images(data, "test")))
+    }
+    card = describe(name, recipe, training, data, calibration=calibration, metrics=metrics | measured, **others)
+    return Checkpoint(halved(classifier.state_dict()), card)
