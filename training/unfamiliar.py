@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from handler.transforms import INPUT_SIZE, to_pixels
 from training.data import seeded
 
-COUNT = 500  # of each drawn kind
+COUNT = 250  # of each drawn kind
 SHAPE = (COUNT, 3, INPUT_SIZE, INPUT_SIZE)
 PARTS = (1, 2, 4)  # a photograph is cut into squares of its shorter side over each of these
 # Of scikit-image's pictures, those without an animal or a vehicle.
