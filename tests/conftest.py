@@ -1,10 +1,13 @@
 """What several tests share: drawn images, a network trained on them, its archive, and the product serving it."""
 
+import contextlib
+import importlib
+import io
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -27,11 +30,17 @@ QUICK_RECIPE = {
 
 
 def run_module(module: str, *arguments: object) -> str:
-    """Run `python -m module arguments…` as a user would; returns what it printed, with the errors."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    """Run a command of ours, in this process, which has PyTorch already; returns what it printed, with the errors."""
+    printed = io.StringIO()
+    with (
+        patch.object(sys, "argv", [module, *map(str, arguments)]),
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        status = importlib.import_module(module).main()
+    assert not status, printed.getvalue()
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="session")

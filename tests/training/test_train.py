@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import QUICK_RECIPE
+from tests.conftest import QUICK_RECIPE, run_module
 from tests.stack import ROOT
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
@@ -141,7 +141,7 @@ def test_killed_ten_times_equals_uninterrupted(dataset: Path, tmp_path: Path) ->
 
 
 def test_logs_for_tensorboard_where_asked(dataset: Path, recipe: Path, tmp_path: Path) -> None:
-    subprocess.run([*train_command(recipe, dataset, tmp_path), "--tensorboard"], cwd=ROOT, check=True)
+    run_module("training.train", "--recipe", recipe, "--data", dataset, "--output", tmp_path, "--tensorboard")
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [event.value for event in log.Scalars("validation_accuracy")]
     assert logged == pytest.approx([row["validation_accuracy"] for row in load(tmp_path / "training_history.pth")])
@@ -156,12 +156,10 @@ def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
-    command = train_command(RECIPES / "cnn.yaml", tmp_path, tmp_path / "out")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    with pytest.raises(SystemExit) as end:
+        run_module("training.train", "--recipe", RECIPES / "cnn.yaml", "--data", tmp_path, "--output", tmp_path / "out")
     assert (
-        done.stderr.strip()
-        == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/."
+        end.value.code == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/."
     )
 
 
