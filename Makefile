@@ -9,6 +9,10 @@ CHECKPOINT ?= model_store/cifar10_whitened_cnn.pth
 ARCHIVE = $(CHECKPOINT:.pth=.mar)
 RECIPE ?= training/recipes/whitened_cnn.yaml
 VENV = .venv/bin
+# Every step of a training asks for the same large tensors; jemalloc, where there is one, keeps them for the next.
+JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
+KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
+KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -21,7 +25,7 @@ serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C
 	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN)
 
 train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
-	@$(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) \
+	@$(KEEP_MEMORY) $(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) \
 		$(if $(OUTPUT),--output $(OUTPUT)) $(if $(RESUME),--resume)
 
 archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
