@@ -6,7 +6,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from gateway.torchserve import ImageRefused, TooSlow, TorchServeError, Unavailable
 
-TOO_LARGE = "The image is larger than 10 MB."
+TOO_LARGE = "The image is larger than 10 MB, or several are together."
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 

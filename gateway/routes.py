@@ -13,7 +13,8 @@ from gateway.torchserve import TorchServe, TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
-MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the file
+MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the files
+MAX_FILES = 32
 MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
 DATA_URL = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.IGNORECASE)
 WHITE_SPACE = str.maketrans("", "", " \t\r\n")
@@ -60,14 +61,17 @@ def model() -> dict[str, Any]:
 
 
 @blueprint.post("/predict")
-def predict() -> dict[str, Any]:
+def predict() -> dict[str, Any] | list[dict[str, Any]]:
     request.max_content_length = MAX_MULTIPART_BYTES
-    file = request.files.get("file")
-    if file is None:
+    files = request.files.getlist("file")
+    if not files:
         abort(400, "Send the image as multipart/form-data in the field 'file'.")
-    if not file.filename:
+    if not all(file.filename for file in files):
         abort(400, "No file was chosen.")
-    return classify(file.read())
+    if len(files) > MAX_FILES:
+        abort(400, f"Send at most {MAX_FILES} images at once.")
+    images = [file.read() for file in files]
+    return classify(images[0]) if len(images) == 1 else classify_all(images)
 
 
 @blueprint.post("/predict_base64")
@@ -94,6 +98,13 @@ def classify(image: bytes) -> dict[str, Any]:
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
     return {**torchserve().predict(image), "success": True}
+
+
+def classify_all(images: list[bytes]) -> list[dict[str, Any]]:
+    """Return the prediction for each of several images, or its error; aborts with 413 if they are too large."""
+    if sum(map(len, images)) > MAX_IMAGE_BYTES:
+        abort(413)
+    return [{**answer, "success": "error" not in answer} for answer in torchserve().predict_all(images)]
 
 
 def torchserve() -> TorchServe:

@@ -1,4 +1,4 @@
-"""The TorchServe handler: one image file a request in, class probabilities out."""
+"""The TorchServe handler: image files in, one or several a request, class probabilities out."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, 
 
 # Probabilities of the classes, and familiarity. No class, as TorchServe allows for one only in this file.
 Answer = tuple[list[float], float]
+CHUNK = 64  # images the network runs on at once; requests with several may bring more
 
 
 class ImageClassifier(BaseHandler):
@@ -32,22 +33,23 @@ class ImageClassifier(BaseHandler):
         self.card = json.loads(Path(context.system_properties["model_dir"], "model_card.json").read_text())
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         for size in (1, settings["batchSize"]) * 2:  # TorchScript specialises on its first calls
-            self.inference([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
+            self.inference([[torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size])
 
-    def preprocess(self, data: list[dict[str, Any]]) -> list[Tensor | ImageError]:
-        """Decode each request's file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or say why it cannot be."""
-        return [_read(request.get("body") or request.get("data")) for request in data]
+    def preprocess(self, data: list[dict[str, Any]]) -> list[list[Tensor | ImageError]]:
+        """Decode each request's files to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or say why they cannot be."""
+        return [[_read(file) for file in request.values()] or [_read(None)] for request in data]
 
     @torch.inference_mode()
-    def inference(self, data: list[Tensor | ImageError]) -> list[Answer | ImageError]:
-        """Run the network once on all images that could be read; returns its answers, in place."""
-        readable = [item for item in data if isinstance(item, Tensor)]
-        answers = iter(self._answers(readable) if readable else [])
-        return [item if isinstance(item, ImageError) else next(answers) for item in data]
+    def inference(self, data: list[list[Tensor | ImageError]]) -> list[list[Answer | ImageError]]:
+        """Run the network on all images that could be read, of all requests; returns its answers, in place."""
+        readable = [item for items in data for item in items if isinstance(item, Tensor)]
+        chunks = (readable[first : first + CHUNK] for first in range(0, len(readable), CHUNK))
+        answers = iter([answer for chunk in chunks for answer in self._answers(chunk)])
+        return [[item if isinstance(item, ImageError) else next(answers) for item in items] for items in data]
 
-    def postprocess(self, data: list[Answer | ImageError]) -> list[str]:
-        """Name the probabilities; returns one JSON text a request."""
-        return [json.dumps(self._reply(index, item)) for index, item in enumerate(data)]
+    def postprocess(self, data: list[list[Answer | ImageError]]) -> list[str]:
+        """Name the probabilities; returns one JSON text a request, a list where it brought several files."""
+        return [json.dumps(self._reply(index, items)) for index, items in enumerate(data)]
 
     def describe_handle(self) -> str:
         """Return the model card and the device as JSON."""
@@ -57,9 +59,16 @@ class ImageClassifier(BaseHandler):
         logits, familiarity = self.model(normalise(torch.stack(pixels).to(self.device)))
         return list(zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True))
 
-    def _reply(self, index: int, item: Answer | ImageError) -> dict[str, Any]:
+    def _reply(self, index: int, items: list[Answer | ImageError]) -> Any:
+        if len(items) > 1:
+            return [self._named(item) for item in items]
+        (item,) = items
         if isinstance(item, ImageError):
             self.context.set_response_status(item.status, "Unreadable image", index)
+        return self._named(item)
+
+    def _named(self, item: Answer | ImageError) -> dict[str, Any]:
+        if isinstance(item, ImageError):
             return {"error": str(item)}
         probabilities, familiarity = item
         class_probabilities = dict(zip(self.classes, probabilities, strict=True))

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
-from gateway.routes import MAX_IMAGE_BYTES
+from gateway.routes import MAX_FILES, MAX_IMAGE_BYTES
 from tests.drawing import TEN, draw, encode
 from tests.stack import Stack
 from training.checkpoint import load_checkpoint
@@ -77,6 +77,30 @@ def test_predict(stack: Stack) -> None:
     assert list(body["class_probabilities"]) == sorted(TEN)
     assert sum(body["class_probabilities"].values()) == pytest.approx(1, abs=1e-6)
     assert body["confidence"] == body["class_probabilities"]["purple"] == max(body["class_probabilities"].values())
+
+
+def upload_all(stack: Stack, contents: list[bytes]) -> requests.Response:
+    return requests.post(f"{stack.url}/predict", files=[("file", ("picture", content)) for content in contents])
+
+
+def test_several_files_are_answered_in_order_each_with_its_result_or_error(stack: Stack) -> None:
+    contents = [PICTURE, b"", encode(draw("red", 1), "BMP"), encode(draw("red", 1), "JPEG"), PICTURE]
+    response = upload_all(stack, contents)
+    assert response.status_code == 200
+    answers = response.json()
+    assert [answer["success"] for answer in answers] == [True, False, False, True, True]
+    assert [answer.get("predicted_class") for answer in answers] == ["purple", None, None, "red", "purple"]
+    assert set(answers[1]) == {"error", "success"}
+    assert "send a JPEG" in answers[2]["error"]
+    assert answers[0]["confidence"] == pytest.approx(upload(stack, PICTURE).json()["confidence"], abs=1e-5)
+
+
+def test_several_files_have_limits_together(stack: Stack) -> None:
+    assert len(upload_all(stack, [PICTURE] * MAX_FILES).json()) == MAX_FILES
+    assert_failed(upload_all(stack, [PICTURE] * (MAX_FILES + 1)), 400, f"at most {MAX_FILES} images")
+    half = MAX_IMAGE_BYTES // 2
+    assert all(answer["success"] for answer in upload_all(stack, [sized(half), sized(half)]).json())
+    assert_failed(upload_all(stack, [sized(half), sized(half + 1)]), 413, "10 MB")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])

@@ -12,17 +12,18 @@ import pytest
 from tests.drawing import TEN, draw, encode
 
 WORKER = """
-import json, sys
+import json, os, sys
 from ts.model_loader import ModelLoaderFactory
 
 model_dir, requests = sys.argv[1], sys.argv[2:]
 service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
 import handler
 assert handler.__file__.startswith(model_dir), handler.__file__
-batch = [
-    {"requestId": b"id", "parameters": [{"name": "body", "contentType": "", "value": open(path, "rb").read()}]}
-    for path in requests
-]
+def parameters(path):
+    several = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    files = {name: os.path.join(path, name) for name in several} or {"body": path}
+    return [{"name": name, "contentType": "", "value": open(file, "rb").read()} for name, file in files.items()]
+batch = [{"requestId": b"id", "parameters": parameters(path)} for path in requests]
 headers, data, ids = service.retrieve_data_for_inference(batch)
 service.context.request_processor, service.context.request_ids = headers, ids
 from ts.metrics.metrics_store import MetricsStore
@@ -40,10 +41,16 @@ def model_dir(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def handle(model_dir: Path, folder: Path, *images: bytes) -> dict[str, list]:
-    paths = [folder / str(number) for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        path.write_bytes(image)
+def handle(model_dir: Path, folder: Path, *requests: bytes | list[bytes]) -> dict[str, list]:
+    """Hand a batch of requests, of one file or several, to a worker's service."""
+    paths = [folder / str(number) for number in range(len(requests))]
+    for path, request in zip(paths, requests, strict=True):
+        if isinstance(request, bytes):
+            path.write_bytes(request)
+            continue
+        path.mkdir()
+        for number, image in enumerate(request):
+            (path / f"{number:03}").write_bytes(image)
     done = subprocess.run(
         [sys.executable, "-c", WORKER, model_dir, *paths],
         cwd=folder,
@@ -74,3 +81,15 @@ def test_probabilities_are_named_in_class_order_and_sum_to_one(model_dir: Path, 
 
 def test_a_batch_of_nothing_but_bad_images_is_answered(model_dir: Path, tmp_path: Path) -> None:
     assert handle(model_dir, tmp_path, b"", b"GIF89a")["statuses"] == [400, 400]
+
+
+def test_several_files_in_a_request_are_answered_in_order(model_dir: Path, tmp_path: Path) -> None:
+    red, blue = encode(draw("red", 3)), encode(draw("blue", 4))
+    batch = handle(model_dir, tmp_path, blue, [red, b"not an image", *[blue] * 70], red)
+
+    assert batch["statuses"] == [200, 200, 200]
+    first, several, last = batch["replies"]
+    assert (first["predicted_class"], last["predicted_class"]) == ("blue", "red")
+    assert "cannot be read" in several[1]["error"]
+    assert [reply.get("predicted_class") for reply in several] == ["red", None, *["blue"] * 70]
+    assert several[-1]["confidence"] == pytest.approx(first["confidence"], abs=1e-5)

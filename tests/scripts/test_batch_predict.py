@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from scripts.batch_predict import Gateway
+from scripts.batch_predict import BYTES_AT_ONCE, Gateway, grouped
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, Stack, free_ports
 
@@ -41,6 +41,27 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
     assert "send a JPEG" in written[-1]["error"]
     assert all(row["predicted_class"] in TEN and not row["error"] for row in written[1:-1])
     assert list(written[0])[5:] == [f"probability_{name}" for name in sorted(TEN)]
+
+
+def test_a_file_that_cannot_be_read_fails_alone(stack: Stack, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.png", tmp_path / "gone.png", tmp_path / "two.png"]
+    for path, colour in zip(paths, ("red", "red", "blue"), strict=True):
+        path.write_bytes(encode(draw(colour, 1)))
+    gateway = Gateway(stack.url, 1)
+    paths[1].unlink()
+    one, gone, two = gateway.predict(paths)
+    assert (one["predicted_class"], two["predicted_class"]) == ("red", "blue")
+    assert "No such file" in gone["error"]
+
+
+def test_no_more_in_a_request_than_the_gateway_takes(tmp_path: Path) -> None:
+    sizes = [10] * 20 + [BYTES_AT_ONCE, 5, BYTES_AT_ONCE + 1, 10]
+    paths = [tmp_path / f"{index}.png" for index in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        path.write_bytes(bytes(size))
+    groups = list(grouped(paths))
+    assert [path for group in groups for path in group] == paths
+    assert [len(group) for group in groups] == [16, 4, 1, 1, 1, 1]
 
 
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
@@ -87,8 +108,8 @@ def test_asks_again_where_the_gateway_is_busy(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (tmp_path / "image").write_bytes(b"bytes")
-    answer = Gateway(f"http://127.0.0.1:{server.server_port}", 1).predict(tmp_path / "image")
+    answer = Gateway(f"http://127.0.0.1:{server.server_port}", 1).predict([tmp_path / "image"])
     server.shutdown()
     server.server_close()
-    assert answer == {"predicted_class": "red"}
+    assert answer == [{"predicted_class": "red"}]
     assert asked == ["/predict"] * 3
