@@ -43,6 +43,19 @@ def test_decodes_each_format(kind: str) -> None:
     assert channels(encode(Image.new("RGB", (9, 9), (255, 0, 0)), kind)) == pytest.approx([255, 0, 0], abs=2)
 
 
+@pytest.mark.parametrize(
+    ("size", "decoded"), [((4000, 3000), (500, 375)), ((640, 300), (320, 150)), ((200, 128), None)]
+)
+def test_large_photographs_are_decoded_smaller_and_look_the_same(
+    size: tuple[int, int], decoded: tuple[int, int] | None
+) -> None:
+    photograph = Image.radial_gradient("L").resize(size).convert("RGB")
+    image = decode_image(encode(photograph, "JPEG"))
+    assert image.size == (decoded or size)
+    difference = to_pixels(image).int() - to_pixels(photograph).int()
+    assert difference.abs().max() <= 4
+
+
 @pytest.mark.parametrize("mode", ["P", "L", "1", "CMYK", "LA", "RGBA"])
 def test_brings_every_mode_to_rgb(mode: str) -> None:
     grey = Image.new("RGB", (8, 8), "white").convert(mode)
