@@ -16,7 +16,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check screenshot lock tools clean
+.PHONY: help serve train archive test check bench screenshot lock tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,18 +36,21 @@ test: .venv/test tools $(ARCHIVE) check ## set up what the tests need and run th
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
+bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
+	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
+
 screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
-	$$lock -o requirements.lock && $$lock --extra test -c requirements.lock -o requirements-test.lock
+	$$lock -o requirements.lock && $$lock --extra bench --extra test -c requirements.lock -o requirements-test.lock
 
-tools: .venv/test # Chromium for the tests of the page, jemalloc for fast training; the distribution's where there are any
-	@command -v chromium > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
+tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks; the distribution's where there are any
+	@command -v chromium > /dev/null && command -v wrk > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 > /dev/null; \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null; \
 	else \
 		$(VENV)/playwright install --with-deps chromium; \
 	fi

@@ -21,6 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
+DOCS = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("model_store/*.md")]]
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
@@ -54,7 +55,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "training.train --data": f"training.train --recipe {recipe} --data",
         "my-images": dataset,
         "runs/mine/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
-        "runs/resnet18/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
+        "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
         "model_store/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
         "model_store/": f"{folder}/model_store/",
@@ -93,10 +94,10 @@ def test_every_command_is_run_somewhere() -> None:
     assert all(shlex.split(command)[1] in make_tests for command in RUN_BY_TEST_MAKE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS])
 def test_links_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
-    assert all(link.startswith("https://") or (ROOT / link).exists() for link in links)
+    assert all(link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists() for link in links)
 
 
 def test_the_map_shows_what_is_there() -> None:
