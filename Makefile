@@ -52,6 +52,7 @@ tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchm
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
 		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null; \
 	else \
+		command -v wrk > /dev/null || { echo "wrk is not installed; your distribution has it." >&2; exit 1; }; \
 		$(VENV)/playwright install --with-deps chromium; \
 	fi
 

@@ -124,7 +124,7 @@ def load(url: str, image: Path, connections: int, seconds: int, *arguments: str)
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     figures = json.loads(said.splitlines()[-1])
     if figures["failed"]:
-        raise SystemExit(f"{figures['failed']} requests to {url} failed.")
+        raise SystemExit(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
     return figures
 
 
