@@ -51,9 +51,9 @@ def _conv_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
 
 
 class WhitenedCNN(Network):
-    """Six convolutions behind one that whitens 2 × 2 patches; see `whitened_cnn`."""
+    """Blocks of convolutions behind one that whitens 2 × 2 patches; see `whitened_cnn` and `whitened_resnet`."""
 
-    def __init__(self, num_classes: int, dropout: float, widths: tuple[int, int, int]) -> None:
+    def __init__(self, num_classes: int, dropout: float, widths: tuple[int, int, int], shortcuts: bool) -> None:
         channels = (WHITENED, *widths)
         whitening = nn.Conv2d(3, WHITENED, kernel_size=2)
         whitening.weight.requires_grad_(False)
@@ -61,7 +61,7 @@ class WhitenedCNN(Network):
             nn.Sequential(
                 whitening,
                 nn.GELU(),
-                *(layer for pair in pairwise(channels) for layer in _pooled_block(*pair)),
+                *(layer for pair in pairwise(channels) for layer in _pooled_block(*pair, shortcuts)),
                 nn.AdaptiveMaxPool2d(1),
                 nn.Flatten(),
                 nn.Dropout(dropout),
@@ -81,24 +81,55 @@ class WhitenedCNN(Network):
         whitening.bias.zero_()
 
 
+def _pooled_block(in_channels: int, out_channels: int, shortcut: bool) -> tuple[nn.Module, ...]:
+    pooled = (_dirac(in_channels, out_channels), nn.MaxPool2d(2), _norm(out_channels), nn.GELU())
+    second = (_dirac(out_channels, out_channels), _norm(out_channels))
+    if not shortcut:
+        return (*pooled, *second, nn.GELU())
+    third = (_dirac(out_channels, out_channels), _norm(out_channels))
+    return (*pooled, Shortcut(*second, nn.GELU(), *third), nn.GELU())
+
+
+def _dirac(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Make a convolution that, at first, passes its input on in the first channels."""
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    nn.init.dirac_(convolution.weight[:in_channels])
+    return convolution
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    norm.weight.requires_grad_(False)  # the scale is the next filters' to choose
+    return norm
+
+
+class Shortcut(nn.Module):
+    """The sum of an input (N, C, H, W) and what layers make of it."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + self.layers(images)
+
+
 def whitened_cnn(num_classes: int, dropout: float) -> Network:
     """Build the network of airbench94 (Jordan 2024, arXiv:2404.00498): 1.97 M parameters, 236 MFLOP an image.
 
-    Chosen for accuracy per served millisecond: few, plain, wide convolutions, most of them at a low resolution. After
-    Page's ResNet-9 without its shortcuts; the first filters are computed from the training images, not learned.
+    Few, plain, wide convolutions, most of them at a low resolution, after Page's ResNet-9 without its shortcuts; the
+    first filters are computed from the training images, not learned.
     """
-    return WhitenedCNN(num_classes, dropout, widths=(64, 256, 256))
+    return WhitenedCNN(num_classes, dropout, widths=(64, 256, 256), shortcuts=False)
 
 
-def _pooled_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
-    first = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-    second = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-    for convolution in (first, second):
-        nn.init.dirac_(convolution.weight[: convolution.in_channels])  # passes its input on, at first
-    norms = [nn.BatchNorm2d(out_channels) for _ in range(2)]
-    for norm in norms:
-        norm.weight.requires_grad_(False)  # the scale is the next filters' to choose
-    return (first, nn.MaxPool2d(2), norms[0], nn.GELU(), second, norms[1], nn.GELU())
+def whitened_resnet(num_classes: int, dropout: float) -> Network:
+    """Build the network of airbench96 (Jordan 2024) at half its width: 3.19 M parameters, 321 MFLOP an image.
+
+    `whitened_cnn` with a third convolution in each block and a shortcut around the last two. Chosen for accuracy per
+    served millisecond.
+    """
+    return WhitenedCNN(num_classes, dropout, widths=(64, 256, 256), shortcuts=True)
 
 
 def resnet18(num_classes: int, dropout: float) -> Network:
@@ -159,6 +190,7 @@ class Mixture(nn.Module):
 ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {
     "cnn": cnn,
     "whitened_cnn": whitened_cnn,
+    "whitened_resnet": whitened_resnet,
     "resnet18": resnet18,
     "resnet34": resnet34,
 }

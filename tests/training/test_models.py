@@ -18,6 +18,7 @@ def test_gives_a_logit_for_each_class(architecture: str) -> None:
     [
         ("cnn", 1_147_914, 22.8),
         ("whitened_cnn", 1_972_802, 236.3),
+        ("whitened_resnet", 3_190_466, 321.3),
         ("resnet18", 11_173_962, 1110.8),
         ("resnet34", 21_282_122, 2318.8),
     ],
@@ -56,7 +57,7 @@ def test_whitened_cnn_starts_as_one_that_passes_its_input_on() -> None:
     assert torch.allclose(convolution(images)[:, :24], images, atol=1e-6)
 
 
-@pytest.mark.parametrize("architecture", ["cnn", "whitened_cnn", "resnet18"])
+@pytest.mark.parametrize("architecture", ["cnn", "whitened_cnn", "whitened_resnet", "resnet18"])
 def test_one_batch_can_be_learned_by_heart(architecture: str) -> None:
     torch.manual_seed(0)
     model = ARCHITECTURES[architecture](4, 0.0)
