@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
-CHECKPOINT ?= model_store/cifar10_whitened_cnn.pth
+CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
 ARCHIVE = $(CHECKPOINT:.pth=.mar)
 RECIPE ?= training/recipes/whitened_cnn.yaml
 VENV = .venv/bin

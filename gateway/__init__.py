@@ -9,6 +9,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from gateway import errors, routes
+from gateway.batches import Batches
 from gateway.torchserve import TorchServe
 
 ROOT = Path(__file__).parent
@@ -34,18 +35,19 @@ class InOrder(DefaultJSONProvider):
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CORS_ORIGINS.
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CALLS (to TorchServe at once with small
+    images), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(
-        TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=TIMEOUT, CORS_ORIGINS="*"
+        TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=TIMEOUT, CALLS=2, CORS_ORIGINS="*"
     )
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = InOrder(app)
-    app.extensions["torchserve"] = TorchServe(
-        Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout=app.config["TIMEOUT"]
-    )
+    timeout = app.config["TIMEOUT"]
+    torchserve = TorchServe(Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout)
+    app.extensions.update(torchserve=torchserve, batches=Batches(torchserve, app.config["CALLS"], timeout))
     app.register_blueprint(routes.blueprint)
     errors.register(app)
     CORS(app, origins=app.config["CORS_ORIGINS"])

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
+from gateway.batches import Batches
 from gateway.errors import RETRY_AFTER
 from gateway.torchserve import TorchServe, TorchServeError
 
@@ -97,7 +98,8 @@ def classify(image: bytes) -> dict[str, Any]:
         abort(400, "The image is empty.")
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
-    return {**torchserve().predict(image), "success": True}
+    batches: Batches = current_app.extensions["batches"]
+    return {**batches.predict(image), "success": True}
 
 
 def classify_all(images: list[bytes]) -> list[dict[str, Any]]:

@@ -63,7 +63,10 @@ class TorchServe:
         return self._call("inference", "POST", PREDICTIONS, image)
 
     def predict_all(self, images: list[bytes]) -> list[dict[str, Any]]:
-        """Classify two image files or more at once; returns for each what `predict` does, or {"error": …}."""
+        """Classify two image files or more at once.
+
+        Returns for each what `predict` does, or {"error": …, "status": …} where `predict` would raise ImageRefused.
+        """
         parts = {str(index): ("image", image, BINARY) for index, image in enumerate(images)}
         answers = self._call("inference", "POST", PREDICTIONS, *encode_multipart_formdata(parts))
         if len(answers) != len(images):

@@ -69,7 +69,7 @@ class ImageClassifier(BaseHandler):
 
     def _named(self, item: Answer | ImageError) -> dict[str, Any]:
         if isinstance(item, ImageError):
-            return {"error": str(item)}
+            return {"error": str(item), "status": item.status}
         probabilities, familiarity = item
         class_probabilities = dict(zip(self.classes, probabilities, strict=True))
         predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)

@@ -2,7 +2,7 @@
 """Manage the versions of the model that TorchServe serves.
 
 scripts/models.py list
-scripts/models.py register cifar10_whitened_cnn.mar
+scripts/models.py register cifar10_whitened_resnet.mar
 scripts/models.py describe 1.0
 scripts/models.py scale 2
 scripts/models.py set-default 2.0

@@ -1,6 +1,6 @@
 """Serve a model: TorchServe and the gateway, started together, watched, and stopped together.
 
-    python -m scripts.serve model_store/cifar10_whitened_cnn.mar
+    python -m scripts.serve model_store/cifar10_whitened_resnet.mar
 
 Returns only on Ctrl-C or SIGTERM, or when something cannot be mended. `make serve` builds the archive first.
 """

@@ -57,7 +57,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "runs/mine/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
         "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
-        "model_store/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
+        "model_store/cifar10_whitened_resnet.pth": folder / "runs/mine/drawn.pth",
         "model_store/": f"{folder}/model_store/",
         "runs/": f"{folder}/runs/",
         "build/": f"{folder}/build/",

@@ -1,8 +1,8 @@
 """Pack a checkpoint as a TorchServe archive; the same checkpoint always gives the same bytes.
 
-    python -m training.archive model_store/cifar10_whitened_cnn.pth
+    python -m training.archive model_store/cifar10_whitened_resnet.pth
 
-writes model_store/cifar10_whitened_cnn.mar: TorchScript, handler, class names, model card, serving configuration.
+writes model_store/cifar10_whitened_resnet.mar: TorchScript, handler, class names, model card, serving configuration.
 """
 
 import argparse

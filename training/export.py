@@ -1,6 +1,6 @@
 """Export a checkpoint as TorchScript, proven equal to the classifier it came from.
 
-python -m training.export model_store/cifar10_whitened_cnn.pth --output build/cifar10_whitened_cnn.pt
+python -m training.export model_store/cifar10_whitened_resnet.pth --output build/cifar10_whitened_resnet.pt
 """
 
 import argparse

@@ -90,7 +90,8 @@ def test_several_files_are_answered_in_order_each_with_its_result_or_error(stack
     answers = response.json()
     assert [answer["success"] for answer in answers] == [True, False, False, True, True]
     assert [answer.get("predicted_class") for answer in answers] == ["purple", None, None, "red", "purple"]
-    assert set(answers[1]) == {"error", "success"}
+    assert [answer.get("status") for answer in answers] == [None, 400, 415, None, None]
+    assert set(answers[1]) == {"error", "status", "success"}
     assert "send a JPEG" in answers[2]["error"]
     assert answers[0]["confidence"] == pytest.approx(upload(stack, PICTURE).json()["confidence"], abs=1e-5)
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -17,7 +16,7 @@ import requests
 from scripts import serve as serve_module
 from scripts.serve import ServeError, find_java
 from tests.drawing import draw, encode
-from tests.stack import ROOT, Stack, free_ports, serve, write_config
+from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 
 PICTURE = encode(draw("red", 2))
 
@@ -36,14 +35,6 @@ def kill_java(stack: Stack) -> None:
             if process.name() == "java":
                 process.kill()
                 process.wait(10)
-
-
-def wait_until(condition: object, seconds: float = 60) -> None:
-    assert callable(condition)
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def healthy(stack: Stack) -> bool:

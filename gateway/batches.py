@@ -1,0 +1,72 @@
+"""Images that arrive together share a call to TorchServe, as a call costs far more than a small image in it."""
+
+import queue
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
+from typing import Any, NamedTuple
+
+from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
+
+SMALL = 64 * 1024  # bytes; a larger image takes longer to decode than a call does, and goes alone
+TOGETHER = 16  # images in a call
+MAX_WAITING = 500  # images
+
+
+class Turn(NamedTuple):
+    """An image that waits, and what will be said of it."""
+
+    image: bytes
+    answer: Future[dict[str, Any]]
+
+
+class Batches:
+    """Sends what waits, in the order it came, in at most `calls` calls at once; nothing waits while one is free.
+
+    `timeout`, in seconds, is that of one image, its waiting included.
+    """
+
+    def __init__(self, torchserve: TorchServe, calls: int, timeout: float) -> None:
+        self._torchserve, self._timeout = torchserve, timeout
+        self._waiting: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
+        for _ in range(calls):
+            Thread(target=self._send_for_ever, daemon=True).start()
+
+    def predict(self, image: bytes) -> dict[str, Any]:
+        """Do what TorchServe.predict does, raise what it raises."""
+        if len(image) > SMALL:
+            return self._torchserve.predict(image)
+        turn = Turn(image, Future())
+        try:
+            self._waiting.put_nowait(turn)
+        except queue.Full:
+            raise Unavailable("Too many images are waiting.") from None
+        try:
+            return turn.answer.result(self._timeout)
+        except TimeoutError:
+            turn.answer.cancel()
+            raise TooSlow("The model took too long to answer.") from None
+
+    def _send_for_ever(self) -> None:
+        while True:
+            turns = [self._waiting.get()]
+            with suppress(queue.Empty):
+                while len(turns) < TOGETHER:
+                    turns.append(self._waiting.get_nowait())
+            self._send([turn for turn in turns if turn.answer.set_running_or_notify_cancel()])
+
+    def _send(self, turns: list[Turn]) -> None:
+        outcomes: list[Any]
+        try:
+            answers = self._ask([turn.image for turn in turns])
+            outcomes = [ImageRefused(each["error"], each["status"]) if "error" in each else each for each in answers]
+        except Exception as error:  # whatever it is, nobody is left waiting
+            outcomes = [error] * len(turns)
+        for turn, outcome in zip(turns, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                turn.answer.set_exception(outcome)
+            else:
+                turn.answer.set_result(outcome)
+
+    def _ask(self, images: list[bytes]) -> list[dict[str, Any]]:
+        return self._torchserve.predict_all(images) if len(images) > 1 else list(map(self._torchserve.predict, images))
