@@ -2,8 +2,9 @@
 
     python -m scripts.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
 
-All serve the TorchScript of the archive. Writes <output>.json and .png, and prints the medians over the rounds. Needs
-wrk, and what the extra `bench` names; nothing else should run meanwhile.
+All serve the TorchScript of the archive. Writes <output>.json and .png, and prints the medians over the rounds. With
+--minutes it loads the product alone for so long, and prints how each minute was. Needs wrk, and what the extra `bench`
+names; nothing else should run meanwhile.
 """
 
 import argparse
@@ -38,12 +39,15 @@ from gateway.torchserve import MODEL, read_properties
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
-CELLS = [(image, connections) for image in IMAGES for connections in (1, 32, 128)] + [("large", 8)]
+CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32, 128)}
+CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in counts]
 FILES = 10_000  # of the batch prediction
 PRODUCT = "product"
 PEERS = ("flask", "fastapi", "litserve")
 START_TIMEOUT = 60  # seconds
-WARMING = 3  # seconds
+WARMING = 4  # seconds
+LONGER = {"large": 2}  # times as long for what few are answered of
+IDLE = 0.1  # of a core
 Figures = dict[str, float]
 
 
@@ -128,6 +132,19 @@ def load(url: str, image: Path, connections: int, seconds: int, *arguments: str)
     return figures
 
 
+def settle(process: psutil.Process) -> None:
+    """Wait until a system has dealt with what a load has left behind, so that the next one does not meet it."""
+    busy = 1.0
+    while busy > IDLE:
+        before = _cpu_seconds(process)
+        time.sleep(0.5)
+        busy = (_cpu_seconds(process) - before) / 0.5
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])
+
+
 def memory(process: psutil.Process) -> float:
     """Return what a process and its children take, in MiB, pages they share counted once."""
     return sum(each.memory_full_info().pss for each in [process, *process.children(recursive=True)]) / 2**20
@@ -138,14 +155,15 @@ def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
     url, small = f"{system.url}/predict", folder / "small.jpg"
     with running(system, small.read_bytes()) as (process, start):
         load(url, small, 32, WARMING, "file")
-        figures = {
-            f"{image} {connections}": load(url, folder / f"{image}.jpg", connections, seconds, "file")
-            for image, connections in CELLS
-        }
-        figures["process"] = {"start": start, "memory": memory(process)}
+        figures = {}
         if system.name == PRODUCT:
-            figures["torchserve small 32"] = load(*_torchserve(folder / "run", small, seconds))
             figures["files"] = {"rate": batch_prediction(folder, system.url)}
+            figures["torchserve small 32"] = load(*_torchserve(folder / "run", small, seconds))
+        for image, connections in CELLS:
+            settle(process)
+            duration = seconds * LONGER.get(image, 1)
+            figures[f"{image} {connections}"] = load(url, folder / f"{image}.jpg", connections, duration, "file")
+        figures["process"] = {"start": start, "memory": memory(process)}
     return figures
 
 
@@ -169,6 +187,15 @@ def plain_loop(folder: Path) -> float:
     """Return how many files a second a loop of PyTorch classifies, in batches of 64 on two threads."""
     command = [sys.executable, "-m", "scripts.peers", "loop", str(folder)]
     return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def by_minute(folder: Path, minutes: int, seconds: int = 60) -> Iterator[Figures]:
+    """Load the product with small images on 32 connections; yields the figures of each minute."""
+    product = systems(folder)[0]
+    small = folder / "small.jpg"
+    with running(product, small.read_bytes()):
+        for _ in range(minutes):
+            yield load(f"{product.url}/predict", small, 32, seconds, "file")
 
 
 Rounds = dict[str, dict[str, list[Figures]]]  # of a system, of a cell: one entry a round
@@ -256,12 +283,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="%(default)s without it")
     parser.add_argument("--seconds", type=int, default=6, help="of load in each cell; %(default)s without it")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="path of the results, no suffix")
+    parser.add_argument("--minutes", type=int, help="measure the product alone, minute by minute")
     arguments = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is not installed; on Debian, apt-get install wrk.")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         prepare(arguments.archive, Path(folder))
+        if arguments.minutes:
+            for number, figures in enumerate(by_minute(Path(folder), arguments.minutes), start=1):
+                rate, p50, p99 = (figures[figure] for figure in ("rate", "p50", "p99"))
+                print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
+            return
         measured = run(Path(folder), arguments.rounds, arguments.seconds)
     arguments.output.with_suffix(".json").write_text(json.dumps(measured, indent=1))
     draw(measured, arguments.output.with_suffix(".png"))

@@ -57,7 +57,7 @@ def test_tells_what_the_deployed_model_says_of_itself(stack: Stack) -> None:
 def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
     (description,) = stack.torchserve.describe()
     in_force = {name: description[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}
-    assert in_force == {"minWorkers": 1, "maxWorkers": 1, "batchSize": 16, "maxBatchDelay": 1}
+    assert in_force == {"minWorkers": 2, "maxWorkers": 2, "batchSize": 16, "maxBatchDelay": 1}
     assert description["responseTimeout"] == 20
 
 

@@ -1,8 +1,12 @@
 """The benchmark's peers answer as the product does, and its figures are worked out as it says."""
 
 import io
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from PIL import Image
@@ -44,6 +48,23 @@ def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
 def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> None:
     with pytest.raises(SystemExit, match="failed"):
         load(f"{stack.url}/predict", folder / "small.jpg", 1, 1, "other")
+
+
+def test_what_a_load_left_behind_is_waited_for() -> None:
+    busy = subprocess.Popen(
+        [sys.executable, "-c", "import time; t = time.time() + 2\nwhile time.time() < t: pass\ninput()"],
+        stdin=subprocess.PIPE,
+    )
+    started = time.monotonic()
+    benchmark.settle(psutil.Process(busy.pid))
+    assert 1.5 < time.monotonic() - started < 10
+    busy.communicate(b"\n")
+
+
+def test_each_minute_is_measured(folder: Path) -> None:
+    (one, other) = benchmark.by_minute(folder, 2, seconds=1)
+    assert one["rate"] > 1
+    assert other["p99"] > 0
 
 
 def test_plain_loop_classifies_every_file(folder: Path) -> None:
