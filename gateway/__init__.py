@@ -35,8 +35,8 @@ class InOrder(DefaultJSONProvider):
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CALLS (to TorchServe at once with small
-    images), CORS_ORIGINS.
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CALLS (to TorchServe at once, with small
+    images and with large ones), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
 
 SMALL = 64 * 1024  # bytes; a larger image takes longer to decode than a call does, and goes alone
-TOGETHER = 16  # images in a call
-MAX_WAITING = 500  # images
+TOGETHER = 16  # small images in a call
+MAX_WAITING = 500  # small images,
+MAX_LARGE_WAITING = 150  # and others, which may take 10 MB each
 
 
 class Turn(NamedTuple):
@@ -21,24 +22,24 @@ class Turn(NamedTuple):
 
 
 class Batches:
-    """Sends what waits, in the order it came, in at most `calls` calls at once; nothing waits while one is free.
+    """Sends what waits, in the order it came; nothing waits while a call is free.
 
-    `timeout`, in seconds, is that of one image, its waiting included.
+    At most `calls` with small images are under way at once, and as many with a large one each, as TorchServe would hold
+    all of them in memory. `timeout`, in seconds, is that of one image, its waiting included.
     """
 
     def __init__(self, torchserve: TorchServe, calls: int, timeout: float) -> None:
         self._torchserve, self._timeout = torchserve, timeout
-        self._waiting: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
-        for _ in range(calls):
-            Thread(target=self._send_for_ever, daemon=True).start()
+        self._small: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
+        self._large: queue.Queue[Turn] = queue.Queue(MAX_LARGE_WAITING)
+        for waiting, together in [(self._small, TOGETHER), (self._large, 1)] * calls:
+            Thread(target=self._send_for_ever, args=(waiting, together), daemon=True).start()
 
     def predict(self, image: bytes) -> dict[str, Any]:
         """Do what TorchServe.predict does, raise what it raises."""
-        if len(image) > SMALL:
-            return self._torchserve.predict(image)
         turn = Turn(image, Future())
         try:
-            self._waiting.put_nowait(turn)
+            (self._small if len(image) <= SMALL else self._large).put_nowait(turn)
         except queue.Full:
             raise Unavailable("Too many images are waiting.") from None
         try:
@@ -47,12 +48,12 @@ class Batches:
             turn.answer.cancel()
             raise TooSlow("The model took too long to answer.") from None
 
-    def _send_for_ever(self) -> None:
+    def _send_for_ever(self, waiting: queue.Queue[Turn], together: int) -> None:
         while True:
-            turns = [self._waiting.get()]
+            turns = [waiting.get()]
             with suppress(queue.Empty):
-                while len(turns) < TOGETHER:
-                    turns.append(self._waiting.get_nowait())
+                while len(turns) < together:
+                    turns.append(waiting.get_nowait())
             self._send([turn for turn in turns if turn.answer.set_running_or_notify_cancel()])
 
     def _send(self, turns: list[Turn]) -> None:

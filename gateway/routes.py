@@ -13,6 +13,7 @@ from gateway.errors import RETRY_AFTER
 from gateway.torchserve import TorchServe, TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
+PROBE = UI / "examples" / "ship.jpg"
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the files
 MAX_FILES = 32
@@ -47,6 +48,20 @@ def health() -> ResponseReturnValue:
         "model": details["card"]["name"],
         "version": details["version"],
     }
+
+
+@blueprint.get("/live")
+def live() -> dict[str, str]:
+    return {"status": "live"}
+
+
+@blueprint.get("/ready")
+def ready() -> ResponseReturnValue:
+    try:
+        torchserve().predict(PROBE.read_bytes())
+    except TorchServeError:
+        return {"status": "unavailable"}, 503, RETRY_AFTER
+    return {"status": "ready"}
 
 
 @blueprint.get("/classes")

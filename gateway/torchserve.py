@@ -14,6 +14,7 @@ from urllib3.filepost import encode_multipart_formdata
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 BINARY = "application/octet-stream"
+WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
 CONNECT_TIMEOUT = 2.0  # seconds
 POOL_SIZE = 64  # connections kept, not a limit
 POLL_INTERVAL = 0.005  # seconds
@@ -26,6 +27,10 @@ class TorchServeError(Exception):
 
 class Unavailable(TorchServeError):
     """TorchServe or the model is not there, or is too busy; asking again later may work."""
+
+
+class WorkerDied(Unavailable):
+    """The worker that had the images is gone, and they with it."""
 
 
 class TooSlow(TorchServeError):
@@ -60,7 +65,7 @@ class TorchServe:
         """Classify the bytes of an image file; returns predicted_class, confidence, class_probabilities and whether
         the image is in_distribution.
         """
-        return self._call("inference", "POST", PREDICTIONS, image)
+        return self._predict(image)
 
     def predict_all(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Classify two image files or more at once.
@@ -68,7 +73,7 @@ class TorchServe:
         Returns for each what `predict` does, or {"error": …, "status": …} where `predict` would raise ImageRefused.
         """
         parts = {str(index): ("image", image, BINARY) for index, image in enumerate(images)}
-        answers = self._call("inference", "POST", PREDICTIONS, *encode_multipart_formdata(parts))
+        answers = self._predict(*encode_multipart_formdata(parts))
         if len(answers) != len(images):
             raise Unavailable(f"TorchServe gave {len(answers)} answers for {len(images)} images.")
         return answers
@@ -115,6 +120,12 @@ class TorchServe:
     def unregister(self, version: str) -> str:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
+
+    def _predict(self, body: bytes, content: str = BINARY) -> Any:
+        try:
+            return self._call("inference", "POST", PREDICTIONS, body, content)
+        except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
+            return self._call("inference", "POST", PREDICTIONS, body, content)
 
     def _path(self, version: str | None = None) -> str:
         return f"/models/{MODEL}" + (f"/{quote(version, safe='')}" if version else "")
@@ -198,4 +209,5 @@ def _result(response: BaseHTTPResponse) -> Any:
         raise ImageRefused(reply["error"], response.status)
     if response.status < 500:
         raise TorchServeError(reply.get("message", f"TorchServe answered with status {response.status}."))
-    raise Unavailable("The model cannot answer just now.")
+    kind = WorkerDied if response.status in WORKER_DIED else Unavailable
+    raise kind("The model cannot answer just now.")

@@ -44,9 +44,9 @@ def ask_together(torchserve: Held, shared: Batches, images: list[bytes]) -> list
         wait_until(lambda: torchserve.calls == [[images[0]]])
 
         def ask(image: bytes) -> Future[dict[str, Any]]:
-            before = shared._waiting.qsize(), len(torchserve.calls)
+            before = shared._small.qsize(), len(torchserve.calls)
             answer = pool.submit(shared.predict, image)
-            wait_until(lambda: (shared._waiting.qsize(), len(torchserve.calls)) != before)
+            wait_until(lambda: (shared._small.qsize(), len(torchserve.calls)) != before)
             return answer
 
         others = [ask(image) for image in images[1:]]
@@ -89,6 +89,19 @@ def test_a_large_image_does_not_wait_for_others() -> None:
     assert [b"2", b"3"] in torchserve.calls
 
 
+def test_large_images_go_one_by_one() -> None:
+    torchserve = Held()
+    large = [b"%d" % number + bytes(batches.SMALL) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        shared = Batches(torchserve, calls=2, timeout=10)
+        answers = pool.map(shared.predict, large)
+        wait_until(lambda: shared._large.qsize() == 2)
+        assert len(torchserve.calls) == 2
+        torchserve.go_on.set()
+        assert [answer["predicted_class"].strip("\0") for answer in answers] == ["0", "1", "2", "3"]
+    assert sorted(torchserve.calls) == [[image] for image in large]
+
+
 def test_who_waits_too_long_is_told_so_and_not_asked_for() -> None:
     torchserve = Held()
     shared = Batches(torchserve, calls=1, timeout=0.2)
@@ -112,7 +125,7 @@ def test_more_than_may_wait_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> 
         pool.submit(shared.predict, b"1")
         wait_until(lambda: torchserve.calls == [[b"1"]])
         pool.submit(shared.predict, b"2")
-        wait_until(shared._waiting.full)
+        wait_until(shared._small.full)
         with pytest.raises(Unavailable, match="Too many"):
             shared.predict(b"3")
         torchserve.go_on.set()

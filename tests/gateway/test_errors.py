@@ -99,6 +99,8 @@ def test_faults_of_torchserve(faulty: FlaskClient, status: int) -> None:
     assert response.headers.get("Retry-After") == ("1" if status == 503 else None)
     for inside in ("Worker", "classifier", "pytorch", "garbage", "127.0.0.1"):
         assert inside not in response.text
+    assert faulty.get("/live").status_code == 200
+    assert faulty.get("/ready").status_code == 503
     health = faulty.get("/health")
     assert health.status_code == 503
     assert health.get_json() == {"status": "unavailable", "model_loaded": False, "device": "unknown"}
@@ -111,7 +113,7 @@ def test_torchserve_is_not_there(tmp_path: Path, keys: str | None) -> None:
         key_file.write_text(keys)  # it is rewritten in place, so it can be met half-written
     config = write_config(tmp_path / "config.properties")
     client = create_app({"TORCHSERVE_CONFIG": config, "KEY_FILE": key_file}).test_client()
-    responses = [client.get("/health"), client.get("/classes")]
+    responses = [client.get("/health"), client.get("/classes"), client.get("/ready")]
     responses.append(client.post("/predict", data={"file": (io.BytesIO(PICTURE), "picture.png")}))
     for response in responses:
         assert response.status_code == 503

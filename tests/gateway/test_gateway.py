@@ -29,6 +29,8 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
         ("post", "/predict"),
         ("post", "/predict_base64"),
         ("get", "/health"),
+        ("get", "/live"),
+        ("get", "/ready"),
         ("get", "/classes"),
         ("get", "/model"),
     }
@@ -36,7 +38,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
 
 def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/swagger/")
-    expect(page.locator(".opblock")).to_have_count(5)
+    expect(page.locator(".opblock")).to_have_count(7)
 
 
 def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,12 @@ def test_health(stack: Stack) -> None:
     assert (body["status"], body["model_loaded"], body["device"]) == ("healthy", True, "cpu")
 
 
+def test_live_and_ready(stack: Stack) -> None:
+    for path, status in (("live", "live"), ("ready", "ready")):
+        response = requests.get(f"{stack.url}/{path}")
+        assert (response.status_code, response.json()) == (200, {"status": status})
+
+
 def test_classes(stack: Stack) -> None:
     assert requests.get(f"{stack.url}/classes").json() == {"classes": sorted(TEN), "total_classes": 10}
 
