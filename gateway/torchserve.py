@@ -104,8 +104,12 @@ class TorchServe:
         return [model["modelName"] for model in self._call("management", "GET", "/models?limit=100")["models"]]
 
     def register(self, archive: str) -> str:
-        """Register an archive of the model store by its file name and start its workers; returns what happened."""
-        options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": 1, "synchronous": "true"})
+        """Register an archive of the model store by its file name; returns what happened.
+
+        It gets as many workers as the default version has, as TorchServe does not look into the archive for that.
+        """
+        workers = self.describe()[0]["minWorkers"] if self.models() else 1
+        options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true"})
         return self._call("management", "POST", f"/models?{options}")["status"]
 
     def scale(self, workers: int, version: str | None = None) -> str:

@@ -47,7 +47,7 @@ PEERS = ("flask", "fastapi", "litserve")
 START_TIMEOUT = 60  # seconds
 WARMING = 4  # seconds
 LONGER = {"large": 2}  # times as long for what few are answered of
-IDLE = 0.1  # of a core
+IDLE = 0.3  # of a core; LitServe looks for work all the time
 Figures = dict[str, float]
 
 

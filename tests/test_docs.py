@@ -94,7 +94,7 @@ def test_every_command_is_run_somewhere() -> None:
     assert all(shlex.split(command)[1] in make_tests for command in RUN_BY_TEST_MAKE)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *DOCS])
 def test_links_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
     assert all(link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists() for link in links)

@@ -28,23 +28,23 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
     run_module("training.archive", checkpoint, "--version", "2.0", "--output", store / "second.mar")
 
     with serve(store / "drawn.mar", tmp_path / "stack") as stack:
-        assert models(stack, "list").startswith("1.0      default  drawn.mar, 1 of 1 workers ready")
+        assert models(stack, "list").startswith("1.0      default  drawn.mar, 2 of 2 workers ready")
         assert "registered" in models(stack, "register", "model_store/second.mar")
         assert "already registered" in models(stack, "register", "second.mar", succeeds=False)
         first, second = models(stack, "list").splitlines()
         assert "default" in first
-        assert "2.0               second.mar, 1 of 1 workers ready" in second
+        assert "2.0               second.mar, 2 of 2 workers ready" in second
 
         models(stack, "set-default", "2.0")
         assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
         models(stack, "unregister", "1.0")
         assert len(models(stack, "list").splitlines()) == 1
 
-        models(stack, "scale", "2")
-        assert "2 of 2 workers ready" in models(stack, "list")
+        models(stack, "scale", "1")
+        assert "1 of 1 workers ready" in models(stack, "list")
         (description,) = json.loads(models(stack, "describe", "2.0"))
         assert description["batchSize"] == 16
-        assert len(description["workers"]) == 2
+        assert len(description["workers"]) == 1
 
         models(stack, "unregister", "2.0")
         assert models(stack, "list") == "No model is registered.\n"
