@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +44,7 @@ FILES = 10_000  # of the batch prediction
 PRODUCT = "product"
 PEERS = ("flask", "fastapi", "litserve")
 START_TIMEOUT = 60  # seconds
+STOP_TIMEOUT = 15  # seconds
 WARMING = 4  # seconds
 LONGER = {"large": 2}  # times as long for what few are answered of
 IDLE = 0.3  # of a core; LitServe looks for work all the time
@@ -103,15 +103,26 @@ def running(system: System, image: bytes) -> Iterator[tuple[psutil.Process, floa
         tempfile.TemporaryFile() as log,
         subprocess.Popen(system.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process,
     ):
+        watched = psutil.Process(process.pid)
         try:
             while not _classifies(system.url, image):
                 if process.poll() is not None or time.monotonic() - started > START_TIMEOUT:
                     log.seek(0)
                     raise SystemExit(f"{system.name} did not start:\n{log.read().decode()}")
                 time.sleep(0.02)
-            yield psutil.Process(process.pid), time.monotonic() - started
+            yield watched, time.monotonic() - started
         finally:
-            process.send_signal(signal.SIGINT)
+            if process.poll() is None:
+                stop(watched)
+
+
+def stop(process: psutil.Process) -> None:
+    """Ask a system to end, and kill what is left of it after a while."""
+    family = process.children(recursive=True)
+    process.terminate()
+    _, left = psutil.wait_procs([process, *family], timeout=STOP_TIMEOUT)
+    for each in left:
+        each.kill()
 
 
 def _classifies(url: str, image: bytes) -> bool:
