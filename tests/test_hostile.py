@@ -11,7 +11,7 @@ import requests
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
-MUTANTS = int(os.environ.get("MUTANTS", "500"))  # 10,000 take half a minute
+MUTANTS = int(os.environ.get("MUTANTS", "500"))
 ORIGINALS = [encode(draw("red", 1), kind) for kind in ("JPEG", "PNG", "GIF")]
 
 
