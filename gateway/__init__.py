@@ -1,14 +1,15 @@
 """The gateway: a Flask service that turns the documented contract into TorchServe calls and serves the page."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flasgger import Swagger
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
-from gateway import errors, routes
+from gateway import access, errors, routes
 from gateway.batches import Batches
 from gateway.torchserve import TorchServe
 
@@ -26,10 +27,13 @@ SWAGGER = {
 }
 
 
-class InOrder(DefaultJSONProvider):
-    """JSON whose keys stay as they are, so that probabilities come in class order."""
+class StrictJSON(DefaultJSONProvider):
+    """JSON by the letter: no key twice and no NaN comes in; keys go out in their order, that of the classes."""
 
     sort_keys = False
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        return json.loads(s, object_pairs_hook=_unique, parse_constant=_no_json)
 
 
 def create_app(config: dict[str, Any] | None = None) -> Flask:
@@ -44,12 +48,24 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     )
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
-    app.json = InOrder(app)
+    app.json = StrictJSON(app)
     timeout = app.config["TIMEOUT"]
     torchserve = TorchServe(Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout)
     app.extensions.update(torchserve=torchserve, batches=Batches(torchserve, app.config["CALLS"], timeout))
+    access.register(app)
     app.register_blueprint(routes.blueprint)
     errors.register(app)
-    CORS(app, origins=app.config["CORS_ORIGINS"])
+    CORS(app, origins=app.config["CORS_ORIGINS"], expose_headers=[access.ID, "Retry-After"])
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
     return app
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        raise ValueError("A key is there twice.")
+    return items
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON.")

@@ -10,8 +10,12 @@ from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
 
 SMALL = 64 * 1024  # bytes; a larger image takes longer to decode than a call does, and goes alone
 TOGETHER = 16  # small images in a call
-MAX_WAITING = 500  # small images,
-MAX_LARGE_WAITING = 150  # and others, which may take 10 MB each
+MAX_WAITING = 150  # small images, and as many others, which may take 10 MB each
+
+
+class Busy(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("Too many images are waiting.")
 
 
 class Turn(NamedTuple):
@@ -31,7 +35,7 @@ class Batches:
     def __init__(self, torchserve: TorchServe, calls: int, timeout: float) -> None:
         self._torchserve, self._timeout = torchserve, timeout
         self._small: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
-        self._large: queue.Queue[Turn] = queue.Queue(MAX_LARGE_WAITING)
+        self._large: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
         for waiting, together in [(self._small, TOGETHER), (self._large, 1)] * calls:
             Thread(target=self._send_for_ever, args=(waiting, together), daemon=True).start()
 
@@ -39,14 +43,22 @@ class Batches:
         """Do what TorchServe.predict does, raise what it raises."""
         turn = Turn(image, Future())
         try:
-            (self._small if len(image) <= SMALL else self._large).put_nowait(turn)
+            self._queue(len(image)).put_nowait(turn)
         except queue.Full:
-            raise Unavailable("Too many images are waiting.") from None
+            raise Busy from None
         try:
             return turn.answer.result(self._timeout)
         except TimeoutError:
             turn.answer.cancel()
             raise TooSlow("The model took too long to answer.") from None
+
+    def turn_away_if_full(self, size: int) -> None:
+        """Raise Unavailable if an image of about `size` bytes would find no place, before anything is done with it."""
+        if self._queue(size).full():
+            raise Busy
+
+    def _queue(self, size: int) -> "queue.Queue[Turn]":
+        return self._small if size <= SMALL else self._large
 
     def _send_for_ever(self, waiting: queue.Queue[Turn], together: int) -> None:
         while True:

@@ -1,6 +1,6 @@
 """One JSON shape for every failure, whatever the route: {"error": "…", "success": false}."""
 
-from flask import Flask
+from flask import Flask, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError
 
@@ -21,18 +21,19 @@ def register(app: Flask) -> None:
     def image_refused(error: ImageRefused) -> ResponseReturnValue:
         return failure(str(error), error.status)
 
-    @app.errorhandler(TooSlow)
-    def too_slow(error: TooSlow) -> ResponseReturnValue:
-        return failure(str(error), 504)
-
-    @app.errorhandler(Unavailable)
-    def unavailable(error: Unavailable) -> ResponseReturnValue:
-        return *failure(str(error), 503), RETRY_AFTER
-
     @app.errorhandler(TorchServeError)
-    def refused(error: TorchServeError) -> ResponseReturnValue:
-        app.logger.error("TorchServe refused: %s", error)
-        return *failure("The model is not available.", 503), RETRY_AFTER
+    def torchserve_failed(error: TorchServeError) -> ResponseReturnValue:
+        if isinstance(error, TooSlow):
+            return failure(str(error), 504)
+        return *failure(reason(error), 503), RETRY_AFTER
+
+
+def reason(error: TorchServeError) -> str:
+    """Return what a client may know of a failure; the rest goes to the log."""
+    if isinstance(error, (TooSlow, Unavailable)):
+        return str(error)
+    current_app.logger.error("TorchServe refused: %s", error)
+    return "The model is not available."
 
 
 def failure(message: str, status: int) -> tuple[dict[str, object], int]:

@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, g, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
+from gateway.access import upstream
 from gateway.batches import Batches
-from gateway.errors import RETRY_AFTER
+from gateway.errors import RETRY_AFTER, reason
 from gateway.torchserve import TorchServe, TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
@@ -38,15 +39,17 @@ def asset(name: str, folder: str = ".") -> Response:
 @blueprint.get("/health")
 def health() -> ResponseReturnValue:
     try:
-        details = torchserve().details()
-    except TorchServeError:
-        return {"status": "unavailable", "model_loaded": False, "device": "unknown"}, 503, RETRY_AFTER
+        details = model_details()
+    except TorchServeError as error:
+        said = {"status": "unavailable", "reason": reason(error), "model_loaded": False, "device": "unknown"}
+        return said, 503, RETRY_AFTER
     return {
         "status": "healthy",
         "model_loaded": True,
         "device": details["device"],
         "model": details["card"]["name"],
         "version": details["version"],
+        "workers": details["workers"],
     }
 
 
@@ -58,27 +61,28 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 def ready() -> ResponseReturnValue:
     try:
-        torchserve().predict(PROBE.read_bytes())
-    except TorchServeError:
-        return {"status": "unavailable"}, 503, RETRY_AFTER
+        classify(PROBE.read_bytes())
+    except TorchServeError as error:
+        return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}
 
 
 @blueprint.get("/classes")
 def classes() -> dict[str, Any]:
-    names = torchserve().details()["card"]["classes"]
+    names = model_details()["card"]["classes"]
     return {"classes": names, "total_classes": len(names)}
 
 
 @blueprint.get("/model")
 def model() -> dict[str, Any]:
-    details = torchserve().details()
+    details = model_details()
     return {**details["card"], "version": details["version"], "device": details["device"]}
 
 
 @blueprint.post("/predict")
 def predict() -> dict[str, Any] | list[dict[str, Any]]:
     request.max_content_length = MAX_MULTIPART_BYTES
+    batches().turn_away_if_full(request.content_length or 0)
     files = request.files.getlist("file")
     if not files:
         abort(400, "Send the image as multipart/form-data in the field 'file'.")
@@ -93,6 +97,7 @@ def predict() -> dict[str, Any] | list[dict[str, Any]]:
 @blueprint.post("/predict_base64")
 def predict_base64() -> dict[str, Any]:
     request.max_content_length = MAX_JSON_BYTES
+    batches().turn_away_if_full(request.content_length or 0)
     try:
         body = request.get_json(force=True)
     except RecursionError:
@@ -113,15 +118,31 @@ def classify(image: bytes) -> dict[str, Any]:
         abort(400, "The image is empty.")
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
-    batches: Batches = current_app.extensions["batches"]
-    return {**batches.predict(image), "success": True}
+    with upstream():
+        answer = batches().predict(image)
+    g.version = answer.get("version")
+    return {**answer, "success": True}
 
 
 def classify_all(images: list[bytes]) -> list[dict[str, Any]]:
     """Return the prediction for each of several images, or its error; aborts with 413 if they are too large."""
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
         abort(413)
-    return [{**answer, "success": "error" not in answer} for answer in torchserve().predict_all(images)]
+    with upstream():
+        answers = torchserve().predict_all(images)
+    g.version = next((answer["version"] for answer in answers if "version" in answer), None)
+    return [{**answer, "success": "error" not in answer} for answer in answers]
+
+
+def model_details() -> dict[str, Any]:
+    with upstream():
+        details = torchserve().details()
+    g.version = details["version"]
+    return details
+
+
+def batches() -> Batches:
+    return current_app.extensions["batches"]
 
 
 def torchserve() -> TorchServe:

@@ -83,10 +83,13 @@ class TorchServe:
         return self._call("management", "GET", self._path(version))
 
     def details(self) -> dict[str, Any]:
-        """Return what the deployed model says of itself: `card`, `device` and `version`. Asked once per worker start.
+        """Return what the deployed model says of itself: `card` and `device`, asked once per worker start; its
+        `version`; and how many of its `workers` are ready.
 
         Raises Unavailable while no worker of the default version is ready.
         """
+        if not self.models():
+            raise Unavailable("No model is registered.")
         description = self.describe()[0]
         workers = [worker for worker in description["workers"] if worker["status"] == "READY"]
         if not workers:
@@ -96,7 +99,7 @@ class TorchServe:
             said = self._call("management", "GET", f"{self._path()}?customized=true")[0].get("customizedMetadata")
             if said is None:
                 raise Unavailable("The model does not describe itself just now.")
-            self._details = started, {**said, "version": description["modelVersion"]}
+            self._details = started, {**said, "version": description["modelVersion"], "workers": len(workers)}
         return self._details[1]
 
     def models(self) -> list[str]:

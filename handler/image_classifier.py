@@ -30,6 +30,7 @@ class ImageClassifier(BaseHandler):
         settings = context.model_yaml_config
         torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
         self.classes = [self.mapping[str(index)] for index in range(len(self.mapping))]
+        self.version = context.manifest["model"]["modelVersion"]
         self.card = json.loads(Path(context.system_properties["model_dir"], "model_card.json").read_text())
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         for size in (1, settings["batchSize"]) * 2:  # TorchScript specialises on its first calls
@@ -79,6 +80,7 @@ class ImageClassifier(BaseHandler):
             "class_probabilities": class_probabilities,
             "in_distribution": familiarity >= self.card["calibration"]["familiarity"]["threshold"],
             "in_distribution_score": familiarity,
+            "version": self.version,
         }
 
 

@@ -32,7 +32,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image has to have been classified
 STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
 WATCH_INTERVAL = 0.2  # seconds
-MAX_DEATHS, DEATHS_WITHIN = 3, 300  # so many in so many seconds is "keeps dying"
+MAX_DEATHS, YOUNG = 3, 10  # so many in a row, each in so many seconds of its start, are "keeps dying"
 LOG_LINES = 15
 
 
@@ -46,7 +46,8 @@ class Service:
     def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
         self.name, self.command, self.folder, self.env, self.log = name, command, folder, env, log
         self.process: subprocess.Popen[bytes] | None = None
-        self.deaths: list[float] = []
+        self.started = 0.0
+        self.young_deaths = 0
         self.log.write_bytes(b"")
 
     def start(self) -> None:
@@ -60,15 +61,15 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this command alone, which then stops things in order
             )
+        self.started = time.monotonic()
 
     def watch(self) -> None:
         """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
         if self.process and self.process.poll() is None:
             return
-        now = time.monotonic()
-        self.deaths = [death for death in self.deaths if death > now - DEATHS_WITHIN] + [now]
+        self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG else 0
         self._kill()
-        if len(self.deaths) >= MAX_DEATHS:
+        if self.young_deaths >= MAX_DEATHS:
             raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
         _say(f"{self.name} has ended and is started again.")
         self.start()

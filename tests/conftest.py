@@ -7,14 +7,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
+import requests
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser import CHROMIUM_OPTIONS
 from tests.drawing import TEN, draw_dataset
+from tests.replies import assert_tells_nothing
 from tests.stack import ROOT, Stack, serve
 
 QUICK_RECIPE = {
@@ -41,6 +44,20 @@ def run_module(module: str, *arguments: object) -> str:
         status = importlib.import_module(module).main()
     assert not status, printed.getvalue()
     return printed.getvalue()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _replies_tell_nothing() -> Iterator[None]:
+    """Look at every reply that a test gets by requests."""
+    send = requests.Session.send
+
+    def looked_at(*arguments: Any, **options: Any) -> requests.Response:
+        response = send(*arguments, **options)
+        assert_tells_nothing(response.status_code, response.text)
+        return response
+
+    with patch.object(requests.Session, "send", looked_at):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from gateway.torchserve import TorchServe, read_properties
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
 
 @dataclass
@@ -29,6 +32,20 @@ class Stack:
     @property
     def torchserve(self) -> TorchServe:
         return TorchServe(self.config, self.run / "key_file.json", timeout=60)
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Return the processes of the product with a word in their command line: one of WORKER, JAVA, GATEWAY."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if any(word in part for part in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def workers(self) -> list[int]:
+        """Return the process id of every worker that is ready."""
+        workers = self.torchserve.describe()[0]["workers"]
+        return [worker["pid"] for worker in workers if worker["status"] == "READY"]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

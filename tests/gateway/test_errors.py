@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from flask.testing import FlaskClient
@@ -103,7 +104,7 @@ def test_faults_of_torchserve(faulty: FlaskClient, status: int) -> None:
     assert faulty.get("/ready").status_code == 503
     health = faulty.get("/health")
     assert health.status_code == 503
-    assert health.get_json() == {"status": "unavailable", "model_loaded": False, "device": "unknown"}
+    assert health.get_json() == {"status": "unavailable", "reason": ANY, "model_loaded": False, "device": "unknown"}
 
 
 @pytest.mark.parametrize("keys", [None, "", '{"inference": {', "[]", "{}", KEYS])

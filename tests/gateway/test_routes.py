@@ -77,7 +77,8 @@ def test_predict(stack: Stack) -> None:
     assert response.status_code == 200
     body = response.json()
     answer = ["predicted_class", "confidence", "class_probabilities"]
-    assert list(body) == [*answer, "in_distribution", "in_distribution_score", "success"]
+    assert list(body) == [*answer, "in_distribution", "in_distribution_score", "version", "success"]
+    assert body["version"] == "1.0"
     assert body["success"] is True
     assert body["predicted_class"] == "purple"
     assert list(body["class_probabilities"]) == sorted(TEN)
@@ -230,12 +231,24 @@ def test_wrong_method(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("origin", ["null", "https://example.org"])
-def test_a_page_from_anywhere_may_ask(stack: Stack, origin: str) -> None:
-    for method, path in (("GET", "/health"), ("GET", "/classes"), ("POST", "/predict"), ("OPTIONS", "/predict")):
-        headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        response = requests.request(method, stack.url + path, headers=headers)
+@pytest.mark.parametrize("path", ["/", "/health", "/live", "/ready", "/classes", "/model", "/swagger.json", "/nothing"])
+def test_a_page_from_anywhere_may_read(stack: Stack, origin: str, path: str) -> None:
+    response = requests.get(stack.url + path, headers={"Origin": origin})
+    assert response.headers["Access-Control-Allow-Origin"] in (origin, "*")
+    assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+@pytest.mark.parametrize("origin", ["null", "https://example.org"])
+@pytest.mark.parametrize("path", ["/predict", "/predict_base64"])
+def test_a_page_from_anywhere_may_ask(stack: Stack, origin: str, path: str) -> None:
+    asks = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    for response in (
+        requests.options(stack.url + path, headers=asks),
+        requests.post(stack.url + path, headers={"Origin": origin}),
+    ):
         assert response.headers["Access-Control-Allow-Origin"] in (origin, "*")
         assert "Access-Control-Allow-Credentials" not in response.headers
+    assert "content-type" in requests.options(stack.url + path, headers=asks).headers["Access-Control-Allow-Headers"]
 
 
 def test_serves_the_page_and_its_parts(stack: Stack) -> None:

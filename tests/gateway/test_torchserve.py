@@ -1,61 +1,13 @@
 """The client of TorchServe against the real one, whose keys last six seconds here."""
 
-import json
 import multiprocessing
-import random
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from gateway.torchserve import ImageRefused, TorchServe, TorchServeError, read_properties
-from tests.drawing import draw, encode
-from tests.stack import Stack, serve, wait_until
-
-PICTURE = encode(draw("azure", 5))
-
-
-def test_no_request_fails_while_keys_expire(stack: Stack) -> None:
-    def key() -> str:
-        return json.loads((stack.run / "key_file.json").read_text())["inference"]["key"]
-
-    def ask(_: int) -> set[tuple[int, str]]:
-        seen, until = set(), time.monotonic() + 15
-        while time.monotonic() < until:
-            response = requests.post(f"{stack.url}/predict", files={"file": PICTURE})
-            seen.add((response.status_code, response.json().get("predicted_class")))
-            time.sleep(0.05)
-        return seen
-
-    before = key()
-    with ThreadPoolExecutor(4) as pool:
-        outcomes = set().union(*pool.map(ask, range(4)))
-    assert outcomes == {(200, "azure")}
-    assert key() != before
-
-
-def test_no_request_is_lost_with_a_worker_that_is_killed(archive: Path, tmp_path: Path) -> None:
-    def ask(_: int) -> set[tuple[int, str]]:
-        seen, until = set(), time.monotonic() + 12
-        while time.monotonic() < until:
-            response = requests.post(f"{stack.url}/predict", files={"file": PICTURE})
-            seen.add((response.status_code, response.json().get("predicted_class")))
-        return seen
-
-    def workers() -> list[psutil.Process]:
-        family = psutil.Process(stack.process.pid).children(recursive=True)
-        return [process for process in family if any("model_service_worker" in word for word in process.cmdline())]
-
-    with serve(archive, tmp_path) as stack, ThreadPoolExecutor(8) as pool:
-        asked = pool.map(ask, range(8))
-        for _ in range(3):
-            time.sleep(3)
-            random.choice(workers()).kill()
-        assert set().union(*asked) == {(200, "azure")}
-        wait_until(lambda: len(stack.torchserve.describe()[0]["workers"]) == 2, seconds=10)
+from tests.stack import Stack
 
 
 def renew(config: Path, key_file: Path, expired: str) -> str:

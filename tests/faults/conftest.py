@@ -1,0 +1,36 @@
+"""What the tests of faults share: how long they take, the rate the product sustains, and the table at their end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ledger import Ledger, labelled_pictures
+from tests.stack import Stack
+
+LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs them
+
+
+def times(short: int, long: int) -> int:
+    return long if LONG else short
+
+
+@pytest.fixture(scope="module")
+def pictures(checkpoint: Path) -> list[tuple[bytes, str]]:
+    return labelled_pictures(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def capacity(stack: Stack, pictures: list[tuple[bytes, str]]) -> float:
+    """The rate that the product and this client sustain together on this machine, in answers a second."""
+    Ledger(stack.url, pictures).closed_loop(2)
+    return Ledger(stack.url, pictures).closed_loop(times(3, 10))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    measured = [(report, *each) for report in reports for each in report.user_properties if report.when == "call"]
+    if measured:
+        terminalreporter.section("promises")
+    for report, promise, figure in measured:
+        terminalreporter.line(f"{'kept  ' if report.passed else 'BROKEN'} | {promise} | {figure}")

@@ -1,0 +1,139 @@
+"""A client that writes down what became of every request, by its id."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import torch
+
+from gateway.access import ID
+from handler.transforms import decode_image, to_pixels
+from tests.drawing import TEN, draw, encode
+from tests.replies import assert_tells_nothing
+from training.checkpoint import load_checkpoint
+from training.metrics import predict
+
+PATIENCE = 30  # seconds, after which a request hangs
+CLIENTS = 32  # of a closed loop
+FORM = "multipart/form-data; boundary=x"
+
+
+@dataclass
+class Entry:
+    """One request: when it was sent (seconds, monotonic), how long it took, and what became of it."""
+
+    sent: float
+    seconds: float
+    outcome: str
+
+
+class Ledger:
+    """The requests of one load on `url`; `pictures` are the files to send with the classes they are of."""
+
+    def __init__(self, url: str, pictures: list[tuple[bytes, str]]) -> None:
+        self.url, self.pictures = url, pictures
+        self.entries: list[Entry] = []
+        self._numbers = count()
+
+    def outcomes(self) -> Counter[str]:
+        return Counter(entry.outcome for entry in self.entries)
+
+    def took(self, outcome: str, percentile: float) -> float:
+        """Return a percentile of the seconds that requests of one outcome took."""
+        seconds = [entry.seconds for entry in self.entries if entry.outcome == outcome]
+        return float(np.percentile(seconds, percentile)) if seconds else float("nan")
+
+    def closed_loop(self, seconds: float, clients: int = CLIENTS) -> float:
+        """Ask from so many clients, each as soon as it has its answer; returns right answers a second."""
+        asyncio.run(self._closed_loop(seconds, clients))
+        return self.outcomes()["right"] / seconds
+
+    def open_loop(self, rate: float, seconds: float) -> None:
+        """Ask so often a second, whatever becomes of it."""
+        asyncio.run(self._open_loop(rate, time.monotonic() + seconds, threading.Event()))
+
+    @contextlib.contextmanager
+    def under_load(self, rate: float) -> Iterator[None]:
+        """Ask so often a second until the block ends and the last answer is there."""
+        stop = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(self._open_loop(rate, float("inf"), stop)))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    async def _closed_loop(self, seconds: float, clients: int) -> None:
+        until = time.monotonic() + seconds
+
+        async def client() -> None:
+            while time.monotonic() < until:
+                await self._ask(session)
+
+        async with _session() as session:
+            await asyncio.gather(*(client() for _ in range(clients)))
+
+    async def _open_loop(self, rate: float, until: float, stop: threading.Event) -> None:
+        start = time.monotonic()
+        async with _session() as session, asyncio.TaskGroup() as group:
+            for number in count():
+                due = start + number / rate
+                if due > until or stop.is_set():
+                    return
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                group.create_task(self._ask(session))
+
+    async def _ask(self, session: aiohttp.ClientSession) -> None:
+        number = next(self._numbers)
+        picture, label = self.pictures[number % len(self.pictures)]
+        headers = {ID: f"request-{number}", "Content-Type": FORM}
+        sent = time.monotonic()
+        try:
+            async with session.post(f"{self.url}/predict", data=form(picture), headers=headers) as response:
+                body = await response.json(content_type=None)
+                outcome = _outcome(response, body, number, label)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            outcome = type(error).__name__
+        self.entries.append(Entry(sent, time.monotonic() - sent, outcome))
+
+
+def form(picture: bytes) -> bytes:
+    """Return the body of an upload, whose content type is FORM."""
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="picture"\r\n\r\n'
+    return head + picture + b"\r\n--x--\r\n"
+
+
+def labelled_pictures(checkpoint: Path, each: int = 3) -> list[tuple[bytes, str]]:
+    """Draw pictures of every class, with the class that the checkpoint gives them offline."""
+    files = [encode(draw(name, seed), "JPEG") for name in TEN for seed in range(each)]
+    held = load_checkpoint(checkpoint)
+    pixels = torch.stack([to_pixels(decode_image(file)) for file in files])
+    logits, _ = predict(held.classifier(), pixels)
+    return [(file, held.card["classes"][index]) for file, index in zip(files, logits.argmax(1).tolist(), strict=True)]
+
+
+def _session() -> aiohttp.ClientSession:
+    # A connection is let go before gunicorn closes it, after 2 s, in the middle of a request.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE))
+
+
+def _outcome(response: aiohttp.ClientResponse, body: dict[str, object], number: int, label: str) -> str:
+    """Return `right`, `refused` (come again later), or what is wrong with a reply."""
+    assert_tells_nothing(response.status, str(body))
+    if response.headers.get(ID) != f"request-{number}":
+        return "without its id"
+    if response.status == 200:
+        return "right" if body["predicted_class"] == label else f"{body['predicted_class']} instead of {label}"
+    if response.status in (429, 503) and "Retry-After" in response.headers:
+        return "refused"
+    return str(response.status)

@@ -1,0 +1,128 @@
+"""More load than can be served, for long, and from clients that dawdle."""
+
+import base64
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from gateway.routes import MAX_IMAGE_BYTES
+from tests.faults.conftest import times
+from tests.faults.ledger import FORM, Ledger, form, labelled_pictures
+from tests.stack import GATEWAY, ROOT, Stack, serve
+
+Pictures = list[tuple[bytes, str]]
+Record = Callable[[str, object], None]
+RELEASED = ROOT / "model_store" / "cifar10_whitened_resnet.pth"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return labelled_pictures(RELEASED)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The product with the released default, whose network takes its time."""
+    with serve(RELEASED.with_suffix(".mar"), tmp_path_factory.mktemp("released")) as running:
+        yield running
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("factor", [2, 10])
+def test_overload(stack: Stack, capacity: float, pictures: Pictures, factor: int, record_property: Record) -> None:
+    seconds = times(5, 60)
+    ledger, after = Ledger(stack.url, pictures), Ledger(stack.url, pictures)
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(ledger.open_loop, factor * capacity, seconds)
+        states = set()
+        while not load.done():
+            states.add(tuple(requests.get(f"{stack.url}/{path}").status_code for path in ("live", "health", "ready")))
+            time.sleep(0.2)
+        load.result()
+    goodput = ledger.outcomes()["right"] / (time.monotonic() - started) / capacity
+    recovered = after.closed_loop(2) / capacity
+    record_property(
+        f"{factor} times the sustainable {capacity:.0f}/s for {seconds} s",
+        f"goodput {goodput:.2f}, refusals {ledger.took('refused', 50) * 1e3:.0f} ms in the median and "
+        f"{ledger.took('refused', 99) * 1e3:.0f} at p99, {recovered:.2f} at once after, {ledger.outcomes()}",
+    )
+    assert set(ledger.outcomes()) == {"right", "refused"}
+    assert (200, 200, 503) in states
+    assert {state[:2] for state in states} == {(200, 200)}
+    assert set(after.outcomes()) == {"right"}
+
+
+def test_slow_clients(stack: Stack, record_property: Record) -> None:
+    address = urlsplit(stack.url)
+    half = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+    half += f"Content-Type: {FORM}\r\n".encode()
+    connections = [socket.create_connection((address.hostname or "", address.port or 0)) for _ in range(200)]
+    for number, connection in enumerate(connections):
+        connection.sendall(half + b"\r\n--x" if number % 2 else half)
+    took = []
+    for _ in range(100):
+        started = time.monotonic()
+        assert requests.get(f"{stack.url}/health").status_code == 200
+        took.append(time.monotonic() - started)
+    for connection in connections:
+        connection.close()
+    p99 = float(np.percentile(took, 99))
+    record_property("/health beside 200 half-sent requests", f"p99 {p99 * 1e3:.0f} ms")
+    assert p99 < 0.5
+
+
+@pytest.mark.timeout(2400)
+def test_memory_and_descriptors_stay(
+    stack: Stack, capacity: float, pictures: Pictures, record_property: Record
+) -> None:
+    seconds = times(10, 1800)
+    ledger = Ledger(stack.url, pictures)
+    ledger.open_loop(0.7 * capacity, seconds / 3)
+    memory, descriptors = megabytes(stack.processes("")), opened(stack)
+    ledger.open_loop(0.7 * capacity, seconds * 2 / 3)
+    more, also = megabytes(stack.processes("")) - memory, opened(stack) - descriptors
+    record_property(
+        f"{seconds} s at 0.7 of what is sustained",
+        f"in the last two thirds {more:+.0f} MB of {memory:.0f}, {also:+d} descriptors of {descriptors}, "
+        f"{ledger.outcomes()}",
+    )
+    assert set(ledger.outcomes()) == {"right"}
+    assert more < 0.1 * memory
+    assert also < 20
+
+
+def test_refused_requests_leave_no_memory_behind(stack: Stack, record_property: Record) -> None:
+    large = bytes(MAX_IMAGE_BYTES + 1)
+
+    def send(number: int) -> int:
+        if number % 3 == 0:
+            return requests.post(f"{stack.url}/predict", files={"file": large}).status_code
+        if number % 3 == 1:
+            text = base64.b64encode(large).decode()
+            return requests.post(f"{stack.url}/predict_base64", json={"image": text}).status_code
+        without_length = iter([form(large)])
+        return requests.post(f"{stack.url}/predict", data=without_length, headers={"Content-Type": FORM}).status_code
+
+    gateways = stack.processes(GATEWAY)
+    with ThreadPoolExecutor(4) as pool:
+        before = megabytes(gateways)
+        assert set(pool.map(send, range(30))) == {413}
+        more = megabytes(gateways) - before
+    record_property("30 requests of 10 MB + 1", f"refused, gateway {more:+.0f} MB")
+    assert more <= 20
+
+
+def megabytes(processes: list[psutil.Process]) -> float:
+    return sum(process.memory_full_info().uss for process in processes) / 2**20
+
+
+def opened(stack: Stack) -> int:
+    return sum(process.num_fds() for process in stack.processes(""))
