@@ -16,7 +16,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check bench screenshot lock tools clean
+.PHONY: help serve train archive test check faults bench screenshot lock tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -35,6 +35,9 @@ test: .venv/test tools $(ARCHIVE) check ## set up what the tests need and run th
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
+
+faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for two hours, and print what it promises and what came of it
+	@FAULTS=long $(VENV)/python -m pytest tests/faults
 
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
