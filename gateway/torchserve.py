@@ -14,6 +14,7 @@ from urllib3.filepost import encode_multipart_formdata
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 BINARY = "application/octet-stream"
+VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
 CONNECT_TIMEOUT = 2.0  # seconds
 POOL_SIZE = 64  # connections kept, not a limit
@@ -61,11 +62,11 @@ class TorchServe:
         self._tokens = Tokens(key_file, self._pools["management"])
         self._details: tuple[Any, dict[str, Any]] | None = None
 
-    def predict(self, image: bytes) -> dict[str, Any]:
-        """Classify the bytes of an image file; returns predicted_class, confidence, class_probabilities and whether
-        the image is in_distribution.
+    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
+        """Classify the bytes of an image file, by the default version or a given one; returns predicted_class,
+        confidence, class_probabilities and whether the image is in_distribution.
         """
-        return self._predict(image)
+        return self._predict(image, path=_versioned(PREDICTIONS, version))
 
     def predict_all(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Classify two image files or more at once.
@@ -96,11 +97,19 @@ class TorchServe:
             raise Unavailable("The model is not ready yet.")
         started = description["modelVersion"], [(worker["id"], worker["startTime"]) for worker in workers]
         if self._details is None or self._details[0] != started:
-            said = self._call("management", "GET", f"{self._path()}?customized=true")[0].get("customizedMetadata")
-            if said is None:
-                raise Unavailable("The model does not describe itself just now.")
-            self._details = started, {**said, "version": description["modelVersion"], "workers": len(workers)}
+            told = {**self.said(), "version": description["modelVersion"], "workers": len(workers)}
+            self._details = started, told
         return self._details[1]
+
+    def said(self, version: str | None = None) -> dict[str, Any]:
+        """Return what a worker says of itself: `card`, `device` and its `pid`. It has answered all it had before then.
+
+        Raises Unavailable where it says nothing.
+        """
+        said = self._call("management", "GET", f"{self._path(version)}?customized=true")[0].get("customizedMetadata")
+        if said is None:
+            raise Unavailable("The model does not describe itself just now.")
+        return said
 
     def models(self) -> list[str]:
         """Return the names of all registered models."""
@@ -128,14 +137,14 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
 
-    def _predict(self, body: bytes, content: str = BINARY) -> Any:
+    def _predict(self, body: bytes, content: str = BINARY, path: str = PREDICTIONS) -> Any:
         try:
-            return self._call("inference", "POST", PREDICTIONS, body, content)
+            return self._call("inference", "POST", path, body, content)
         except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
-            return self._call("inference", "POST", PREDICTIONS, body, content)
+            return self._call("inference", "POST", path, body, content)
 
     def _path(self, version: str | None = None) -> str:
-        return f"/models/{MODEL}" + (f"/{quote(version, safe='')}" if version else "")
+        return _versioned(f"/models/{MODEL}", version)
 
     def _call(self, kind: str, method: str, path: str, body: bytes | None = None, content: str = BINARY) -> Any:
         """Send one request with a valid token; returns the JSON of the reply."""
@@ -200,6 +209,10 @@ def _send(
         raise Unavailable("TorchServe cannot be reached.") from None
 
 
+def _versioned(path: str, version: str | None) -> str:
+    return f"{path}/{quote(version, safe='')}" if version else path
+
+
 def _token_expired(response: BaseHTTPResponse) -> bool:
     return response.status == 400 and b'"InvalidKeyException"' in response.data
 
@@ -214,6 +227,9 @@ def _result(response: BaseHTTPResponse) -> Any:
         return reply
     if "error" in reply:
         raise ImageRefused(reply["error"], response.status)
+    if response.status == VERSION_TAKEN:
+        remedy = "Give the new archive another number, 'training.archive --version', or unregister that version."
+        raise TorchServeError(f"{reply['message']}. {remedy}")
     if response.status < 500:
         raise TorchServeError(reply.get("message", f"TorchServe answered with status {response.status}."))
     kind = WorkerDied if response.status in WORKER_DIED else Unavailable

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class ImageClassifier(BaseHandler):
         return [json.dumps(self._reply(index, items)) for index, items in enumerate(data)]
 
     def describe_handle(self) -> str:
-        """Return the model card and the device as JSON."""
-        return json.dumps({"card": self.card, "device": str(self.device)})
+        """Return the model card, the device and the process that says so as JSON."""
+        return json.dumps({"card": self.card, "device": str(self.device), "pid": os.getpid()})
 
     def _answers(self, pixels: list[Tensor]) -> list[Answer]:
         logits, familiarity = self.model(normalise(torch.stack(pixels).to(self.device)))

@@ -7,6 +7,11 @@ scripts/models.py describe 1.0
 scripts/models.py scale 2
 scripts/models.py set-default 2.0
 scripts/models.py unregister 1.0
+scripts/models.py roll second.mar --sample my-images/test
+scripts/models.py rollback
+
+`roll` registers an archive, compares its version with the one that is served, and serves it instead where it is no
+worse; no request is lost. `rollback` serves again what the last roll, or rollback, has replaced.
 """
 
 import argparse
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
+from scripts.roll import Limits, Refused, roll, rollback
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds, for workers to start
@@ -50,6 +56,18 @@ def make_parser() -> argparse.ArgumentParser:
     scale.add_argument("version", nargs="?", help="the default version without it")
     commands.add_parser("set-default", help="serve a version where none is named").add_argument("version")
     commands.add_parser("unregister", help="stop and forget a version").add_argument("version")
+    rolling = commands.add_parser("roll", help="serve an archive in the place of what is served, if it is no worse")
+    rolling.add_argument("archive", help="its file in the model store")
+    rolling.add_argument("--sample", type=Path, help="folder of images in folders named as classes; compares accuracy")
+    rolling.add_argument("--new-classes", action="store_true", help="other classes are wanted; compares no accuracy")
+    rolling.add_argument(
+        "--tolerance", type=float, default=Limits.tolerance, help="accuracy that may be lost, a share (%(default)s)"
+    )
+    rolling.add_argument(
+        "--slower", type=float, default=Limits.slower, help="times the old median time an image may take (%(default)s)"
+    )
+    rolling.add_argument("--limit", type=float, default=Limits.seconds, help="seconds for any image (%(default)s)")
+    commands.add_parser("rollback", help="serve what the last roll replaced")
     return parser
 
 
@@ -66,6 +84,11 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
             return torchserve.scale(arguments.workers, arguments.version)
         case "set-default":
             return torchserve.set_default(arguments.version)
+        case "roll":
+            limits = Limits(arguments.tolerance, arguments.slower, arguments.limit, arguments.new_classes)
+            return roll(torchserve, Path(arguments.archive).name, arguments.run, arguments.sample, limits)
+        case "rollback":
+            return rollback(torchserve, arguments.run)
         case _:
             return torchserve.unregister(arguments.version)
 
@@ -74,6 +97,8 @@ def main() -> None:
     arguments = make_parser().parse_args()
     try:
         print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
+    except Refused as error:
+        raise SystemExit(f"Nothing was changed: {error}") from None
     except TorchServeError as error:
         raise SystemExit(str(error)) from None
     except FileNotFoundError as error:

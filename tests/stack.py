@@ -1,6 +1,7 @@
 """The product as its users run it, on ports that are free: `python -m scripts.serve` as a child process."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,11 @@ from gateway.torchserve import TorchServe, read_properties
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
+
+
+def times(short: int, long: int) -> int:
+    """Return how often or for how long something is done in `make test`, or else in `make faults`."""
+    return long if os.environ.get("FAULTS") == "long" else short
 
 
 @dataclass

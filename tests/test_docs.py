@@ -67,6 +67,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
     return text
 
 
+@pytest.mark.timeout(900)
 def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
     for command in COMMANDS:
         if command in RUN_BY_CI | RUN_BY_TEST_MAKE | NEEDS_CIFAR10:

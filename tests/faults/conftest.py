@@ -1,18 +1,11 @@
-"""What the tests of faults share: how long they take, the rate the product sustains, and the table at their end."""
+"""What the tests of faults share: the rate the product sustains, and the table at their end."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.faults.ledger import Ledger, labelled_pictures
-from tests.stack import Stack
-
-LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs them
-
-
-def times(short: int, long: int) -> int:
-    return long if LONG else short
+from tests.stack import Stack, times
 
 
 @pytest.fixture(scope="module")

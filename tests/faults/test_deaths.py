@@ -14,9 +14,8 @@ import pytest
 import requests
 
 from tests.drawing import draw, encode
-from tests.faults.conftest import times
 from tests.faults.ledger import FORM, Ledger, form
-from tests.stack import JAVA, WORKER, Stack, serve, wait_until
+from tests.stack import JAVA, WORKER, Stack, serve, times, wait_until
 
 Pictures = list[tuple[bytes, str]]
 Record = Callable[[str, object], None]

@@ -11,8 +11,7 @@ import requests
 from PIL import Image, ImageOps
 
 from tests.drawing import draw, encode
-from tests.faults.conftest import times
-from tests.stack import WORKER, Stack
+from tests.stack import WORKER, Stack, times
 
 RED = draw("red", 1)
 GREY = ImageOps.grayscale(RED)

@@ -13,9 +13,8 @@ import pytest
 import requests
 
 from gateway.routes import MAX_IMAGE_BYTES
-from tests.faults.conftest import times
 from tests.faults.ledger import FORM, Ledger, form, labelled_pictures
-from tests.stack import GATEWAY, ROOT, Stack, serve
+from tests.stack import GATEWAY, ROOT, Stack, serve, times
 
 Pictures = list[tuple[bytes, str]]
 Record = Callable[[str, object], None]

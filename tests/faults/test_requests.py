@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drawing import draw, encode
-from tests.faults.conftest import times
-from tests.stack import WORKER, Stack
+from tests.stack import WORKER, Stack, times
 
 Record = Callable[[str, object], None]
 PICTURE = encode(draw("red", 1))

@@ -20,7 +20,7 @@ class Held(TorchServe):
         self.go_on = Event()
         self.calls: list[list[bytes]] = []
 
-    def predict(self, image: bytes) -> dict[str, Any]:
+    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
         self.calls.append([image])
         assert self.go_on.wait(10)
         if image == b"bad":

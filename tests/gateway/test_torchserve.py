@@ -7,7 +7,10 @@ import pytest
 import requests
 
 from gateway.torchserve import ImageRefused, TorchServe, TorchServeError, read_properties
+from tests.drawing import draw, encode
 from tests.stack import Stack
+
+PICTURE = encode(draw("azure", 5))
 
 
 def renew(config: Path, key_file: Path, expired: str) -> str:
@@ -27,6 +30,7 @@ def test_tells_what_the_deployed_model_says_of_itself(stack: Stack) -> None:
     assert details["card"]["name"] == "drawn"
     assert details["device"] == "cpu"
     assert details["version"] == "1.0"
+    assert stack.torchserve.said("1.0")["pid"] in {each["pid"] for each in stack.torchserve.describe()[0]["workers"]}
 
 
 def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
@@ -34,6 +38,12 @@ def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
     in_force = {name: description[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}
     assert in_force == {"minWorkers": 2, "maxWorkers": 2, "batchSize": 16, "maxBatchDelay": 1}
     assert description["responseTimeout"] == 20
+
+
+def test_a_version_can_be_asked_by_its_number(stack: Stack) -> None:
+    assert stack.torchserve.predict(PICTURE, "1.0")["predicted_class"] == "azure"
+    with pytest.raises(TorchServeError, match=r"version: 9\.0 does not exist"):
+        stack.torchserve.predict(PICTURE, "9.0")
 
 
 def test_refusals_are_told_apart(stack: Stack) -> None:
