@@ -1,7 +1,6 @@
 """Every request has an id, which its reply carries too, and leaves one line of JSON in the log."""
 
 import json
-import logging
 import re
 import time
 from collections.abc import Iterator
@@ -14,43 +13,54 @@ from flask import Flask, Response, g, request
 ID = "X-Request-ID"
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # another is not taken over, as it would be reflected and logged
 
-log = logging.getLogger("gateway.access")
+
+class Access:
+    """One request: its id, since when it is under way, the seconds it spent in TorchServe, and which version answered.
+
+    `version` is None as long as none did.
+    """
+
+    def __init__(self, given_id: str) -> None:
+        self.id = given_id if USABLE_ID.fullmatch(given_id) else uuid4().hex
+        self.started = time.perf_counter()
+        self.upstream = 0.0
+        self.version: str | None = None
+
+    def line(self, method: str, route: str | None, status: int) -> str:
+        total = time.perf_counter() - self.started
+        return json.dumps(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "id": self.id,
+                "method": method,
+                "route": route,
+                "status": status,
+                "gateway_ms": round((total - self.upstream) * 1e3, 2),
+                "upstream_ms": round(self.upstream * 1e3, 2),
+                "version": self.version,
+            }
+        )
 
 
 def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
-        given = request.headers.get(ID, "")
-        g.id = given if USABLE_ID.fullmatch(given) else uuid4().hex
-        g.started, g.upstream, g.version = time.perf_counter(), 0.0, None
+        g.access = Access(request.headers.get(ID, ""))
 
     @app.after_request
     def end(response: Response) -> Response:
-        response.headers[ID] = g.id
-        if log.isEnabledFor(logging.INFO):
-            log.info(json.dumps(_line(response.status_code)))
+        access: Access = g.access
+        response.headers[ID] = access.id
+        print(access.line(request.method, request.url_rule and request.url_rule.rule, response.status_code), flush=True)
         return response
 
 
 @contextmanager
-def upstream() -> Iterator[None]:
+def upstream() -> Iterator[Access]:
     """Count the time of what is done within as TorchServe's."""
+    access: Access = g.access
     started = time.perf_counter()
     try:
-        yield
+        yield access
     finally:
-        g.upstream += time.perf_counter() - started
-
-
-def _line(status: int) -> dict[str, object]:
-    total = time.perf_counter() - g.started
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "id": g.id,
-        "method": request.method,
-        "route": request.url_rule and request.url_rule.rule,
-        "status": status,
-        "gateway_ms": round((total - g.upstream) * 1e3, 2),
-        "upstream_ms": round(g.upstream * 1e3, 2),
-        "version": g.version,
-    }
+        access.upstream += time.perf_counter() - started

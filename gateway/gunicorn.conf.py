@@ -1,8 +1,6 @@
 """How gunicorn runs the gateway; scripts/serve.py adds the address."""
 
 import gc
-import logging
-import sys
 from typing import Any
 
 wsgi_app = "gateway:create_app()"
@@ -14,10 +12,6 @@ control_socket_disable = True  # two gateways of one user would share it
 
 
 def post_worker_init(worker: Any) -> None:
-    """Log requests, spare the collector what lives as long as the process, and let it come a tenth as often."""
-    access = logging.getLogger("gateway.access")
-    access.addHandler(logging.StreamHandler(sys.stdout))
-    access.setLevel(logging.INFO)
-    access.propagate = False
+    """Spare the collector what lives as long as the process, and let it come a tenth as often."""
     gc.freeze()
     gc.set_threshold(10_000)

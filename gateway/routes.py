@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, g, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from gateway.access import upstream
@@ -118,9 +118,9 @@ def classify(image: bytes) -> dict[str, Any]:
         abort(400, "The image is empty.")
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
-    with upstream():
+    with upstream() as access:
         answer = batches().predict(image)
-    g.version = answer.get("version")
+    access.version = answer.get("version")
     return {**answer, "success": True}
 
 
@@ -128,16 +128,16 @@ def classify_all(images: list[bytes]) -> list[dict[str, Any]]:
     """Return the prediction for each of several images, or its error; aborts with 413 if they are too large."""
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
         abort(413)
-    with upstream():
+    with upstream() as access:
         answers = torchserve().predict_all(images)
-    g.version = next((answer["version"] for answer in answers if "version" in answer), None)
+    access.version = next((answer["version"] for answer in answers if "version" in answer), None)
     return [{**answer, "success": "error" not in answer} for answer in answers]
 
 
 def model_details() -> dict[str, Any]:
-    with upstream():
+    with upstream() as access:
         details = torchserve().details()
-    g.version = details["version"]
+    access.version = details["version"]
     return details
 
 
