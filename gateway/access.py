@@ -51,7 +51,8 @@ def register(app: Flask) -> None:
     def end(response: Response) -> Response:
         access: Access = g.access
         response.headers[ID] = access.id
-        print(access.line(request.method, request.url_rule and request.url_rule.rule, response.status_code), flush=True)
+        route = request.url_rule.rule if request.url_rule else None
+        print(access.line(request.method, route, response.status_code), flush=True)
         return response
 
 
