@@ -42,10 +42,12 @@ bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against
 screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
-lock: .venv/test ## renew the lock files from pyproject.toml
+lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
-	$$lock -o requirements.lock && $$lock --extra bench --extra test -c requirements.lock -o requirements-test.lock
+	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
+		&& $$lock --extra bench --extra test -c .serve.lock -o .test.lock \
+		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
 
 tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks; the distribution's where there are any
 	@command -v chromium > /dev/null && command -v wrk > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \

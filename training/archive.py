@@ -15,8 +15,9 @@ from pathlib import Path
 from model_archiver import ModelArchiver, ModelArchiverConfig
 
 import handler
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.export import ExportError, export
+from training.files import written_whole
 
 HANDLER = Path(handler.__file__).parent
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint
 
 
 def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
@@ -67,21 +67,6 @@ def test_runs_no_code_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CheckpointError):
         load(Path("trap.pth"))
     assert not Path("sprung").exists()
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def interrupted() -> None:
-        with written_whole(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoint_survives_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:
