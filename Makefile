@@ -59,7 +59,7 @@ tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchm
 	fi
 
 clean: ## remove what was installed and built
-	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar
+	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
 
 %.mar: %.pth .venv/serve $(wildcard handler/*.py handler/*.yaml training/*.py)
 	@$(VENV)/python -m training.archive $< --output $@

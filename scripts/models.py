@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
+from training.files import DigestError, check_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds, for workers to start
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
         case "list":
             return show(torchserve)
         case "register":
+            check_digest(arguments.run / "model_store" / Path(arguments.archive).name)
             return torchserve.register(Path(arguments.archive).name)
         case "describe":
             return json.dumps(torchserve.describe(arguments.version), indent=2)
@@ -74,7 +76,7 @@ def main() -> None:
     arguments = make_parser().parse_args()
     try:
         print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
-    except TorchServeError as error:
+    except (TorchServeError, DigestError) as error:
         raise SystemExit(str(error)) from None
     except FileNotFoundError as error:
         raise SystemExit(f"There is no file {error.filename}; name TorchServe's with --config.") from None

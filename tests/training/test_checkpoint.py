@@ -1,9 +1,11 @@
+import ast
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.stack import ROOT
 from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint
 
 
@@ -67,6 +69,14 @@ def test_runs_no_code_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CheckpointError):
         load(Path("trap.pth"))
     assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize("room", ["training", "handler", "gateway", "scripts"])
+def test_nothing_is_loaded_but_tensors_and_plain_values(room: str) -> None:
+    for path in (ROOT / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in [ast.unparse(keyword) for keyword in node.keywords], path
 
 
 def test_checkpoint_survives_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:
