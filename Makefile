@@ -16,7 +16,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check bench screenshot lock tools clean
+.PHONY: help serve train archive test check bench screenshot lock audit tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -48,6 +48,9 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
 		&& $$lock --extra bench --extra test -c .serve.lock -o .test.lock \
 		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
+
+audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
+	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
 tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks; the distribution's where there are any
 	@command -v chromium > /dev/null && command -v wrk > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
