@@ -16,7 +16,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check faults bench screenshot lock tools clean
+.PHONY: help serve train archive test check faults bench screenshot lock audit tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,7 +37,7 @@ check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
 faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for two hours, and print what it promises and what came of it
-	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py
+	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py
 
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
@@ -45,10 +45,15 @@ bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against
 screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
-lock: .venv/test ## renew the lock files from pyproject.toml
+lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
-	$$lock -o requirements.lock && $$lock --extra bench --extra test -c requirements.lock -o requirements-test.lock
+	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
+		&& $$lock --extra bench --extra test -c .serve.lock -o .test.lock \
+		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
+
+audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
+	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
 tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks; the distribution's where there are any
 	@command -v chromium > /dev/null && command -v wrk > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
@@ -60,7 +65,7 @@ tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchm
 	fi
 
 clean: ## remove what was installed and built
-	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar
+	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
 
 %.mar: %.pth .venv/serve $(wildcard handler/*.py handler/*.yaml training/*.py)
 	@$(VENV)/python -m training.archive $< --output $@

@@ -4,17 +4,22 @@
     scripts/batch_predict.py my-images/test -o predictions.csv
 
 Folders are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes are,
-the accuracy is printed. Exit status: 0 all classified, 1 some not (see the column `error`), 2 nothing was done.
+the accuracy is printed. Rows are gathered in <output>.part, which becomes the output when it is whole; where a run was
+killed, or the gateway went away, the same command goes on after them. Exit status: 0 all classified, 1 some not (see
+the column `error`), 2 stopped before the end.
 """
 
 import argparse
 import csv
+import io
+import os
 import sys
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -27,6 +32,12 @@ TRIES = 5
 TIMEOUT = 60  # seconds
 FILES_AT_ONCE = 16  # in a request; the gateway takes 32,
 BYTES_AT_ONCE = 4 * 1024 * 1024  # and 10 MB together
+FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
+Row = list[Any]  # the file, FIGURES, every probability
+
+
+class PartError(ValueError):
+    """What a run before has left does not belong to this one; the message says what to do."""
 
 
 class Gateway:
@@ -48,13 +59,18 @@ class Gateway:
         return response.json()["classes"]
 
     def predict(self, paths: list[Path]) -> list[dict[str, Any]]:
-        """Return the gateway's answer for each file, or {"error": …} with the reason why there is none."""
+        """Return the gateway's answer for each file, or {"error": …} with the reason why there is none.
+
+        Raises requests.RequestException where the reason is that the gateway or the model has gone away.
+        """
         answers = self._ask(paths)
         if isinstance(answers, list):
             return answers
-        if len(paths) == 1:
-            return [answers]
-        return [answer for path in paths for answer in self.predict([path])]  # whichever failed then fails alone
+        if len(paths) > 1:
+            return [answer for path in paths for answer in self.predict([path])]  # whichever failed then fails alone
+        if "error" in answers:
+            self.classes()
+        return [answers]
 
     def _ask(self, paths: list[Path]) -> Any:
         try:
@@ -89,34 +105,70 @@ def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def predict_all(gateway: Gateway, images: list[Path], connections: int) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each image and its answer, in the order of `images`."""
-    with ThreadPoolExecutor(connections) as pool:
-        answers = chain.from_iterable(pool.map(gateway.predict, grouped(images)))
-        yield from zip(images, tqdm(answers, total=len(images), unit="image", disable=None), strict=True)
+def predict_all(
+    gateway: Gateway, groups: list[list[Path]], classes: list[str], connections: int, done: int
+) -> Iterator[list[Row]]:
+    """Yield the rows of each group, in order; `done` rows are there already."""
+    with (
+        ThreadPoolExecutor(connections) as pool,
+        tqdm(initial=done, total=done + sum(map(len, groups)), unit="image", disable=None) as bar,
+    ):
+        for paths, answers in zip(groups, pool.map(gateway.predict, groups), strict=True):
+            bar.update(len(paths))
+            yield [_row(path, answer, classes) for path, answer in zip(paths, answers, strict=True)]
 
 
-def write_rows(output: TextIO, classes: list[str], answers: Iterable[tuple[Path, dict[str, Any]]]) -> tuple[int, ...]:
-    """Write a row an answer; returns how many failed, how many have a class, how many are right."""
-    writer = csv.writer(output)
-    writer.writerow(
-        [
-            "file",
-            "predicted_class",
-            "confidence",
-            "in_distribution",
-            "error",
-            *(f"probability_{name}" for name in classes),
-        ]
-    )
+def _row(path: Path, answer: dict[str, Any], classes: list[str]) -> Row:
+    probabilities = answer.get("class_probabilities", {})
+    return [str(path), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
+
+
+def as_csv(rows: Iterable[Row]) -> bytes:
+    """Return rows as they stand in the file, which names files by the bytes that the file system has."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return os.fsencode(text.getvalue())
+
+
+def take_up(part: Path, header: Row, groups: list[list[Path]]) -> tuple[list[Row], list[list[Path]]]:
+    """Return the rows of whole groups that a run before has left, and the groups that are still to be asked.
+
+    The file is cut after these rows, or begun. A group is asked as a whole, as the last digits depend on which images
+    the network sees together. Raises PartError where the rows are not the first of these groups.
+    """
+    content = part.read_bytes() if part.exists() else b""
+    whole = os.fsdecode(b"".join(content.rpartition(b"\r\n")[:2]))  # a kill may have torn the last row
+    found, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [header]
+    files = [str(path) for group in groups for path in group]
+    if found != header or [row[0] for row in rows] != files[: len(rows)]:
+        raise PartError(f"{part} holds rows of other images or classes; remove it to begin anew.")
+    ends = list(accumulate(map(len, groups), initial=0))
+    done = bisect(ends, len(rows)) - 1
+    kept = rows[: ends[done]]
+    if whole:
+        os.truncate(part, len(as_csv([header, *kept])))
+    else:
+        part.write_bytes(as_csv([header]))
+    return kept, groups[done:]
+
+
+def append(part: Path, groups: Iterable[list[Row]]) -> Iterator[Row]:
+    """Yield each row once it is in the file."""
+    with part.open("ab") as file:
+        for rows in groups:
+            file.write(as_csv(rows))
+            file.flush()
+            yield from rows
+
+
+def tally(rows: Iterable[Row], classes: list[str]) -> tuple[int, ...]:
+    """Return how many rows have an error, how many are of a folder named as a class, how many are right."""
     failed = labelled = right = 0
-    for path, answer in answers:
-        probabilities = answer.get("class_probabilities", {})
-        row = [answer.get(key) for key in ("predicted_class", "confidence", "in_distribution", "error")]
-        writer.writerow([path, *row] + [probabilities.get(name) for name in classes])
-        failed += "error" in answer
-        labelled += path.parent.name in classes
-        right += answer.get("predicted_class") == path.parent.name
+    for file, predicted, _, _, error, *_ in rows:
+        folder = Path(file).parent.name
+        failed += bool(error)
+        labelled += folder in classes
+        right += predicted == folder
     return failed, labelled, right
 
 
@@ -132,24 +184,35 @@ def main() -> int:
         images = list(find_images(arguments.paths))
         classes = gateway.classes()
     except FileNotFoundError as error:
-        return _nothing_done(f"There is no file or folder {error}.")
+        return _stopped(f"There is no file or folder {error}.")
     except requests.RequestException:
-        return _nothing_done(
-            f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url."
-        )
+        return _stopped(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
     if not arguments.output.parent.is_dir():
-        return _nothing_done(f"There is no folder {arguments.output.parent} to write to.")
+        return _stopped(f"There is no folder {arguments.output.parent} to write to.")
     if not images:
-        return _nothing_done("There are no JPEG, PNG or GIF files in what was named.")
-    with arguments.output.open("w", newline="") as output:
-        failed, labelled, right = write_rows(output, classes, predict_all(gateway, images, arguments.connections))
+        return _stopped("There are no JPEG, PNG or GIF files in what was named.")
+    part = arguments.output.with_name(f"{arguments.output.name}.part")
+    header = ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
+    try:
+        kept, groups = take_up(part, header, list(grouped(images)))
+        if kept:
+            print(f"Going on after the {len(kept):,} images in {part}; remove it to begin anew.")
+        asked = predict_all(gateway, groups, classes, arguments.connections, done=len(kept))
+        failed, labelled, right = tally(chain(kept, append(part, asked)), classes)
+    except PartError as error:
+        return _stopped(str(error))
+    except requests.RequestException:
+        return _stopped(
+            f"There is no model to ask at {arguments.url} any more; once there is, the same command goes on."
+        )
+    part.replace(arguments.output)
     print(f"{len(images) - failed:,} of {len(images):,} images classified; wrote {arguments.output}")
     if labelled:
         print(f"accuracy {right / labelled:.2%} ({right:,} of {labelled:,} in folders named as classes)")
     return 1 if failed else 0
 
 
-def _nothing_done(reason: str) -> int:
+def _stopped(reason: str) -> int:
     print(reason, file=sys.stderr)
     return 2
 

@@ -35,6 +35,7 @@ from skimage import data
 from tqdm import tqdm
 
 from gateway.torchserve import MODEL, read_properties
+from training.files import write_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
@@ -74,6 +75,7 @@ def systems(folder: Path) -> list[System]:
 def prepare(archive: Path, folder: Path) -> None:
     """Lay out everything that is served or sent: the archive, and what the peers need of it; images."""
     shutil.copy(archive, folder / "network.mar")
+    write_digest(folder / "network.mar", archive)
     with zipfile.ZipFile(archive) as packed:
         (network,) = (name for name in packed.namelist() if name.endswith(".pt"))
         (folder / "network.pt").write_bytes(packed.read(network))

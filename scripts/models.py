@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
-from scripts.roll import Limits, Refused, roll, rollback
+from scripts.roll import Limits, Refused, register, roll, rollback
+from training.files import DigestError
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds, for workers to start
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
         case "list":
             return show(torchserve)
         case "register":
-            return torchserve.register(Path(arguments.archive).name)
+            return register(torchserve, Path(arguments.archive).name, arguments.run)
         case "describe":
             return json.dumps(torchserve.describe(arguments.version), indent=2)
         case "scale":
@@ -99,7 +100,7 @@ def main() -> None:
         print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
     except Refused as error:
         raise SystemExit(f"Nothing was changed: {error}") from None
-    except TorchServeError as error:
+    except (TorchServeError, DigestError) as error:
         raise SystemExit(str(error)) from None
     except FileNotFoundError as error:
         raise SystemExit(f"There is no file {error.filename}; name TorchServe's with --config.") from None

@@ -16,6 +16,7 @@ from typing import Any
 from gateway import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve import TooSlow, TorchServe, TorchServeError, Unavailable
 from scripts.batch_predict import find_images
+from training.files import check_digest, written_whole
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "ui" / "examples"
 LAST_ROLL = "last_roll.json"  # in the folder that scripts/serve.py runs in
@@ -36,6 +37,12 @@ class Limits:
     slower: float = 3.0
     seconds: float = GATEWAY_TIMEOUT
     new_classes: bool = False
+
+
+def register(torchserve: TorchServe, archive: str, run: Path) -> str:
+    """Register an archive of the model store; returns what happened. Raises DigestError where it is not as built."""
+    check_digest(run / "model_store" / archive)
+    return torchserve.register(archive)
 
 
 def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
@@ -103,14 +110,15 @@ def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Pat
     with ExitStack() as undo:
         undo.callback(discard)
         try:
-            torchserve.register(archive)
+            register(torchserve, archive, run)
         except (TooSlow, Unavailable):
             raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
         (new,) = _versions(torchserve, archive) - known
         found = check(new)
         torchserve.set_default(new)
         undo.pop_all()
-    _write(run / LAST_ROLL, {"old": old, "new": {"archive": archive, "version": new}})
+    with written_whole(run / LAST_ROLL) as file:
+        file.write_text(json.dumps({"old": old, "new": {"archive": archive, "version": new}}))
     _drain(torchserve, old["version"])
     torchserve.unregister(old["version"])
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"
@@ -202,10 +210,3 @@ def _drain(torchserve: TorchServe, version: str) -> None:
             idle.add(torchserve.said(version).get("pid"))
         time.sleep(POLL_INTERVAL)
         (description,) = torchserve.describe(version)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON in one step, so that it is whole whenever it is read."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)

@@ -24,6 +24,7 @@ import requests
 import ts
 
 from gateway.torchserve import MODEL, read_properties
+from training.files import DigestError, check_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "ui" / "examples" / "ship.jpg"
@@ -96,15 +97,16 @@ class Service:
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
-    """Serve `archive` until interrupted. Raises ServeError; leaves nothing running."""
-    if not archive.is_file():
-        raise ServeError(f"There is no archive {archive}; build it with 'python -m training.archive'.")
+    """Serve `archive` until interrupted. Raises ServeError or DigestError; leaves nothing running."""
+    check_digest(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
     java_home = find_java()
     check_ports(host, port, read_properties(config))
     run.mkdir(parents=True, exist_ok=True)
     (run / "key_file.json").unlink(missing_ok=True)
+    (run / "model_store").unlink(missing_ok=True)
+    (run / "model_store").symlink_to(archive.parent.resolve())  # for scripts/models.py, which knows this folder alone
     # TorchServe keeps the sockets of its workers and the unpacked models there.
     with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
         services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run)]
@@ -246,7 +248,7 @@ def main() -> None:
     _handle_signals(_interrupt)
     try:
         serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run)
-    except ServeError as error:
+    except (ServeError, DigestError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         _say("Stopped.")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gateway.torchserve import TorchServe
 from scripts.benchmark import IMAGES, PRODUCT, ROOT, WARMING, Figures, load, photograph, running, systems
+from training.files import write_digest
 
 SETTINGS = "model-config.yaml"  # its name in an archive
 
@@ -51,6 +52,7 @@ def with_setting(archive: Path, setting: Setting, path: Path) -> None:
             if entry.filename == SETTINGS:
                 content = yaml.safe_dump(yaml.safe_load(content) | setting.in_yaml()).encode()
             target.writestr(entry, content)
+    write_digest(path, path)
 
 
 def measure(

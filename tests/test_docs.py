@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.stack import ROOT, Stack, serve
+from training.files import write_digest
 
 README = (ROOT / "README.md").read_text()
 RUN_BY_CI = {"make test"}
@@ -32,6 +33,7 @@ def released(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     store = folder / "model_store"
     store.mkdir()
     (store / "first.mar").write_bytes(archive.read_bytes())
+    write_digest(store / "first.mar", archive)
     with serve(store / "first.mar", folder / "stack") as running:
         yield running
 

@@ -2,7 +2,8 @@
 
     python -m training.archive model_store/cifar10_whitened_resnet.pth
 
-writes model_store/cifar10_whitened_resnet.mar: TorchScript, handler, class names, model card, serving configuration.
+writes model_store/cifar10_whitened_resnet.mar: TorchScript, handler, class names, model card, serving configuration;
+and cifar10_whitened_resnet.mar.sha256, its digest, without which it is not served.
 """
 
 import argparse
@@ -15,8 +16,9 @@ from pathlib import Path
 from model_archiver import ModelArchiver, ModelArchiverConfig
 
 import handler
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.export import ExportError, export
+from training.files import write_digest, written_whole
 
 HANDLER = Path(handler.__file__).parent
 
@@ -41,6 +43,7 @@ def archive(checkpoint: Checkpoint, path: Path, version: str) -> None:
         )
         with written_whole(path) as temporary:
             _zip(build / path.stem, temporary)
+            write_digest(path, temporary)  # first, so that after a kill make finds an old archive and builds it again
 
 
 def _stage(checkpoint: Checkpoint, stage: Path) -> Path:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.files import written_whole
 from training.metrics import wilson_interval
 
 

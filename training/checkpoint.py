@@ -1,10 +1,6 @@
 """Checkpoints: a classifier's weights and its model card in one file that loads without running code."""
 
-import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +10,7 @@ from torch import Tensor, nn
 from handler.transforms import INPUT_SIZE, MEAN, STD
 from training.classifier import Classifier, Energy, FeatureCosine
 from training.data import Images
+from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
 
 NORMALISATION = {"input_size": INPUT_SIZE, "mean": list(MEAN), "std": list(STD)}
@@ -110,9 +107,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save(value: Any, path: Path) -> None:
-    """Write with torch.save such that a kill leaves the old file or the new one."""
-    with written_whole(path) as temporary:
-        torch.save(value, temporary)
+    """Write with torch.save such that a kill leaves the old file or the new one; equal values give equal bytes."""
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(value, file)  # given a path, it would write the temporary name into the file
 
 
 def load(path: Path) -> Any:
@@ -123,23 +120,6 @@ def load(path: Path) -> Any:
         raise CheckpointError(f"There is no checkpoint {path}; 'make train' makes one.") from None
     except Exception as error:  # the unpickler and the zip reader raise many kinds
         raise CheckpointError(f"{path} cannot be read as a checkpoint; it may be damaged.") from error
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write beside `path`, which replaces `path` in one step once it is complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def current_commit() -> str | None:

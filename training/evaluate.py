@@ -23,8 +23,9 @@ from torchmetrics.functional.classification import (
 
 from training import unfamiliar
 from training.calibrate import separation
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import DataError, Images, load_images
+from training.files import written_whole
 from training.metrics import BINS, figures, predict, wilson_interval
 
 WORST = 24  # mistakes shown

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from handler.transforms import INPUT_SIZE, decode_image, test_transform
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, written_whole
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import seeded
+from training.files import written_whole
 
 EXAMPLES = Path(__file__).parent.parent / "ui" / "examples"
 TOLERANCE = 1e-5

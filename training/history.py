@@ -5,7 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from training.checkpoint import save, written_whole
+from training.checkpoint import save
+from training.files import written_whole
 
 Row = dict[str, float]
 

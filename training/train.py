@@ -73,10 +73,11 @@ def train(
     saver = Saver(run, last, save_seconds)
     while not run.finished:
         row = run.train_epoch(saver.save_when_due)
+        if distributed.rank() == 0:
+            write_history(run.history, output)  # a run is not resumed before its last save
         saver.save()
         if distributed.rank() == 0:
             _say(_line(run, row))
-            write_history(run.history, output)
             if tensorboard:
                 log_row(row, output / "tensorboard")
     if distributed.rank() == 0:

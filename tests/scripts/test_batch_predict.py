@@ -1,20 +1,31 @@
 """Batch prediction as a command, through the real gateway."""
 
 import csv
+import json
+import random
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 
-from scripts.batch_predict import BYTES_AT_ONCE, Gateway, grouped
+import pytest
+
+from scripts.batch_predict import BYTES_AT_ONCE, FILES_AT_ONCE, Gateway, grouped
 from tests.drawing import TEN, draw, encode
-from tests.stack import ROOT, Stack, free_ports
+from tests.stack import ROOT, Stack, free_ports, times
+
+KILLS = times(5, 100)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "batch_predict.py"), *map(str, arguments)]
 
 
 def batch_predict(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "batch_predict.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -113,3 +124,119 @@ def test_asks_again_where_the_gateway_is_busy(tmp_path: Path) -> None:
     server.server_close()
     assert answer == [{"predicted_class": "red"}]
     assert asked == ["/predict"] * 3
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], bytes]:
+    """Arguments but for the output, with an image that fails among the first and a last group of its own size; and the
+    bytes they lead to. One request at a time, as the last digits depend on what the network sees together.
+    """
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "broken.png").write_bytes(b"broken")
+    arguments = [folder / "broken.png", dataset, "--url", stack.url, "--connections", 1]
+    assert batch_predict(*arguments, "-o", folder / "out.csv").returncode == 1
+    return arguments, (folder / "out.csv").read_bytes()
+
+
+def test_killed_at_any_moment_the_same_command_goes_on(undisturbed: tuple[list[object], bytes], tmp_path: Path) -> None:
+    arguments, whole = undisturbed
+    output, part = tmp_path / "out.csv", tmp_path / "out.csv.part"
+    dice, kills = random.Random(11), 0
+    started = time.monotonic()
+    batch_predict(*arguments, "-o", tmp_path / "other.csv")
+    seconds = time.monotonic() - started
+    while kills < KILLS:
+        process = subprocess.Popen(command(*arguments, "-o", output), stdout=subprocess.DEVNULL)
+        until = time.monotonic() + dice.uniform(0, seconds)
+        while time.monotonic() < until or not (part.exists() or process.poll() is not None):
+            time.sleep(0.001)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+        assert not output.exists() or output.read_bytes() == whole
+    assert batch_predict(*arguments, "-o", output).returncode == 1
+    assert output.read_bytes() == whole
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("cut", ["in the header", "in a row", "before the end of a row", "after a row", "at the end"])
+def test_goes_on_after_the_rows_of_whole_requests(
+    cut: str, undisturbed: tuple[list[object], bytes], tmp_path: Path
+) -> None:
+    arguments, whole = undisturbed
+    lines = whole.splitlines(keepends=True)
+    torn_at = len(b"".join(lines[: 1 + 2 * FILES_AT_ONCE + 3]))
+    length, kept = {
+        "in the header": (7, 0),
+        "in a row": (torn_at + 20, 2 * FILES_AT_ONCE),
+        "before the end of a row": (torn_at - 1, 2 * FILES_AT_ONCE),
+        "after a row": (torn_at, 2 * FILES_AT_ONCE),
+        "at the end": (len(whole), len(lines) - 1),
+    }[cut]
+    (tmp_path / "out.csv.part").write_bytes(whole[:length])
+    done = batch_predict(*arguments, "-o", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == whole
+    assert (f"Going on after the {kept} images in " in done.stdout) is (kept > 0)
+    assert f"{len(lines) - 2} of {len(lines) - 1} images classified" in done.stdout
+    assert f"of {len(lines) - 2} in folders named as classes)" in done.stdout
+
+
+def test_does_not_mix_rows_of_other_images(stack: Stack, dataset: Path, tmp_path: Path) -> None:
+    part = tmp_path / "out.csv.part"
+    arguments = ["-o", tmp_path / "out.csv", "--url", stack.url]
+    batch_predict(dataset / "test" / "cyan", *arguments)
+    (tmp_path / "out.csv").rename(part)
+    left = part.read_bytes()
+    done = batch_predict(dataset / "test" / "blue", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{part} holds rows of other images or classes; remove it to begin anew.\n"
+    assert part.read_bytes() == left
+
+
+def test_stops_where_the_gateway_goes_away_instead_of_failing_every_image(tmp_path: Path) -> None:
+    class Leaving(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer({"classes": ["red"]})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer([{"predicted_class": "red"}] * FILES_AT_ONCE)
+
+        def answer(self, answer: object) -> None:
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    def answer_twice() -> None:
+        with HTTPServer(("127.0.0.1", 0), Leaving) as server:
+            ports.put(server.server_port)
+            server.handle_request()
+            server.handle_request()
+
+    ports: SimpleQueue[int] = SimpleQueue()
+    threading.Thread(target=answer_twice).start()
+    for number in range(100):
+        (tmp_path / f"{number:02}.png").write_bytes(b"bytes")
+    output, url = tmp_path / "out.csv", f"http://127.0.0.1:{ports.get()}"
+    done = batch_predict(tmp_path, "-o", output, "--url", url, "--connections", 1)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"There is no model to ask at {url} any more; once there is, the same command goes on."
+    )
+    assert len(rows(tmp_path / "out.csv.part")) == FILES_AT_ONCE
+    assert not output.exists()
+
+
+def test_too_large_an_image_fails_alone(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(30_000_000))
+    draw("red", 1).save(tmp_path / "red.png")
+    done = batch_predict(tmp_path, "-o", tmp_path / "out.csv", "--url", stack.url)
+    assert done.returncode == 1
+    large, red = rows(tmp_path / "out.csv")
+    assert large["error"]
+    assert red["predicted_class"] == "red"

@@ -10,6 +10,7 @@ import requests
 
 from tests.conftest import run_module
 from tests.stack import ROOT, Stack, serve
+from training.files import write_digest
 
 
 def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
@@ -25,11 +26,18 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
     store = tmp_path / "store"
     store.mkdir()
     (store / "drawn.mar").write_bytes(archive.read_bytes())
+    write_digest(store / "drawn.mar", archive)
     run_module("training.archive", checkpoint, "--version", "2.0", "--output", store / "second.mar")
+
+    whole = (store / "second.mar").read_bytes()
 
     with serve(store / "drawn.mar", tmp_path / "stack") as stack:
         assert models(stack, "list").startswith("1.0      default  drawn.mar, 2 of 2 workers ready")
         assert "registered" in models(stack, "register", "model_store/second.mar")
+        with (store / "second.mar").open("r+b") as file:
+            file.truncate(5000)
+        assert "is not the archive that second.mar.sha256" in models(stack, "register", "second.mar", succeeds=False)
+        (store / "second.mar").write_bytes(whole)
         assert "already registered" in models(stack, "register", "second.mar", succeeds=False)
         first, second = models(stack, "list").splitlines()
         assert "default" in first

@@ -15,6 +15,7 @@ from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.scripts.test_models import models
 from tests.stack import Stack, serve, times
+from training.files import write_digest
 
 ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
@@ -42,6 +43,7 @@ def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]]) -> N
                 assert content.count(old) == 1, (name, old)
                 content = content.replace(old, new)
             target.writestr(name, content)
+    write_digest(path, path)
 
 
 def numbered(version: str) -> dict[str, tuple[str, str]]:

@@ -17,6 +17,7 @@ from scripts import serve as serve_module
 from scripts.serve import ServeError, find_java
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
+from training.files import write_digest
 
 PICTURE = encode(draw("red", 2))
 
@@ -100,6 +101,16 @@ def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     assert "There is no archive" in refused(tmp_path / "none.mar")
 
 
+def test_an_archive_that_is_not_what_was_built_is_refused(archive: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.mar"
+    other.write_bytes(archive.read_bytes())
+    assert "There is no" in refused(other)
+    assert "other.mar.sha256 to check other.mar with; build it with" in refused(other)
+    write_digest(other, archive)
+    other.write_bytes(archive.read_bytes()[:5000])
+    assert "is not the archive that other.mar.sha256 was written for; build it with" in refused(other)
+
+
 def test_java_home_counts_if_it_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "java"
     program.parent.mkdir()
@@ -122,6 +133,7 @@ def test_a_model_that_does_not_load_ends_with_the_log(
 ) -> None:
     broken = tmp_path / "broken.mar"
     broken.write_bytes(archive.read_bytes()[:5000])
+    write_digest(broken, broken)
     monkeypatch.setattr(serve_module, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):

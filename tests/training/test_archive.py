@@ -38,6 +38,10 @@ def test_same_checkpoint_gives_the_same_bytes(archive: Path, checkpoint: Path, t
     assert again.read_bytes() == archive.read_bytes()
 
 
+def test_its_digest_is_beside_it_for_sha256sum(archive: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--strict", f"{archive.name}.sha256"], cwd=archive.parent, check=True)
+
+
 @pytest.mark.parametrize("module", ["training.archive", "training.evaluate"])
 def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:

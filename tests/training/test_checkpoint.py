@@ -1,10 +1,12 @@
+import ast
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint, written_whole
+from tests.stack import ROOT
+from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint
 
 
 def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
@@ -69,19 +71,12 @@ def test_runs_no_code_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not Path("sprung").exists()
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def interrupted() -> None:
-        with written_whole(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize("room", ["training", "handler", "gateway", "scripts"])
+def test_nothing_is_loaded_but_tensors_and_plain_values(room: str) -> None:
+    for path in (ROOT / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in [ast.unparse(keyword) for keyword in node.keywords], path
 
 
 def test_checkpoint_survives_a_round_trip(checkpoint: Path, tmp_path: Path) -> None:

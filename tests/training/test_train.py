@@ -20,7 +20,7 @@ from tests.stack import ROOT
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import DataError
-from training.train import train
+from training.train import Saver, train
 
 RECIPES = ROOT / "training" / "recipes"
 
@@ -138,6 +138,24 @@ def test_killed_ten_times_equals_uninterrupted(dataset: Path, tmp_path: Path) ->
     histories = [load(folder / "training_history.pth") for folder in (tmp_path / "whole", killed)]
     for one, other in zip(*histories, strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
+
+
+def test_killed_after_its_last_save_a_run_has_its_whole_history(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Saver):
+        def save(self) -> None:
+            super().save()
+            if self.run.finished:
+                raise KeyboardInterrupt
+
+    recipe = Recipe.model_validate(QUICK_RECIPE)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.Saver", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, tmp_path, resume=False)
+    train(recipe, dataset, tmp_path, resume=True)
+    assert len(load(tmp_path / "training_history.pth")) == recipe.epochs
 
 
 def test_logs_for_tensorboard_where_asked(dataset: Path, recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""What is written whole, by the rooms that do so: killed at any moment, a file is the old one or the new one."""
+
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.stack import times
+from training.archive import archive as write_archive
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.files import written_whole
+from training.history import Row, write_history
+
+KILLS = times(5, 100)
+ROW: Row = dict.fromkeys(("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"), 1.0)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+
+
+def checkpoint_in_version(version: int, checkpoint: Path, folder: Path) -> None:
+    weights, card = load_checkpoint(checkpoint)
+    save_checkpoint(Checkpoint(weights, card | {"name": f"version {version}"}), folder / "file.pth")
+
+
+def archive_in_version(version: int, checkpoint: Path, folder: Path) -> None:
+    write_archive(load_checkpoint(checkpoint), folder / "file.mar", f"{version}.0")
+
+
+def history_in_version(version: int, checkpoint: Path, folder: Path) -> None:
+    write_history([ROW] * version, folder)
+
+
+Write = Callable[[int, Path, Path], None]
+
+
+def write_for_ever(write: Write, checkpoint: Path, folder: Path) -> None:
+    os.environ["TMPDIR"] = str(folder.parent)  # where an archive is built, which a kill leaves there
+    for version in itertools.cycle((1, 2)):
+        write(version, checkpoint, folder)
+
+
+def contents(folder: Path) -> dict[str, object]:
+    return {path.name: content(path) for path in folder.iterdir()}
+
+
+def content(path: Path) -> object:
+    """Return what tells versions of a file apart; raises where an archive is torn."""
+    if path.suffix == ".sha256":
+        return re.fullmatch(r"[0-9a-f]{64}  file\.mar\n", path.read_text()) is not None
+    if path.suffix != ".mar":
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    return entries | {"file.pt": None}  # a process names the types in its second TorchScript otherwise
+
+
+@pytest.mark.parametrize("write", [checkpoint_in_version, archive_in_version, history_in_version])
+def test_killed_at_any_moment_a_file_is_whole(write: Write, checkpoint: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    versions = []
+    for version in (1, 2):
+        write(version, checkpoint, tmp_path / str(version))
+        versions.append(contents(tmp_path / str(version)))
+    seconds = time.monotonic() - started
+
+    folder, dice = tmp_path / "killed", random.Random(5)
+    folder.mkdir()
+    for kill in range(KILLS):
+        process = FORKS.Process(target=write_for_ever, args=(write, checkpoint, folder))
+        process.start()
+        until = time.monotonic() + dice.uniform(0, seconds)
+        # Every other kill falls into a write: its file is there, but not yet in place.
+        while time.monotonic() < until or (kill % 2 and not list(folder.glob(".*.part"))):
+            time.sleep(0.0005)
+            assert process.is_alive()
+        process.kill()
+        process.join()
+        left = contents(folder)
+        whole = {name for name in left if not name.endswith(".part")}
+        for name in whole:
+            assert left[name] in [files[name] for files in versions], name
+        assert len(left) <= 2 * len(versions[0])  # a file and what was to become of it
+
+    write(1, checkpoint, folder)
+    assert contents(folder) == versions[0]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

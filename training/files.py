@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all, and the digests that tell whether they still are; knows no torch."""
+
+import glob
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a file to write beside `path`, which replaces `path` in one step once it is complete and on disk.
+
+    What a kill has left of an earlier one is removed, so that it does not pile up; should its writer live after all,
+    that one fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class DigestError(ValueError):
+    """An archive that is not what was built; the message says what to do."""
+
+
+def digest_path(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.sha256")
+
+
+def write_digest(archive: Path, content: Path) -> None:
+    """Write beside `archive`, as sha256sum does, the digest of the file that is or becomes it."""
+    with written_whole(digest_path(archive)) as temporary:
+        temporary.write_text(f"{_sha256(content)}  {archive.name}\n")
+
+
+def check_digest(archive: Path) -> None:
+    """Raise DigestError where an archive or its digest is missing, or they do not belong together."""
+    again = "build it with 'python -m training.archive'."
+    if not archive.is_file():
+        raise DigestError(f"There is no archive {archive}; {again}")
+    if not digest_path(archive).is_file():
+        raise DigestError(f"There is no {digest_path(archive)} to check {archive.name} with; {again}")
+    if digest_path(archive).read_text().split()[:1] != [_sha256(archive)]:
+        raise DigestError(f"{archive} is not the archive that {digest_path(archive).name} was written for; {again}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
