@@ -27,13 +27,14 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def released(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def released(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A product that the commands may change, its model store as README has it."""
     folder = tmp_path_factory.mktemp("readme")
     store = folder / "model_store"
     store.mkdir()
     (store / "first.mar").write_bytes(archive.read_bytes())
     write_digest(store / "first.mar", archive)
+    (folder / "served.pth").write_bytes(checkpoint.read_bytes())
     with serve(store / "first.mar", folder / "stack") as running:
         yield running
 
@@ -49,7 +50,9 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
         "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
         "predictions.csv": folder / "predictions.csv",
-        "cifar10.csv": folder / "cifar10.csv",
+        "scripts/verify.py model_store/cifar10_whitened_resnet.pth": (
+            f"scripts/verify.py --url {stack.url} {folder / 'served.pth'}"
+        ),
         "data/cifar10/test": dataset / "test",
         ".venv/bin/torchrun": f"{sys.executable} -m torch.distributed.run",
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",

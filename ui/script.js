@@ -6,23 +6,29 @@ const TYPES = ["image/jpeg", "image/png", "image/gif"];
 const MAX_BYTES = 10 * 1024 * 1024;
 const STATUS_INTERVAL = 5000; // milliseconds
 
+const AT_ONCE = 4; // requests
+const TOP = 10; // classes shown before one asks for all
+
 const element = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-let latest = 0; // the number of the newest request: an answer to an older one is not shown
+const visit = []; // what was asked, in order: file, its name and address, the answer once there is one, milliseconds
+const waiting = []; // those of them that have not been asked yet
+let asking = 0;
+let chosen = null; // the one that is shown
 
 function show(id) {
   for (const part of ["error", "waiting", "result"]) element(part).hidden = part !== id;
 }
 
 function fail(message) {
-  latest++;
-  element("error").textContent = message;
-  show("error");
+  chosen = null;
+  element("preview").hidden = true;
+  say("error", message);
 }
 
-function wait(message) {
-  element("waiting").textContent = message;
-  show("waiting");
+function say(id, message) {
+  element(id).textContent = message;
+  show(id);
 }
 
 function problem(file) {
@@ -32,27 +38,43 @@ function problem(file) {
   return null;
 }
 
-function preview(file) {
-  const image = element("preview");
-  URL.revokeObjectURL(image.src);
-  image.onload = () => (image.hidden = false);
-  image.onerror = () => (image.hidden = true);
-  image.src = URL.createObjectURL(file);
+function take(files) {
+  const entries = Array.from(files, (file) => ({ file, name: file.name || "pasted", url: URL.createObjectURL(file) }));
+  visit.push(...entries);
+  waiting.push(...entries);
+  choose(entries[0]);
+  while (asking < AT_ONCE && waiting.length) askWaiting();
 }
 
-async function classify(file) {
-  const wrong = problem(file);
-  element("preview").hidden = true;
-  if (wrong) return fail(wrong);
-  preview(file);
-  wait("Looking at the image…");
-  const number = ++latest;
+async function askWaiting() {
+  asking++;
+  for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
+    entry.answer = await classify(entry);
+    if (entry === chosen) display();
+    list();
+  }
+  asking--;
+}
+
+async function classify(entry) {
+  const wrong = problem(entry.file);
+  if (wrong) return { error: wrong };
   const form = new FormData();
-  form.append("file", file, file.name || "pasted");
+  form.append("file", entry.file, entry.name);
+  const started = performance.now();
   const answer = await ask("/predict", { method: "POST", body: form });
-  if (number !== latest) return;
-  if (answer.error) fail(answer.error);
-  else present(answer);
+  entry.milliseconds = performance.now() - started;
+  return answer;
+}
+
+function choose(entry) {
+  chosen = entry;
+  const image = element("preview");
+  image.hidden = true;
+  image.onload = () => (image.hidden = false);
+  image.src = entry.url;
+  display();
+  list();
 }
 
 async function ask(path, options) {
@@ -70,23 +92,91 @@ async function ask(path, options) {
   }
 }
 
-function present({ predicted_class, confidence, class_probabilities, in_distribution }) {
-  element("unfamiliar").hidden = in_distribution !== false;
-  element("predicted").textContent = predicted_class;
-  element("confidence").textContent = `${percent(confidence)} confidence`;
-  const sorted = Object.entries(class_probabilities).sort(([, one], [, other]) => other - one);
-  element("bars").replaceChildren(...sorted.map(bar));
+function display() {
+  if (!chosen.answer) say("waiting", "Looking at the image…");
+  else if (chosen.answer.error) say("error", chosen.answer.error);
+  else present(chosen);
+}
+
+function present({ answer, name, milliseconds }) {
+  element("unfamiliar").hidden = answer.in_distribution !== false;
+  element("predicted").textContent = answer.predicted_class;
+  element("confidence").textContent = `${percent(answer.confidence)} confidence`;
+  const sorted = Object.entries(answer.class_probabilities).sort(([, one], [, other]) => other - one);
+  const bars = (count) => {
+    element("bars").replaceChildren(...sorted.slice(0, count).map(bar));
+    element("all").hidden = count >= sorted.length;
+  };
+  element("all").textContent = `Show all ${sorted.length} classes`;
+  element("all").onclick = () => bars(sorted.length);
+  bars(TOP);
+  element("spent").textContent = `Version ${answer.version} answered within ${Math.round(milliseconds)} ms.`;
+  const url = `${API || location.origin}/predict`;
+  element("curl").textContent = `curl -F 'file=@${name.replaceAll("'", "'\\''")}' ${url}`;
+  element("python").textContent = [
+    "import requests",
+    "",
+    `with open(${JSON.stringify(name)}, "rb") as image:`,
+    `    answer = requests.post(${JSON.stringify(url)}, files={"file": image}).json()`,
+    'print(answer["predicted_class"], answer["confidence"])',
+  ].join("\n");
   show("result");
+}
+
+function list() {
+  element("history").hidden = false;
+  element("visit").replaceChildren(...visit.map(listed));
+}
+
+function listed(entry) {
+  const { answer, name, url } = entry;
+  const button = document.createElement("button");
+  button.type = "button";
+  if (entry === chosen) button.setAttribute("aria-current", "true");
+  button.addEventListener("click", () => choose(entry));
+  const image = document.createElement("img");
+  image.src = url;
+  image.alt = "";
+  const said = answer ? answer.error || `${answer.predicted_class} ${percent(answer.confidence)}` : "…";
+  button.append(image, part("said", said), part("name", name));
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
+}
+
+function save(name, type, text) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function asCsv(entries) {
+  const classes = [...new Set(entries.flatMap(({ answer }) => Object.keys(answer.class_probabilities || {})))];
+  const rows = entries.map(({ name, answer, milliseconds }) => [
+    name,
+    ...["predicted_class", "confidence", "in_distribution", "version", "error"].map((key) => answer[key]),
+    milliseconds,
+    ...classes.map((each) => answer.class_probabilities?.[each]),
+  ]);
+  const header = ["file", "predicted_class", "confidence", "in_distribution", "version", "error", "milliseconds"];
+  const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  const all = [[...header, ...classes.map((each) => `probability_${each}`)], ...rows];
+  return all.map((row) => row.map(quoted).join(",") + "\r\n").join("");
+}
+
+const answered = () => visit.filter(({ answer }) => answer);
+
+function part(className, text = "") {
+  const made = document.createElement("div");
+  made.className = className;
+  made.textContent = text;
+  return made;
 }
 
 function bar([name, probability]) {
   const row = document.createElement("li");
-  const part = (className, text = "") => {
-    const span = document.createElement("div");
-    span.className = className;
-    span.textContent = text;
-    return span;
-  };
   const track = part("track");
   const filled = part("bar");
   filled.style.width = `${100 * probability}%`;
@@ -119,14 +209,14 @@ async function listClasses() {
 async function classifyExample(name) {
   try {
     const response = await fetch(`${API}/examples/${name}`);
-    classify(new File([await response.blob()], name, { type: "image/jpeg" }));
+    take([new File([await response.blob()], name, { type: "image/jpeg" })]);
   } catch {
     fail("The server cannot be reached. Start it with “make serve” and try again.");
   }
 }
 
 element("file").addEventListener("change", ({ target }) => {
-  if (target.files.length) classify(target.files[0]);
+  if (target.files.length) take(target.files);
   target.value = ""; // so that choosing the same file again is a change
 });
 
@@ -146,8 +236,22 @@ for (const type of ["dragover", "dragleave", "drop"]) {
 document.addEventListener("paste", ({ clipboardData }) => receive(clipboardData));
 
 function receive({ files }) {
-  if (files.length) classify(files[0]);
+  if (files.length) take(files);
   else fail("That is not an image file.");
+}
+
+element("csv").addEventListener("click", () => save("predictions.csv", "text/csv", asCsv(answered())));
+element("json").addEventListener("click", () => {
+  const entries = answered().map(({ name, answer, milliseconds }) => ({ file: name, ...answer, milliseconds }));
+  save("predictions.json", "application/json", JSON.stringify(entries, null, 2));
+});
+
+for (const button of document.querySelectorAll(".copy")) {
+  button.hidden = !navigator.clipboard; // there is none in an insecure context
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(element(button.dataset.of).textContent);
+    button.textContent = "Copied";
+  });
 }
 
 for (const name of ["model", "swagger/"]) element(name.replace("/", "")).href = `${API}/${name}`;

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import socket
 import struct
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drawing import draw, encode
+from tests.replies import assert_tells_nothing
 from tests.stack import WORKER, Stack, times
 
 Record = Callable[[str, object], None]
@@ -125,3 +129,28 @@ def test_an_enormous_image_is_refused_by_its_header(stack: Stack, kind: str, rec
     record_property(f"a {kind} that says it is enormous", f"400 in {max(took) * 1e3:.0f} ms at most, {more:+.1f} MB")
     assert sorted(took)[10] < 0.05
     assert more < 10
+
+
+INVALID = {
+    "no request": b"nonsense\r\n\r\n",
+    "unknown version": b"GET /live HTTP/9.9\r\nHost: x\r\n\r\n",
+    "bad header": b"GET /live HTTP/1.1\r\nHost x\r\n\r\n",
+    "NUL in a header": b"GET /live HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\x00b\r\n\r\n",
+    "two lengths": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "length and chunks": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "negative length": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "bad chunk": b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "long line": b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many headers": b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"X-Y: z\r\n" * 1000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_a_request_that_is_no_http_is_refused(stack: Stack, name: str) -> None:
+    address = urlsplit(stack.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=5) as connection:
+        connection.sendall(INVALID[name])
+        reply = connection.makefile("rb").read()
+    assert re.match(rb"HTTP/1\.1 (4\d\d|505) ", reply), reply
+    assert_tells_nothing(400, reply.decode("latin-1"))
+    assert requests.get(f"{stack.url}/live").ok

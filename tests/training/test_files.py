@@ -61,8 +61,11 @@ def content(path: Path) -> object:
     return entries | {"file.pt": None}  # a process names the types in its second TorchScript otherwise
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("write", [checkpoint_in_version, archive_in_version, history_in_version])
-def test_killed_at_any_moment_a_file_is_whole(write: Write, checkpoint: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_a_file_is_whole(
+    write: Write, checkpoint: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     started = time.monotonic()
     versions = []
     for version in (1, 2):
@@ -90,6 +93,7 @@ def test_killed_at_any_moment_a_file_is_whole(write: Write, checkpoint: Path, tm
 
     write(1, checkpoint, folder)
     assert contents(folder) == versions[0]
+    record_property(f"{write.__name__.split('_')[0]} killed {KILLS} times while it is written", "the old or the new")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

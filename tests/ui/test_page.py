@@ -1,6 +1,10 @@
 """The page in a real Chromium, served by the real product, and opened from disk."""
 
+import csv
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +146,44 @@ def test_fits_a_phone(served: Page) -> None:
     served.set_input_files("#file", file(PICTURE))
     expect(served.locator("#predicted")).to_have_text("green")
     assert served.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_takes_many_images_and_remembers_them(served: Page, tmp_path: Path) -> None:
+    names = ["green", "red", "blue", "red"]
+    uploads = [file(encode(draw(name, 5)), f"{number} {name}.png") for number, name in enumerate(names)]
+    served.set_input_files("#file", [*uploads, file(b"broken", "broken.png")])
+    visit = served.locator("#visit button")
+    expect(visit).to_have_count(5)
+    for index, name in enumerate(names):
+        expect(visit.nth(index)).to_contain_text(re.compile(rf"{name} \d+\.\d %"))
+    expect(visit.nth(4)).to_contain_text("cannot be read")
+    expect(served.locator("#predicted")).to_have_text("green")
+    visit.nth(2).click()
+    expect(served.locator("#predicted")).to_have_text("blue")
+    expect(visit.nth(2)).to_have_attribute("aria-current", "true")
+    visit.nth(4).click()
+    expect(served.get_by_role("alert")).to_contain_text("cannot be read")
+
+    with served.expect_download() as download:
+        served.get_by_role("button", name="Save as CSV").click()
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [row["predicted_class"] for row in rows] == [*names, ""]
+    assert float(rows[0]["probability_green"]) == float(rows[0]["confidence"])
+    assert "cannot be read" in rows[4]["error"]
+    with served.expect_download() as download:
+        served.get_by_role("button", name="Save as JSON").click()
+    assert [row.get("predicted_class") for row in json.loads(download.value.path().read_text())] == [*names, None]
+
+
+def test_shows_how_to_ask_from_a_program(served: Page, stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "it's green.png").write_bytes(PICTURE)
+    served.set_input_files("#file", tmp_path / "it's green.png")
+    served.get_by_text("Ask from a program").click()
+    served.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    for name, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        served.get_by_role("button", name=f"Copy as {name}").click()
+        expect(served.get_by_role("button", name="Copied").first).to_be_visible()
+        code = served.evaluate("navigator.clipboard.readText()")
+        done = subprocess.run([*command, code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert "green" in done.stdout, done.stderr
+    expect(served.locator("#spent")).to_have_text(re.compile(r"^Version 1\.0 answered within \d+ ms\.$"))
