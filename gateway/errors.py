@@ -4,7 +4,7 @@ from flask import Flask, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from gateway.torchserve import ImageRefused, TooSlow, TorchServeError, Unavailable
+from gateway.torchserve import ImageRefused, NoSuchVersion, TooSlow, TorchServeError, Unavailable
 
 TOO_LARGE = "The image is larger than 10 MB, or several are together."
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
@@ -23,6 +23,8 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(TorchServeError)
     def torchserve_failed(error: TorchServeError) -> ResponseReturnValue:
+        if isinstance(error, NoSuchVersion):
+            return failure("The model has no such version; /models lists those it has.", 404)
         if isinstance(error, TooSlow):
             return failure(str(error), 504)
         return *failure(reason(error), 503), RETRY_AFTER

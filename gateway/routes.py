@@ -3,7 +3,7 @@
 import base64
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
@@ -20,6 +20,7 @@ MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers arou
 MAX_FILES = 32
 MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
 DATA_URL = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.IGNORECASE)
+TOP_K = re.compile(r"[0-9]{1,6}")
 WHITE_SPACE = str.maketrans("", "", " \t\r\n")
 
 blueprint = Blueprint("contract", __name__)
@@ -61,7 +62,7 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 def ready() -> ResponseReturnValue:
     try:
-        classify(PROBE.read_bytes())
+        classify(PROBE.read_bytes(), Wanted())
     except TorchServeError as error:
         return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}
@@ -79,6 +80,12 @@ def model() -> dict[str, Any]:
     return {**details["card"], "version": details["version"], "device": details["device"]}
 
 
+@blueprint.get("/models")
+def models() -> dict[str, Any]:
+    with upstream():
+        return {"models": torchserve().versions()}
+
+
 @blueprint.post("/predict")
 def predict() -> dict[str, Any] | list[dict[str, Any]]:
     request.max_content_length = MAX_MULTIPART_BYTES
@@ -91,7 +98,7 @@ def predict() -> dict[str, Any] | list[dict[str, Any]]:
     if len(files) > MAX_FILES:
         abort(400, f"Send at most {MAX_FILES} images at once.")
     images = [file.read() for file in files]
-    return classify(images[0]) if len(images) == 1 else classify_all(images)
+    return classify(images[0], wanted()) if len(images) == 1 else classify_all(images, wanted())
 
 
 @blueprint.post("/predict_base64")
@@ -109,29 +116,52 @@ def predict_base64() -> dict[str, Any]:
         image = base64.b64decode(encoded, validate=True)
     except ValueError:
         abort(400, "The image is not valid base64.")
-    return classify(image)
+    return classify(image, wanted())
 
 
-def classify(image: bytes) -> dict[str, Any]:
+class Wanted(NamedTuple):
+    """What a request may ask for besides: a version of the model, and a list of the likeliest classes."""
+
+    version: str | None = None
+    top_k: int = 0
+
+    def shape(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer of TorchServe as the contract has it."""
+        answer["success"] = "error" not in answer
+        if self.top_k and answer["success"]:
+            likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
+            answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
+        return answer
+
+
+def wanted() -> Wanted:
+    """Read the query; aborts with 400."""
+    top_k = request.args.get("top_k", "0")
+    if not TOP_K.fullmatch(top_k):
+        abort(400, "Give top_k as a number of classes, such as 3.")
+    return Wanted(request.args.get("version"), int(top_k))
+
+
+def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
     if not image:
         abort(400, "The image is empty.")
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
     with upstream() as access:
-        answer = batches().predict(image)
+        answer = torchserve().predict(image, wanted.version) if wanted.version else batches().predict(image)
     access.version = answer.get("version")
-    return {**answer, "success": True}
+    return wanted.shape(answer)
 
 
-def classify_all(images: list[bytes]) -> list[dict[str, Any]]:
+def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:
     """Return the prediction for each of several images, or its error; aborts with 413 if they are too large."""
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
         abort(413)
     with upstream() as access:
-        answers = torchserve().predict_all(images)
+        answers = torchserve().predict_all(images, wanted.version)
     access.version = next((answer["version"] for answer in answers if "version" in answer), None)
-    return [{**answer, "success": "error" not in answer} for answer in answers]
+    return list(map(wanted.shape, answers))
 
 
 def model_details() -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The only module that knows TorchServe: its inference, management and token APIs."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from filelock import FileLock
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
@@ -14,6 +15,7 @@ from urllib3.filepost import encode_multipart_formdata
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 BINARY = "application/octet-stream"
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
 CONNECT_TIMEOUT = 2.0  # seconds
@@ -32,6 +34,10 @@ class Unavailable(TorchServeError):
 
 class WorkerDied(Unavailable):
     """The worker that had the images is gone, and they with it."""
+
+
+class NoSuchVersion(TorchServeError):
+    """The model has no version of that number."""
 
 
 class TooSlow(TorchServeError):
@@ -68,13 +74,13 @@ class TorchServe:
         """
         return self._predict(image, path=_versioned(PREDICTIONS, version))
 
-    def predict_all(self, images: list[bytes]) -> list[dict[str, Any]]:
-        """Classify two image files or more at once.
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
+        """Classify two image files or more at once, by the default version or a given one.
 
         Returns for each what `predict` does, or {"error": …, "status": …} where `predict` would raise ImageRefused.
         """
         parts = {str(index): ("image", image, BINARY) for index, image in enumerate(images)}
-        answers = self._predict(*encode_multipart_formdata(parts))
+        answers = self._predict(*encode_multipart_formdata(parts), path=_versioned(PREDICTIONS, version))
         if len(answers) != len(images):
             raise Unavailable(f"TorchServe gave {len(answers)} answers for {len(images)} images.")
         return answers
@@ -110,6 +116,18 @@ class TorchServe:
         if said is None:
             raise Unavailable("The model does not describe itself just now.")
         return said
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return the number of each version, whether it is the default, and how many of its workers are ready."""
+        default = self.describe()[0]["modelVersion"]
+        return [
+            {
+                "version": each["modelVersion"],
+                "default": each["modelVersion"] == default,
+                "workers": sum(worker["status"] == "READY" for worker in each["workers"]),
+            }
+            for each in self.describe("all")
+        ]
 
     def models(self) -> list[str]:
         """Return the names of all registered models."""
@@ -210,7 +228,9 @@ def _send(
 
 
 def _versioned(path: str, version: str | None) -> str:
-    return f"{path}/{quote(version, safe='')}" if version else path
+    if version and not VERSION.fullmatch(version):  # `..` would lead elsewhere
+        raise NoSuchVersion(f"There is no version {version!r}.")
+    return f"{path}/{version}" if version else path
 
 
 def _token_expired(response: BaseHTTPResponse) -> bool:
@@ -230,6 +250,8 @@ def _result(response: BaseHTTPResponse) -> Any:
     if response.status == VERSION_TAKEN:
         remedy = "Give the new archive another number, 'training.archive --version', or unregister that version."
         raise TorchServeError(f"{reply['message']}. {remedy}")
+    if reply.get("type") == "ModelVersionNotFoundException":
+        raise NoSuchVersion(reply["message"])
     if response.status < 500:
         raise TorchServeError(reply.get("message", f"TorchServe answered with status {response.status}."))
     kind = WorkerDied if response.status in WORKER_DIED else Unavailable

@@ -54,7 +54,9 @@ def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str])
     """Return a report on probabilities that were served and those offline, and whether they are the same."""
     same = int((there.argmax(dim=1) == here.argmax(dim=1)).sum())
     difference = (there - here).abs().max().item()
-    lines = [f"{same:,} of {len(images):,} images have the same class; probabilities differ by {difference:.1e} at most"]
+    lines = [
+        f"{same:,} of {len(images):,} images have the same class; probabilities differ by {difference:.1e} at most"
+    ]
     labelled = [index for index, image in enumerate(images) if image.parent.name in classes]
     if labelled:
         labels = torch.tensor([classes.index(images[index].parent.name) for index in labelled])

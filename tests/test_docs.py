@@ -48,6 +48,10 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "http://localhost:5001": stack.url,
         "localhost:5001": stack.url,
         "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
+        "scripts/doctor.py": (
+            f"scripts/doctor.py {stack.run.parents[1]}/model_store/first.mar --config {stack.config} --run {stack.run} "
+            f"--port {stack.url.rpartition(':')[2]}"
+        ),
         "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
         "predictions.csv": folder / "predictions.csv",
         "scripts/verify.py model_store/cifar10_whitened_resnet.pth": (

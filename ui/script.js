@@ -62,7 +62,9 @@ async function classify(entry) {
   const form = new FormData();
   form.append("file", entry.file, entry.name);
   const started = performance.now();
-  const answer = await ask("/predict", { method: "POST", body: form });
+  const version = element("version").value;
+  const query = version ? `?version=${encodeURIComponent(version)}` : "";
+  const answer = await ask(`/predict${query}`, { method: "POST", body: form });
   entry.milliseconds = performance.now() - started;
   return answer;
 }
@@ -196,6 +198,7 @@ async function checkStatus() {
   const status = element("status");
   const text = up ? `Ready: ${health.model}, version ${health.version}` : "The server is not ready";
   if (up) listClasses();
+  if (up) listVersions();
   if (status.textContent === text) return; // a screen reader would say it again
   status.textContent = text;
   status.className = up ? "up" : "down";
@@ -204,6 +207,17 @@ async function checkStatus() {
 async function listClasses() {
   const { classes } = await ask("/classes");
   element("classes").textContent = classes ? `It knows ${classes.length} classes: ${classes.join(", ")}.` : "";
+}
+
+async function listVersions() {
+  const { models = [] } = await ask("/models");
+  const select = element("version");
+  const texts = models.map(({ version, default: isDefault }) => (isDefault ? `${version}, the default` : version));
+  element("choice").hidden = models.length < 2;
+  if (texts.join() === [...select.options].map(({ text }) => text).join()) return; // what was chosen stays
+  const options = models.map(({ version, default: isDefault }, index) => new Option(texts[index], isDefault ? "" : version));
+  select.replaceChildren(...options);
+  select.value = "";
 }
 
 async function classifyExample(name) {

@@ -27,7 +27,7 @@ class Held(TorchServe):
             raise ImageRefused("Bad.", 415)
         return {"predicted_class": image.decode()}
 
-    def predict_all(self, images: list[bytes]) -> list[dict[str, Any]]:
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
         self.calls.append(images)
         if b"fatal" in images:
             raise Unavailable("It died.")

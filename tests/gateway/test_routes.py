@@ -86,6 +86,29 @@ def test_predict(stack: Stack) -> None:
     assert body["confidence"] == body["class_probabilities"]["purple"] == max(body["class_probabilities"].values())
 
 
+def test_lists_the_likeliest_classes(stack: Stack) -> None:
+    for path, body in (
+        ("predict", {"files": {"file": PICTURE}}),
+        ("predict_base64", {"json": {"image": base64.b64encode(PICTURE).decode()}}),
+    ):
+        answer = requests.post(f"{stack.url}/{path}?top_k=3", **body).json()
+        first, second, third = answer["top_k"]
+        assert first == {"class": "purple", "probability": answer["confidence"]}
+        assert first["probability"] >= second["probability"] >= third["probability"]
+    assert_failed(requests.post(f"{stack.url}/predict?top_k=x", files={"file": PICTURE}), 400, "top_k")
+
+
+def test_a_version_can_be_chosen(stack: Stack) -> None:
+    assert requests.get(f"{stack.url}/models").json() == {"models": [{"version": "1.0", "default": True, "workers": 2}]}
+    chosen = requests.post(f"{stack.url}/predict?version=1.0", files={"file": PICTURE}).json()
+    assert (chosen["predicted_class"], chosen["version"]) == ("purple", "1.0")
+    several = requests.post(f"{stack.url}/predict?version=1.0", files=[("file", PICTURE)] * 2).json()
+    assert [answer["version"] for answer in several] == ["1.0", "1.0"]
+    for version in ("9.0", "../../management", "a b"):
+        response = requests.post(f"{stack.url}/predict", params={"version": version}, files={"file": PICTURE})
+        assert_failed(response, 404, "/models")
+
+
 def upload_all(stack: Stack, contents: list[bytes]) -> requests.Response:
     return requests.post(f"{stack.url}/predict", files=[("file", ("picture", content)) for content in contents])
 

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Look for what keeps the product from serving, and say what to do about it.
+
+    scripts/doctor.py
+    scripts/doctor.py model_store/cifar10_cnn.mar --port 5002 --json
+
+Exit status: 0 nothing is wrong, 1 something is.
+"""
+
+import argparse
+import json
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+
+from gateway.torchserve import read_properties
+from scripts.serve import ROOT, ServeError, check_ports, find_java
+from training.files import DigestError, check_digest
+
+PYTHONS = ((3, 11), (3, 13))  # TorchScript loads in no newer one
+PACKAGES = {"torch": "2.14.1", "torchserve": "0.12.0", "torch-model-archiver": "0.12.0"}
+ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
+TIMEOUT = 20  # seconds
+
+
+class WrongError(RuntimeError):
+    """Something that is wrong; the message says what to do."""
+
+
+class Finding(NamedTuple):
+    """What was looked at, whether it is right, and what was found or is to be done."""
+
+    name: str
+    right: bool
+    said: str
+
+
+def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield a finding for each thing that serving needs."""
+    for name, look in (
+        ("python", _python),
+        ("packages", _packages),
+        ("java", lambda: f"in {find_java()}"),
+        ("disk", lambda: _disk(arguments.run)),
+        ("archive", lambda: _archive(arguments.archive)),
+        ("gateway", lambda: _gateway(arguments.host, arguments.port, arguments.config)),
+        ("keys", lambda: _keys(arguments.run / "key_file.json")),
+    ):
+        yield _finding(name, look)
+
+
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except (WrongError, ServeError, DigestError) as error:
+        return Finding(name, False, str(error))
+
+
+def _python() -> str:
+    oldest, newest = PYTHONS
+    if not oldest <= sys.version_info[:2] <= newest:
+        raise WrongError("Python 3.11 to 3.13 is needed; run 'make clean', then 'make serve PYTHON=python3.11'.")
+    return sys.version.split()[0]
+
+
+def _packages() -> str:
+    for package, wanted in PACKAGES.items():
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "not there"
+        if found.split("+")[0] != wanted:
+            raise WrongError(f"{package} is {found}, not {wanted}; run 'make clean', then 'make serve'.")
+    return ", ".join(f"{package} {found}" for package, found in PACKAGES.items())
+
+
+def _disk(run: Path) -> str:
+    folder = next(parent for parent in (run, *run.resolve().parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < ENOUGH_DISK:
+        raise WrongError(f"{free / 1e9:.1f} GB are free where {folder} is; make room for {ENOUGH_DISK / 1e9:.0f} GB.")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _archive(archive: Path) -> str:
+    check_digest(archive)
+    return f"{archive} is whole"
+
+
+def _gateway(host: str, port: int, config: Path) -> str:
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy for the web does not lead to this machine
+        try:
+            health = session.get(f"http://{host}:{port}/health", timeout=TIMEOUT).json()
+        except requests.ConnectionError:
+            check_ports(host, port, read_properties(config))
+            return "not running, and its ports are free; start it with 'make serve'"
+        except requests.RequestException as error:
+            raise WrongError(f"Something else than the gateway is on port {port} ({type(error).__name__}).") from None
+    if health.get("status") != "healthy":
+        raise WrongError(f"It runs but cannot predict: {health.get('reason')} The log of TorchServe may say why.")
+    return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
+
+
+def _keys(key_file: Path) -> str:
+    if not key_file.exists():
+        return "none, as TorchServe was not started here"
+    if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+        raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
+    return f"{key_file} is for its owner alone"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = ROOT / "model_store" / "cifar10_whitened_resnet.mar"
+    parser.add_argument("archive", type=Path, nargs="?", default=default, help="what is or shall be served")
+    parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (%(default)s)")
+    parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
+    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="the folder that scripts/serve.py runs in")
+    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+    arguments = parser.parse_args()
+    right = True
+    for finding in examine(arguments):
+        right &= finding.right
+        line = f"{'ok   ' if finding.right else 'WRONG'}  {finding.name:9} {finding.said}"
+        print(json.dumps(finding._asdict()) if arguments.json else line, flush=True)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
