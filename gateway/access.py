@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,9 @@ def register(app: Flask) -> None:
         access: Access = g.access
         response.headers[ID] = access.id
         route = request.url_rule.rule if request.url_rule else None
-        print(access.line(request.method, route, response.status_code), flush=True)
+        # In one piece, as another process writes to the same log.
+        sys.stdout.write(f"{access.line(request.method, route, response.status_code)}\n")
+        sys.stdout.flush()
         return response
 
 

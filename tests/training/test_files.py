@@ -1,7 +1,6 @@
 """What is written whole, by the rooms that do so: killed at any moment, a file is the old one or the new one."""
 
 import itertools
-import multiprocessing
 import os
 import random
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FORKS
 from tests.stack import times
 from training.archive import archive as write_archive
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -20,8 +20,6 @@ from training.history import Row, write_history
 
 KILLS = times(5, 100)
 ROW: Row = dict.fromkeys(("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"), 1.0)
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([__name__])
 
 
 def checkpoint_in_version(version: int, checkpoint: Path, folder: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import QUICK_RECIPE, run_module
+from tests.conftest import FORKS, QUICK_RECIPE, run_module
 from tests.stack import ROOT
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
@@ -108,27 +108,28 @@ def test_killed_ten_times_equals_uninterrupted(dataset: Path, tmp_path: Path) ->
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    subprocess.run(train_command(path, dataset, tmp_path / "whole"), cwd=ROOT, check=True)
+    run_module("training.train", "--recipe", path, "--data", dataset, "--output", tmp_path / "whole")
 
     killed = tmp_path / "killed"
-    command = [*train_command(path, dataset, killed), "--save-seconds", "0", "--resume"]
+    options = ["--recipe", path, "--data", dataset, "--output", killed, "--save-seconds", "0", "--resume"]
     last, generator = killed / "last.pth", random.Random(7)
     saved = None
     for kill in range(10):
-        process = subprocess.Popen(command, cwd=ROOT)
+        process = FORKS.Process(target=run_module, args=("training.train", *options))
+        process.start()
         while not last.exists() or last.stat().st_mtime_ns == saved:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.001)
         # Every other kill falls into a save: its file is there, but not yet in place.
         until = time.monotonic() + generator.uniform(0, 0.3)
         while time.monotonic() < until or (kill % 2 and not list(killed.glob(".last.pth.*"))):
             pass
         process.kill()
-        process.wait()
+        process.join()
         saved = last.stat().st_mtime_ns
         assert {"model", "progress"} <= load(last).keys()
     assert not (killed / "drawn.pth").exists()
-    subprocess.run(command, cwd=ROOT, check=True)
+    run_module("training.train", *options)
 
     whole, resumed = finals(tmp_path / "whole"), finals(killed)
     assert whole.keys() == resumed.keys()
