@@ -36,7 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("factor", [2, 10])
 def test_overload(stack: Stack, capacity: float, pictures: Pictures, factor: int, record_property: Record) -> None:
-    seconds = times(5, 60)
+    seconds = times(3, 60)
     ledger, after = Ledger(stack.url, pictures), Ledger(stack.url, pictures)
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
@@ -53,7 +53,7 @@ def test_overload(stack: Stack, capacity: float, pictures: Pictures, factor: int
         f"goodput {goodput:.2f}, refusals {ledger.took('refused', 50) * 1e3:.0f} ms in the median and "
         f"{ledger.took('refused', 99) * 1e3:.0f} at p99, {recovered:.2f} at once after, {ledger.outcomes()}",
     )
-    assert set(ledger.outcomes()) == {"right", "refused"}
+    assert set(ledger.outcomes()) <= {"right", "refused"}
     assert states <= {(200, 200, 200), (200, 200, 503)}
     assert set(after.outcomes()) == {"right"}
 
