@@ -30,8 +30,8 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 BUSY = (429, 503)
 TRIES = 5
 TIMEOUT = 60  # seconds
-FILES_AT_ONCE = 16  # in a request; the gateway takes 32,
-BYTES_AT_ONCE = 4 * 1024 * 1024  # and 10 MB together
+FILES_AT_ONCE = 32  # in a request; the gateway takes no more,
+BYTES_AT_ONCE = 4 * 1024 * 1024  # nor more than 10 MB together
 FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
 Row = list[Any]  # the file, FIGURES, every probability
 
