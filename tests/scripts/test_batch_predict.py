@@ -67,13 +67,13 @@ def test_a_file_that_cannot_be_read_fails_alone(stack: Stack, tmp_path: Path) ->
 
 
 def test_no_more_in_a_request_than_the_gateway_takes(tmp_path: Path) -> None:
-    sizes = [10] * 20 + [BYTES_AT_ONCE, 5, BYTES_AT_ONCE + 1, 10]
+    sizes = [10] * 40 + [BYTES_AT_ONCE, 5, BYTES_AT_ONCE + 1, 10]
     paths = [tmp_path / f"{index}.png" for index in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         path.write_bytes(bytes(size))
     groups = list(grouped(paths))
     assert [path for group in groups for path in group] == paths
-    assert [len(group) for group in groups] == [16, 4, 1, 1, 1, 1]
+    assert [len(group) for group in groups] == [32, 8, 1, 1, 1, 1]
 
 
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
