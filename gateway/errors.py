@@ -21,12 +21,16 @@ def register(app: Flask) -> None:
     def image_refused(error: ImageRefused) -> ResponseReturnValue:
         return failure(str(error), error.status)
 
+    @app.errorhandler(NoSuchVersion)
+    def no_such_version(error: NoSuchVersion) -> ResponseReturnValue:
+        return failure("The model has no such version; /models lists those it has.", 404)
+
+    @app.errorhandler(TooSlow)
+    def too_slow(error: TooSlow) -> ResponseReturnValue:
+        return failure(reason(error), 504)
+
     @app.errorhandler(TorchServeError)
-    def torchserve_failed(error: TorchServeError) -> ResponseReturnValue:
-        if isinstance(error, NoSuchVersion):
-            return failure("The model has no such version; /models lists those it has.", 404)
-        if isinstance(error, TooSlow):
-            return failure(str(error), 504)
+    def not_available(error: TorchServeError) -> ResponseReturnValue:
         return *failure(reason(error), 503), RETRY_AFTER
 
 

@@ -88,8 +88,7 @@ def models() -> dict[str, Any]:
 
 @blueprint.post("/predict")
 def predict() -> dict[str, Any] | list[dict[str, Any]]:
-    request.max_content_length = MAX_MULTIPART_BYTES
-    batches().turn_away_if_full(request.content_length or 0)
+    admit(MAX_MULTIPART_BYTES)
     files = request.files.getlist("file")
     if not files:
         abort(400, "Send the image as multipart/form-data in the field 'file'.")
@@ -103,8 +102,7 @@ def predict() -> dict[str, Any] | list[dict[str, Any]]:
 
 @blueprint.post("/predict_base64")
 def predict_base64() -> dict[str, Any]:
-    request.max_content_length = MAX_JSON_BYTES
-    batches().turn_away_if_full(request.content_length or 0)
+    admit(MAX_JSON_BYTES)
     try:
         body = request.get_json(force=True)
     except RecursionError:
@@ -117,6 +115,12 @@ def predict_base64() -> dict[str, Any]:
     except ValueError:
         abort(400, "The image is not valid base64.")
     return classify(image, wanted())
+
+
+def admit(max_bytes: int) -> None:
+    """Bound what will be read of the request; raises Unavailable where it would find no place."""
+    request.max_content_length = max_bytes
+    batches().turn_away_if_full(request.content_length or 0)
 
 
 class Wanted(NamedTuple):

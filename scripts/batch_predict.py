@@ -172,25 +172,30 @@ def tally(rows: Iterable[Row], classes: list[str]) -> tuple[int, ...]:
     return failed, labelled, right
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command has that sends images: `paths`, `url`, `connections`."""
     parser.add_argument("paths", type=Path, nargs="+", metavar="FOLDER|FILE")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
     parser.add_argument("--url", default="http://127.0.0.1:5001", help="the gateway (%(default)s)")
     parser.add_argument("--connections", type=int, default=4, help="requests under way at once (%(default)s)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_gateway_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the CSV file to write")
     arguments = parser.parse_args()
     gateway = Gateway(arguments.url, arguments.connections)
     try:
         images = list(find_images(arguments.paths))
         classes = gateway.classes()
     except FileNotFoundError as error:
-        return _stopped(f"There is no file or folder {error}.")
+        return stopped(f"There is no file or folder {error}.")
     except requests.RequestException:
-        return _stopped(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
+        return stopped(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
     if not arguments.output.parent.is_dir():
-        return _stopped(f"There is no folder {arguments.output.parent} to write to.")
+        return stopped(f"There is no folder {arguments.output.parent} to write to.")
     if not images:
-        return _stopped("There are no JPEG, PNG or GIF files in what was named.")
+        return stopped("There are no JPEG, PNG or GIF files in what was named.")
     part = arguments.output.with_name(f"{arguments.output.name}.part")
     header = ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
     try:
@@ -200,9 +205,9 @@ def main() -> int:
         asked = predict_all(gateway, groups, classes, arguments.connections, done=len(kept))
         failed, labelled, right = tally(chain(kept, append(part, asked)), classes)
     except PartError as error:
-        return _stopped(str(error))
+        return stopped(str(error))
     except requests.RequestException:
-        return _stopped(
+        return stopped(
             f"There is no model to ask at {arguments.url} any more; once there is, the same command goes on."
         )
     part.replace(arguments.output)
@@ -212,7 +217,8 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _stopped(reason: str) -> int:
+def stopped(reason: str) -> int:
+    """Say why a command ends before its end; returns its exit status."""
     print(reason, file=sys.stderr)
     return 2
 

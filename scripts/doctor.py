@@ -9,22 +9,25 @@ Exit status: 0 nothing is wrong, 1 something is.
 
 import argparse
 import json
+import platform
 import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 import requests
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from gateway.torchserve import read_properties
 from scripts.serve import ROOT, ServeError, check_ports, find_java
 from training.files import DigestError, check_digest
 
-PYTHONS = ((3, 11), (3, 13))  # TorchScript loads in no newer one
-PACKAGES = {"torch": "2.14.1", "torchserve": "0.12.0", "torch-model-archiver": "0.12.0"}
+PROJECT = "image-classifier"  # its name in pyproject.toml
+ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
 
@@ -63,21 +66,23 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _python() -> str:
-    oldest, newest = PYTHONS
-    if not oldest <= sys.version_info[:2] <= newest:
-        raise WrongError("Python 3.11 to 3.13 is needed; run 'make clean', then 'make serve PYTHON=python3.11'.")
-    return sys.version.split()[0]
+    wanted, found = metadata(PROJECT)["Requires-Python"], platform.python_version()
+    if found not in SpecifierSet(wanted):
+        raise WrongError(f"It is {found}, but must be {wanted}; {ANEW} with another PYTHON=.")
+    return found
 
 
 def _packages() -> str:
-    for package, wanted in PACKAGES.items():
+    known = map(Requirement, requires(PROJECT) or ())
+    wanted = [each for each in known if each.marker and each.marker.evaluate({"extra": "serve"})]
+    for each in wanted:
         try:
-            found = version(package)
+            found = version(each.name)
         except PackageNotFoundError:
-            found = "not there"
-        if found.split("+")[0] != wanted:
-            raise WrongError(f"{package} is {found}, not {wanted}; run 'make clean', then 'make serve'.")
-    return ", ".join(f"{package} {found}" for package, found in PACKAGES.items())
+            raise WrongError(f"{each.name} is not there; {ANEW}.") from None
+        if found not in each.specifier:
+            raise WrongError(f"{each.name} is {found}, not {each.specifier}; {ANEW}.")
+    return f"the {len(wanted)} that serve are as pyproject.toml has them"
 
 
 def _disk(run: Path) -> str:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from handler.transforms import ImageError, decode_image, to_pixels
-from scripts.batch_predict import FIGURES, Gateway, find_images, grouped, predict_all
+from scripts.batch_predict import (
+    FIGURES,
+    Gateway,
+    add_gateway_arguments,
+    find_images,
+    grouped,
+    predict_all,
+    stopped,
+)
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.metrics import predict
 
@@ -68,9 +76,7 @@ def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the one that is served")
-    parser.add_argument("paths", type=Path, nargs="+", metavar="FOLDER|FILE")
-    parser.add_argument("--url", default="http://127.0.0.1:5001", help="the gateway (%(default)s)")
-    parser.add_argument("--connections", type=int, default=4, help="requests under way at once (%(default)s)")
+    add_gateway_arguments(parser)
     arguments = parser.parse_args()
     gateway = Gateway(arguments.url, arguments.connections)
     try:
@@ -83,18 +89,13 @@ def main() -> int:
         there = served(gateway, images, classes, arguments.connections)
         report, same = compare(there, offline(checkpoint, images), images, classes)
     except (CheckpointError, VerifyError) as error:
-        return _stopped(str(error))
+        return stopped(str(error))
     except FileNotFoundError as error:
-        return _stopped(f"There is no file or folder {error}.")
+        return stopped(f"There is no file or folder {error}.")
     except requests.RequestException:
-        return _stopped(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
+        return stopped(f"There is no model to ask at {arguments.url}; start one with 'make serve' or name its --url.")
     print(report)
     return 0 if same else 1
-
-
-def _stopped(reason: str) -> int:
-    print(reason, file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -20,9 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
 
+LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs the tests
+Record = Callable[[str, object], None]  # pytest's record_property: a promise, and what was measured of it
+
+
 def times(short: int, long: int) -> int:
     """Return how often or for how long something is done in `make test`, or else in `make faults`."""
-    return long if os.environ.get("FAULTS") == "long" else short
+    return long if LONG else short
 
 
 @dataclass
@@ -38,6 +43,11 @@ class Stack:
     @property
     def torchserve(self) -> TorchServe:
         return TorchServe(self.config, self.run / "key_file.json", timeout=60)
+
+    def connect(self, timeout: float | None = None) -> socket.socket:
+        """Open a connection to the gateway, for what no client library would send."""
+        address = urlsplit(self.url)
+        return socket.create_connection((address.hostname or "", address.port or 0), timeout)
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Return the processes of the product with a word in their command line: one of WORKER, JAVA, GATEWAY."""

@@ -6,6 +6,7 @@ const TYPES = ["image/jpeg", "image/png", "image/gif"];
 const MAX_BYTES = 10 * 1024 * 1024;
 const STATUS_INTERVAL = 5000; // milliseconds
 
+const COPIED_SHOWN = 2000; // milliseconds
 const AT_ONCE = 4; // requests
 const TOP = 10; // classes shown before one asks for all
 
@@ -42,6 +43,8 @@ function take(files) {
   const entries = Array.from(files, (file) => ({ file, name: file.name || "pasted", url: URL.createObjectURL(file) }));
   visit.push(...entries);
   waiting.push(...entries);
+  element("visit").append(...entries.map(listed));
+  element("history").hidden = false;
   choose(entries[0]);
   while (asking < AT_ONCE && waiting.length) askWaiting();
 }
@@ -50,8 +53,8 @@ async function askWaiting() {
   asking++;
   for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
     entry.answer = await classify(entry);
+    entry.said.textContent = entry.answer.error || `${entry.answer.predicted_class} ${percent(entry.answer.confidence)}`;
     if (entry === chosen) display();
-    list();
   }
   asking--;
 }
@@ -63,8 +66,8 @@ async function classify(entry) {
   form.append("file", entry.file, entry.name);
   const started = performance.now();
   const version = element("version").value;
-  const query = version ? `?version=${encodeURIComponent(version)}` : "";
-  const answer = await ask(`/predict${query}`, { method: "POST", body: form });
+  entry.path = version ? `/predict?version=${encodeURIComponent(version)}` : "/predict";
+  const answer = await ask(entry.path, { method: "POST", body: form });
   entry.milliseconds = performance.now() - started;
   return answer;
 }
@@ -75,8 +78,8 @@ function choose(entry) {
   image.hidden = true;
   image.onload = () => (image.hidden = false);
   image.src = entry.url;
+  for (const each of visit) each.button.ariaCurrent = each === entry ? "true" : null;
   display();
-  list();
 }
 
 async function ask(path, options) {
@@ -100,7 +103,7 @@ function display() {
   else present(chosen);
 }
 
-function present({ answer, name, milliseconds }) {
+function present({ answer, name, milliseconds, path }) {
   element("unfamiliar").hidden = answer.in_distribution !== false;
   element("predicted").textContent = answer.predicted_class;
   element("confidence").textContent = `${percent(answer.confidence)} confidence`;
@@ -113,8 +116,8 @@ function present({ answer, name, milliseconds }) {
   element("all").onclick = () => bars(sorted.length);
   bars(TOP);
   element("spent").textContent = `Version ${answer.version} answered within ${Math.round(milliseconds)} ms.`;
-  const url = `${API || location.origin}/predict`;
-  element("curl").textContent = `curl -F 'file=@${name.replaceAll("'", "'\\''")}' ${url}`;
+  const url = `${API || location.origin}${path}`;
+  element("curl").textContent = `curl -F 'file=@${name.replaceAll("'", "'\\''")}' '${url}'`;
   element("python").textContent = [
     "import requests",
     "",
@@ -125,24 +128,18 @@ function present({ answer, name, milliseconds }) {
   show("result");
 }
 
-function list() {
-  element("history").hidden = false;
-  element("visit").replaceChildren(...visit.map(listed));
-}
-
+// Made once for each, so that the one a keyboard is on stays there.
 function listed(entry) {
-  const { answer, name, url } = entry;
-  const button = document.createElement("button");
-  button.type = "button";
-  if (entry === chosen) button.setAttribute("aria-current", "true");
-  button.addEventListener("click", () => choose(entry));
+  entry.button = document.createElement("button");
+  entry.button.type = "button";
+  entry.button.addEventListener("click", () => choose(entry));
   const image = document.createElement("img");
-  image.src = url;
+  image.src = entry.url;
   image.alt = "";
-  const said = answer ? answer.error || `${answer.predicted_class} ${percent(answer.confidence)}` : "…";
-  button.append(image, part("said", said), part("name", name));
+  entry.said = part("said", "…");
+  entry.button.append(image, entry.said, part("name", entry.name));
   const item = document.createElement("li");
-  item.append(button);
+  item.append(entry.button);
   return item;
 }
 
@@ -264,7 +261,9 @@ for (const button of document.querySelectorAll(".copy")) {
   button.hidden = !navigator.clipboard; // there is none in an insecure context
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(element(button.dataset.of).textContent);
+    const text = button.textContent;
     button.textContent = "Copied";
+    setTimeout(() => (button.textContent = text), COPIED_SHOWN);
   });
 }
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.ledger import Ledger, labelled_pictures
+from tests.faults.ledger import Ledger, Pictures, labelled_pictures
 from tests.stack import Stack, times
 
 
 @pytest.fixture(scope="module")
-def pictures(checkpoint: Path) -> list[tuple[bytes, str]]:
+def pictures(checkpoint: Path) -> Pictures:
     return labelled_pictures(checkpoint)
 
 
 @pytest.fixture(scope="module")
-def capacity(stack: Stack, pictures: list[tuple[bytes, str]]) -> float:
+def capacity(stack: Stack, pictures: Pictures) -> float:
     """The rate that the product and this client sustain together on this machine, in answers a second."""
     Ledger(stack.url, pictures).closed_loop(2)
     return Ledger(stack.url, pictures).closed_loop(times(3, 10))

@@ -5,7 +5,8 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,9 @@ CLIENTS = 32  # of a closed loop
 FORM = "multipart/form-data; boundary=x"
 
 
+Pictures = list[tuple[bytes, str]]  # image files, and the classes they are of
+
+
 @dataclass
 class Entry:
     """One request: when it was sent (seconds, monotonic), how long it took, and what became of it."""
@@ -38,7 +42,7 @@ class Entry:
 class Ledger:
     """The requests of one load on `url`; `pictures` are the files to send with the classes they are of."""
 
-    def __init__(self, url: str, pictures: list[tuple[bytes, str]]) -> None:
+    def __init__(self, url: str, pictures: Pictures) -> None:
         self.url, self.pictures = url, pictures
         self.entries: list[Entry] = []
         self._numbers = count()
@@ -53,24 +57,24 @@ class Ledger:
 
     def closed_loop(self, seconds: float, clients: int = CLIENTS) -> float:
         """Ask from so many clients, each as soon as it has its answer; returns right answers a second."""
-        asyncio.run(self._closed_loop(seconds, clients))
+        _run(self._closed_loop(seconds, clients))
         return self.outcomes()["right"] / seconds
 
     def open_loop(self, rate: float, seconds: float) -> None:
         """Ask so often a second, whatever becomes of it."""
-        asyncio.run(self._open_loop(rate, time.monotonic() + seconds, threading.Event()))
+        _run(self._open_loop(rate, time.monotonic() + seconds, threading.Event()))
 
     @contextlib.contextmanager
     def under_load(self, rate: float) -> Iterator[None]:
         """Ask so often a second until the block ends and the last answer is there."""
         stop = threading.Event()
-        thread = threading.Thread(target=lambda: asyncio.run(self._open_loop(rate, float("inf"), stop)))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(asyncio.run, self._open_loop(rate, float("inf"), stop))
+            try:
+                yield
+            finally:
+                stop.set()
+            load.result()
 
     async def _closed_loop(self, seconds: float, clients: int) -> None:
         until = time.monotonic() + seconds
@@ -112,13 +116,19 @@ def form(picture: bytes) -> bytes:
     return head + picture + b"\r\n--x--\r\n"
 
 
-def labelled_pictures(checkpoint: Path, each: int = 3) -> list[tuple[bytes, str]]:
+def labelled_pictures(checkpoint: Path, each: int = 3) -> Pictures:
     """Draw pictures of every class, with the class that the checkpoint gives them offline."""
     files = [encode(draw(name, seed), "JPEG") for name in TEN for seed in range(each)]
     held = load_checkpoint(checkpoint)
     pixels = torch.stack([to_pixels(decode_image(file)) for file in files])
     logits, _ = predict(held.classifier(), pixels)
     return [(file, held.card["classes"][index]) for file, index in zip(files, logits.argmax(1).tolist(), strict=True)]
+
+
+def _run(load: Coroutine[None, None, None]) -> None:
+    """Run a load in a thread of its own, as Playwright keeps a loop running in that of the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, load).result()
 
 
 def _session() -> aiohttp.ClientSession:

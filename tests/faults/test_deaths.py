@@ -8,17 +8,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from tests.drawing import draw, encode
-from tests.faults.ledger import FORM, Ledger, form
-from tests.stack import JAVA, WORKER, Stack, serve, times, wait_until
+from tests.faults.ledger import FORM, Ledger, Pictures, form
+from tests.stack import JAVA, WORKER, Record, Stack, serve, times, wait_until
 
-Pictures = list[tuple[bytes, str]]
-Record = Callable[[str, object], None]
 PHOTO = encode(draw("red", 1).resize((4000, 3000)), "JPEG")
 
 
@@ -97,10 +94,9 @@ def test_no_request_fails_while_keys_expire(
 
 @pytest.mark.timeout(1800)
 def test_what_is_in_flight_is_finished_on_sigterm(archive: Path, tmp_path: Path, record_property: Record) -> None:
-    def send(url: str) -> socket.socket:
+    def send(stack: Stack) -> socket.socket:
         body = form(PHOTO)
-        address = urlsplit(url)
-        connection = socket.create_connection((address.hostname or "", address.port or 0), timeout=40)
+        connection = stack.connect(timeout=40)
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n" % (FORM.encode(), len(body)) + body
@@ -120,7 +116,7 @@ def test_what_is_in_flight_is_finished_on_sigterm(archive: Path, tmp_path: Path,
     took = []
     for number in range(times(1, 50)):
         with serve(archive, tmp_path / str(number)) as stack:
-            connections = [send(stack.url) for _ in range(8)]
+            connections = [send(stack) for _ in range(8)]
             time.sleep(0.1)  # until they are accepted
             started = time.monotonic()
             stack.process.send_signal(signal.SIGTERM)

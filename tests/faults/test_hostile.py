@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +11,7 @@ import requests
 from PIL import Image, ImageOps
 
 from tests.drawing import draw, encode
-from tests.stack import WORKER, Stack, times
+from tests.stack import WORKER, Record, Stack, times
 
 RED = draw("red", 1)
 GREY = ImageOps.grayscale(RED)
@@ -34,9 +34,7 @@ def outcome(stack: Stack, content: bytes) -> tuple[int, bool]:
     return response.status_code, response.json()["success"]
 
 
-def test_mutants_are_classified_or_refused_and_kill_nobody(
-    stack: Stack, record_property: Callable[[str, object], None]
-) -> None:
+def test_mutants_are_classified_or_refused_and_kill_nobody(stack: Stack, record_property: Record) -> None:
     count, workers = times(500, 10_000), stack.processes(WORKER)
     with ThreadPoolExecutor(16) as pool:
         outcomes = Counter(pool.map(lambda mutant: outcome(stack, mutant), mutants(count, seed=5)))

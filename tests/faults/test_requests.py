@@ -3,15 +3,12 @@
 import base64
 import json
 import re
-import socket
 import struct
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -20,9 +17,8 @@ from hypothesis import strategies as st
 
 from tests.drawing import draw, encode
 from tests.replies import assert_tells_nothing
-from tests.stack import WORKER, Stack, times
+from tests.stack import WORKER, Record, Stack, times
 
-Record = Callable[[str, object], None]
 PICTURE = encode(draw("red", 1))
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(),
@@ -148,8 +144,7 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 def test_a_request_that_is_no_http_is_refused(stack: Stack, name: str) -> None:
-    address = urlsplit(stack.url)
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=5) as connection:
+    with stack.connect(timeout=5) as connection:
         connection.sendall(INVALID[name])
         reply = connection.makefile("rb").read()
     assert re.match(rb"HTTP/1\.1 (4\d\d|505) ", reply), reply

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,7 +15,7 @@ import pytest
 
 from scripts.batch_predict import BYTES_AT_ONCE, FILES_AT_ONCE, Gateway, grouped
 from tests.drawing import TEN, draw, encode
-from tests.stack import ROOT, Stack, free_ports, times
+from tests.stack import ROOT, Record, Stack, free_ports, times
 
 KILLS = times(5, 100)
 
@@ -141,7 +140,7 @@ def undisturbed(stack: Stack, dataset: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.timeout(1200)
 def test_killed_at_any_moment_the_same_command_goes_on(
-    undisturbed: tuple[list[object], bytes], tmp_path: Path, record_property: Callable[[str, object], None]
+    undisturbed: tuple[list[object], bytes], tmp_path: Path, record_property: Record
 ) -> None:
     arguments, whole = undisturbed
     output, part = tmp_path / "out.csv", tmp_path / "out.csv.part"

@@ -2,7 +2,7 @@
 
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ import requests
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.scripts.test_models import models
-from tests.stack import Stack, serve, times
+from tests.stack import Record, Stack, serve, times
 from training.files import write_digest
 
 ROLLS = times(2, 40)  # every other one a rollback
@@ -95,9 +95,7 @@ def served(stack: Stack) -> list[tuple[str, str]]:
 
 
 @pytest.mark.timeout(120 + 60 * ROLLS)
-def test_no_request_is_lost_while_versions_are_rolled(
-    rolling: Stack, sample: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_request_is_lost_while_versions_are_rolled(rolling: Stack, sample: Path, record_property: Record) -> None:
     assert "there is nothing to return to" in models(rolling, "rollback", succeeds=False)
     with asked(rolling) as outcomes:
         for number in range(ROLLS):

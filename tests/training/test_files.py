@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FORKS
-from tests.stack import times
+from tests.stack import Record, times
 from training.archive import archive as write_archive
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.files import written_whole
@@ -62,7 +62,7 @@ def content(path: Path) -> object:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("write", [checkpoint_in_version, archive_in_version, history_in_version])
 def test_killed_at_any_moment_a_file_is_whole(
-    write: Write, checkpoint: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    write: Write, checkpoint: Path, tmp_path: Path, record_property: Record
 ) -> None:
     started = time.monotonic()
     versions = []

@@ -161,6 +161,7 @@ def test_takes_many_images_and_remembers_them(served: Page, tmp_path: Path) -> N
     visit.nth(2).click()
     expect(served.locator("#predicted")).to_have_text("blue")
     expect(visit.nth(2)).to_have_attribute("aria-current", "true")
+    expect(visit.nth(2)).to_be_focused()
     visit.nth(4).click()
     expect(served.get_by_role("alert")).to_contain_text("cannot be read")
 
