@@ -10,6 +10,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from gateway import access, errors, routes
+from gateway.admission import Admission
 from gateway.batches import Batches
 from gateway.torchserve import TorchServe
 
@@ -57,6 +58,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     errors.register(app)
     CORS(app, origins=app.config["CORS_ORIGINS"], expose_headers=[access.ID, "Retry-After"])
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
+    app.wsgi_app = Admission(app)  # type: ignore[method-assign]
     return app
 
 

@@ -27,9 +27,9 @@ class Access:
         self.upstream = 0.0
         self.version: str | None = None
 
-    def line(self, method: str, route: str | None, status: int) -> str:
+    def log(self, method: str, route: str | None, status: int) -> None:
         total = time.perf_counter() - self.started
-        return json.dumps(
+        line = json.dumps(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "id": self.id,
@@ -41,6 +41,9 @@ class Access:
                 "version": self.version,
             }
         )
+        # In one piece, as another process writes to the same log.
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def register(app: Flask) -> None:
@@ -53,9 +56,7 @@ def register(app: Flask) -> None:
         access: Access = g.access
         response.headers[ID] = access.id
         route = request.url_rule.rule if request.url_rule else None
-        # In one piece, as another process writes to the same log.
-        sys.stdout.write(f"{access.line(request.method, route, response.status_code)}\n")
-        sys.stdout.flush()
+        access.log(request.method, route, response.status_code)
         return response
 
 

@@ -35,7 +35,7 @@ from skimage import data
 from tqdm import tqdm
 
 from gateway.torchserve import MODEL, read_properties
-from training.files import write_digest
+from training.files import save_figure, write_digest, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
@@ -287,7 +287,7 @@ def draw(measured: Rounds, path: Path) -> None:
         axis.set_xlabel("connections")
     axes[0].set_ylabel("answers a second")
     axes[0].legend()
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def main() -> None:
@@ -300,7 +300,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is not installed; on Debian, apt-get install wrk.")
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         prepare(arguments.archive, Path(folder))
         if arguments.minutes:
@@ -309,7 +308,7 @@ def main() -> None:
                 print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
             return
         measured = run(Path(folder), arguments.rounds, arguments.seconds)
-    arguments.output.with_suffix(".json").write_text(json.dumps(measured, indent=1))
+    write_whole(arguments.output.with_suffix(".json"), json.dumps(measured, indent=1))
     draw(measured, arguments.output.with_suffix(".png"))
     print(
         table(measured), "", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n"

@@ -16,7 +16,7 @@ from typing import Any
 from gateway import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve import TooSlow, TorchServe, TorchServeError, Unavailable
 from scripts.batch_predict import find_images
-from training.files import check_digest, written_whole
+from training.files import check_digest, write_whole
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "ui" / "examples"
 LAST_ROLL = "last_roll.json"  # in the folder that scripts/serve.py runs in
@@ -117,8 +117,7 @@ def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Pat
         found = check(new)
         torchserve.set_default(new)
         undo.pop_all()
-    with written_whole(run / LAST_ROLL) as file:
-        file.write_text(json.dumps({"old": old, "new": {"archive": archive, "version": new}}))
+    write_whole(run / LAST_ROLL, json.dumps({"old": old, "new": {"archive": archive, "version": new}}))
     _drain(torchserve, old["version"])
     torchserve.unregister(old["version"])
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"

@@ -1,11 +1,18 @@
-"""The lock files keep out a package that is not the one that was locked."""
+"""The lock files are written whole, and keep out a package that is not the one that was locked."""
 
+import os
+import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from tests.stack import ROOT
+import pytest
+
+from tests.stack import ROOT, Record, times
 
 LOCKED = re.compile(r"^filetype==.*(?:\n +--hash=\S+.*)+", re.MULTILINE)  # small, and of Python alone
 
@@ -28,3 +35,30 @@ def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
     assert not list((tmp_path / "packages").iterdir())
+
+
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: Record) -> None:
+    locks = [tmp_path / name for name in ("requirements.lock", "requirements-test.lock")]
+    for name in ("Makefile", "pyproject.toml", "README.md", *(lock.name for lock in locks)):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+
+    def renew() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["make", "lock"], cwd=tmp_path, process_group=0)
+
+    old, started = [lock.read_bytes() for lock in locks], time.monotonic()
+    assert renew().wait(300) == 0
+    seconds, new = time.monotonic() - started, [lock.read_bytes() for lock in locks]
+    kills, dice = times(2, 100), random.Random(5)
+    for _ in range(kills):
+        for lock, content in zip(locks, old, strict=True):
+            lock.write_bytes(content)
+        shutil.copystat(ROOT / "pyproject.toml", locks[1])  # or else its being younger would ask for an installation
+        process = renew()
+        time.sleep(dice.uniform(0, seconds))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for lock, *versions in zip(locks, old, new, strict=True):
+            assert lock.read_bytes() in versions
+    record_property(f"make lock killed {kills} times", "the old or the new")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from training.files import written_whole
+from training.files import write_whole
 from training.metrics import wilson_interval
 
 
@@ -80,8 +80,7 @@ def main() -> None:
         words = describe_in_words(load_checkpoint(path))
     except CheckpointError as error:
         raise SystemExit(str(error)) from None
-    with written_whole(path.with_suffix(".md")) as temporary:
-        temporary.write_text(words)
+    write_whole(path.with_suffix(".md"), words)
     print(f"wrote {path.with_suffix('.md')}")
 
 

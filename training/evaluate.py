@@ -25,7 +25,7 @@ from training import unfamiliar
 from training.calibrate import separation
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import DataError, Images, load_images
-from training.files import written_whole
+from training.files import save_figure, write_whole
 from training.metrics import BINS, figures, predict, wilson_interval
 
 WORST = 24  # mistakes shown
@@ -52,12 +52,11 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
             "auroc": separation(familiarity, others),
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(_confusion(report["confusion"], images.classes), folder / "confusion.png")
-    _save(_reliability(report["reliability"]), folder / "reliability.png")
-    _save(_mistakes(probabilities, images), folder / "mistakes.png")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "report.md").write_text(_page(report))
+    save_figure(_confusion(report["confusion"], images.classes), folder / "confusion.png")
+    save_figure(_reliability(report["reliability"]), folder / "reliability.png")
+    save_figure(_mistakes(probabilities, images), folder / "mistakes.png")
+    write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    write_whole(folder / "report.md", _page(report))
     return report
 
 
@@ -124,11 +123,6 @@ def _mistakes(probabilities: Tensor, images: Images) -> Figure:
             true, said = (images.classes[labels[index]] for labels in (images.labels, predicted))
             axes.set_title(f"{true}, not {said}\n({confidence[index]:.0%})", fontsize=8)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _page(report: dict[str, Any]) -> str:

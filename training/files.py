@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -32,6 +36,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def save_figure(figure: "Figure", path: Path, **options: Any) -> None:
+    """Save a figure as PNG, whole or not at all; `options` are those of savefig."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", **options)
+
+
 class DigestError(ValueError):
     """An archive that is not what was built; the message says what to do."""
 
@@ -42,8 +57,7 @@ def digest_path(archive: Path) -> Path:
 
 def write_digest(archive: Path, content: Path) -> None:
     """Write beside `archive`, as sha256sum does, the digest of the file that is or becomes it."""
-    with written_whole(digest_path(archive)) as temporary:
-        temporary.write_text(f"{_sha256(content)}  {archive.name}\n")
+    write_whole(digest_path(archive), f"{_sha256(content)}  {archive.name}\n")
 
 
 def check_digest(archive: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.checkpoint import save
-from training.files import written_whole
+from training.files import save_figure, written_whole
 
 Row = dict[str, float]
 
@@ -18,11 +18,10 @@ def write_history(history: list[Row], folder: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=history[0])
         writer.writeheader()
         writer.writerows(history)
-    with written_whole(folder / "training_history.png") as path:
-        _plot(history, path)
+    save_figure(_plot(history), folder / "training_history.png", dpi=120)
 
 
-def _plot(history: list[Row], path: Path) -> None:
+def _plot(history: list[Row]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for panel, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -31,4 +30,4 @@ def _plot(history: list[Row], path: Path) -> None:
         panel.set(xlabel="epoch", ylabel=quantity)
         panel.grid(alpha=0.3)
         panel.legend()
-    figure.savefig(path, format="png", dpi=120)
+    return figure

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from training.checkpoint import CheckpointError
 from training.config import Recipe, RecipeError, load_recipe, make_recipe
 from training.data import DataError, Images, load_images, stratified_split
+from training.files import save_figure, write_whole
 from training.run import Run
 
 Space = dict[str, list[Any] | dict[str, int | float | bool]]
@@ -115,13 +116,12 @@ def open_storage(place: str) -> BaseStorage:
 
 def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> None:
     """Write the best trial as a recipe of the length of the `whole` one, and a page with the trials and their plots."""
-    output.mkdir(parents=True, exist_ok=True)
     best = changed(whole, study.best_trial.params)
     heading = (
         f"# Trial {study.best_trial.number} of study {study.study_name}: validation accuracy {study.best_value:.2%}"
     )
     body = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
-    (output / "recipe.yaml").write_text(f"{heading} after {recipe.epochs} epochs.\n{body}")
+    write_whole(output / "recipe.yaml", f"{heading} after {recipe.epochs} epochs.\n{body}")
     pictures: dict[str, Callable[[Study], Any]] = {
         "history": plots.plot_optimization_history,
         "epochs": plots.plot_intermediate_values,
@@ -132,8 +132,8 @@ def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> N
     for name, plot in pictures.items():
         drawn = plot(study)
         axes = drawn.flat[0] if hasattr(drawn, "flat") else drawn
-        axes.figure.savefig(output / f"{name}.png", dpi=100, bbox_inches="tight")
-    (output / "report.md").write_text(_page(study, recipe, list(pictures)))
+        save_figure(axes.figure, output / f"{name}.png", dpi=100, bbox_inches="tight")
+    write_whole(output / "report.md", _page(study, recipe, list(pictures)))
 
 
 def _page(study: Study, recipe: Recipe, pictures: list[str]) -> str:

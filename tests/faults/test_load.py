@@ -11,9 +11,10 @@ import pytest
 import requests
 
 from gateway.routes import MAX_IMAGE_BYTES
-from tests.faults.ledger import FORM, Ledger, Pictures, form, labelled_pictures
+from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
 from tests.stack import GATEWAY, LONG, ROOT, Record, Stack, serve, times
 
+CONNECTIONS = 1000  # of a flood: more than wait in the product, and than are refused within a tenth of a second
 RELEASED = ROOT / "model_store" / "cifar10_whitened_resnet.pth"
 
 
@@ -29,21 +30,28 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
+def sustained(ledger: Ledger) -> float:
+    """Return right answers a second to as many clients as ask again when they have one."""
+    seconds = times(3, 10)
+    ledger.flood(1e6, seconds, CLIENTS)
+    return ledger.rate(seconds)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("factor", [2, 10])
-def test_overload(stack: Stack, capacity: float, pictures: Pictures, factor: int, record_property: Record) -> None:
+def test_overload(stack: Stack, pictures: Pictures, factor: int, record_property: Record) -> None:
     seconds = times(3, 60)
-    ledger, after = Ledger(stack.url, pictures), Ledger(stack.url, pictures)
-    started = time.monotonic()
+    before, ledger, after = (Ledger(stack.url, pictures) for _ in range(3))
+    capacity = sustained(before)
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(ledger.open_loop, factor * capacity, seconds)
+        load = pool.submit(ledger.flood, factor * capacity, seconds, CONNECTIONS)
         states = set()
         while not load.done():
             states.add(tuple(requests.get(f"{stack.url}/{path}").status_code for path in ("live", "health", "ready")))
             time.sleep(0.2)
         load.result()
-    goodput = ledger.outcomes()["right"] / (time.monotonic() - started) / capacity
-    recovered = after.closed_loop(2) / capacity
+    goodput = ledger.rate(seconds) / capacity
+    recovered = sustained(after) / capacity
     record_property(
         f"{factor} times the sustainable {capacity:.0f}/s for {seconds} s",
         f"goodput {goodput:.2f}, refusals {ledger.took('refused', 50) * 1e3:.0f} ms in the median and "
