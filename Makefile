@@ -49,7 +49,7 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
 	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
-		&& $$lock --extra bench --extra test -c .serve.lock -o .test.lock \
+		&& $$lock --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
 		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
 
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
