@@ -3,7 +3,7 @@
 
     scripts/batch_predict.py my-images/test -o predictions.csv
     scripts/batch_predict.py 'photos/**/*.jpg' -o predictions.parquet --contact-sheet uncertain.png
-    find photos -newer yesterday | scripts/batch_predict.py --list - -o predictions.jsonl --json
+    find photos -name '*.jpg' -mtime -1 | scripts/batch_predict.py --list - -o predictions.jsonl --json
     scripts/batch_predict.py drop-folder --watch -o predictions.csv
 
 Folders and globs are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes

@@ -11,7 +11,7 @@ from watchfiles import watch
 from scripts.images import find_images
 
 SETTLED = 2.0  # seconds without a change, after which a file counts as written
-LOOK_INTERVAL = 250  # milliseconds
+LOOK_INTERVAL = 500  # milliseconds
 State = tuple[Path, int, int]  # a file, its size, and when it was changed
 
 

@@ -49,7 +49,13 @@ def _url(text: str) -> str:
 
 
 def add_connections(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connections", type=int, default=4, help="requests under way at once (%(default)s)")
+    parser.add_argument("--connections", type=_count, default=4, help="requests under way at once (%(default)s)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+    return int(text)
 
 
 def add_product(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from scripts.gateway_client import Answer
 from scripts.options import Stopped
@@ -32,21 +32,11 @@ def _row(path: Path, answer: Answer, classes: list[str]) -> Row:
     return [str(path), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
 
 
-class Form(Protocol):
-    """How rows stand in a file: after `head`, each with `end` at its end."""
-
-    head: bytes
-    end: bytes
-
-    def encode(self, rows: Iterable[Row]) -> bytes:
-        """Return rows as they stand in the file."""
-
-    def decode(self, content: bytes) -> list[Row]:
-        """Return the rows of a file that begins with `head`. Raises ValueError or TypeError where they are none."""
-
-
 class Csv:
-    """A header and a line a row; files are named by the bytes that the file system has."""
+    """A header and a line a row; files are named by the bytes that the file system has.
+
+    `head` is what the file begins with, and `end` what ends each row.
+    """
 
     end = b"\r\n"
 
@@ -54,11 +44,13 @@ class Csv:
         self.head = self.encode([names])
 
     def encode(self, rows: Iterable[Row]) -> bytes:
+        """Return rows as they stand in the file."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         return os.fsencode(text.getvalue())
 
     def decode(self, content: bytes) -> list[Row]:
+        """Return the rows of a whole file. Raises ValueError or TypeError where it is none of this form."""
         _, *rows = csv.reader(io.StringIO(os.fsdecode(content), newline=""))
         return [[_parse(kind, text) for kind, text in zip(_kinds(), row, strict=False)] for row in rows]
 
@@ -74,7 +66,7 @@ def _parse(kind: type, text: str) -> Any:
 
 
 class JsonLines:
-    """A JSON object a row, its keys the columns in order."""
+    """A JSON object a line and row, its keys the columns in order; otherwise as Csv."""
 
     head = b""
     end = b"\n"
@@ -89,7 +81,8 @@ class JsonLines:
         return [list(dict(json.loads(line)).values()) for line in content.splitlines()]
 
 
-FORMS: dict[str, type[Csv] | type[JsonLines]] = {".csv": Csv, ".jsonl": JsonLines, ".parquet": Csv}
+Form = Csv | JsonLines
+FORMS: dict[str, type[Form]] = {".csv": Csv, ".jsonl": JsonLines, ".parquet": Csv}
 
 
 class Journal:
@@ -102,7 +95,7 @@ class Journal:
         """Return the whole rows that a run before has left. Raises Stopped where they are of another kind."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = b"".join(content.rpartition(self.form.end)[:2])
-        if not whole:
+        if not whole and (not self.form.head or self.form.head.startswith(content)):
             return []
         try:
             rows = self.form.decode(whole)

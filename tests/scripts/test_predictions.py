@@ -48,6 +48,12 @@ def test_other_rows_are_refused_and_left_alone(journal: Journal, change: Callabl
     assert journal.path.read_bytes() == other
 
 
+def test_a_file_with_other_line_ends_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("name,grade\nAda,1\n")
+    with pytest.raises(Stopped, match="holds rows of other images"):
+        Journal(tmp_path / "mine.csv", FORMS[".csv"](columns(CLASSES))).read()
+
+
 def test_json_lines_have_json_types_in_the_order_of_the_columns() -> None:
     first, second, _ = FORMS[".jsonl"](columns(CLASSES)).encode(ROWS).splitlines()
     assert list(json.loads(first).items()) == list(zip(columns(CLASSES), ROWS[0], strict=True))
