@@ -30,7 +30,9 @@ def arrivals(named: list[Path], done: Collection[str], stop: Event) -> Iterator[
         now, before = time.monotonic(), seen or {}
         # Looks for itself, as what is in a new folder may be there before the folder is watched.
         seen = {state: before.get(state, now) for state in _states(named, done)}
-        yield [path for (path, _, _), since in seen.items() if now - since >= SETTLED]
+        written = [path for (path, _, _), since in seen.items() if now - since >= SETTLED]
+        if written:
+            yield written
 
 
 def _states(named: list[Path], done: Collection[str]) -> Iterator[State]:

@@ -1,5 +1,6 @@
 """Files that appear in a watched folder, whole or little by little."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -66,9 +67,10 @@ def test_a_glob_may_match_nothing_yet(tmp_path: Path) -> None:
 
 
 def test_ends_where_the_folder_goes_away(tmp_path: Path) -> None:
-    (tmp_path / "drop").mkdir()
-    looks = arrivals([tmp_path / "drop"], set(), Event())
-    assert next(looks) == []
-    (tmp_path / "drop").rmdir()
+    image = tmp_path / "drop" / "one.png"
+    image.parent.mkdir()
+    image.touch()
+    looks = arrivals([image.parent], {str(image)}, Event())
+    threading.Timer(1, shutil.rmtree, [image.parent]).start()
     with pytest.raises(Stopped, match="There is no file or folder"):
         list(looks)
