@@ -50,10 +50,11 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
         "scripts/doctor.py": (
             f"scripts/doctor.py {stack.run.parents[1]}/model_store/first.mar --config {stack.config} --run {stack.run} "
-            f"--port {stack.url.rpartition(':')[2]}"
+            f"--url {stack.url}"
         ),
         "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
-        "predictions.csv": folder / "predictions.csv",
+        "predictions": folder / "predictions",
+        "uncertain.png": folder / "uncertain.png",
         "scripts/verify.py model_store/cifar10_whitened_resnet.pth": (
             f"scripts/verify.py --url {stack.url} {folder / 'served.pth'}"
         ),
