@@ -2,12 +2,14 @@
 
 import base64
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
+from gateway import metrics
 from gateway.access import upstream
 from gateway.batches import Batches
 from gateway.errors import RETRY_AFTER, reason
@@ -62,7 +64,7 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 def ready() -> ResponseReturnValue:
     try:
-        classify(PROBE.read_bytes(), Wanted())
+        ask(PROBE.read_bytes())  # not counted, as it is no user's image
     except TorchServeError as error:
         return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}
@@ -84,6 +86,14 @@ def model() -> dict[str, Any]:
 def models() -> dict[str, Any]:
     with upstream():
         return {"models": torchserve().versions()}
+
+
+@blueprint.get("/metrics")
+def measured() -> Response:
+    details = None
+    with suppress(TorchServeError):
+        details = model_details()
+    return Response(metrics.exposition(details), content_type=metrics.CONTENT_TYPE)
 
 
 @blueprint.post("/predict")
@@ -130,11 +140,13 @@ class Wanted(NamedTuple):
     top_k: int = 0
 
     def shape(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer of TorchServe as the contract has it."""
+        """Return an answer of TorchServe as the contract has it, and count it."""
         answer["success"] = "error" not in answer
-        if self.top_k and answer["success"]:
-            likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
-            answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
+        if answer["success"]:
+            metrics.count_prediction(answer)
+            if self.top_k:
+                likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
+                answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
         return answer
 
 
@@ -152,10 +164,15 @@ def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
         abort(400, "The image is empty.")
     if len(image) > MAX_IMAGE_BYTES:
         abort(413)
+    return wanted.shape(ask(image, wanted.version))
+
+
+def ask(image: bytes, version: str | None = None) -> dict[str, Any]:
+    """Return what the default version, or a given one, says of an image."""
     with upstream() as access:
-        answer = torchserve().predict(image, wanted.version) if wanted.version else batches().predict(image)
+        answer = torchserve().predict(image, version) if version else batches().predict(image)
     access.version = answer.get("version")
-    return wanted.shape(answer)
+    return answer
 
 
 def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_fr
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from urllib3.filepost import encode_multipart_formdata
 
+from gateway import metrics
+
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 BINARY = "application/octet-stream"
@@ -155,6 +157,7 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
 
+    @metrics.INFERENCE.time()
     def _predict(self, body: bytes, content: str = BINARY, path: str = PREDICTIONS) -> Any:
         try:
             return self._call("inference", "POST", path, body, content)
