@@ -91,8 +91,8 @@ def test_tells_where_the_time_goes(stack: Stack) -> None:
     waited, queue = told("queue")
     calls, inference = told("inference")
     assert (requests_, own, waited, calls) == (2, 2, 1, 2)
-    assert 0 < queue < inference < total < elapsed
-    assert gateway + queue + inference == pytest.approx(total, abs=0.005)
+    assert 0 < queue < inference
+    assert 0 < gateway < gateway + queue + inference < total < elapsed
 
 
 def test_tells_what_is_deployed(stack: Stack) -> None:
