@@ -29,7 +29,8 @@ METRIC = re.compile(r"\bclassifier_\w+")
 
 def command(name: str) -> list[str]:
     """Return a command as the README there has it."""
-    return shlex.split(next(line for line in README.splitlines() if line.startswith(f"{name} ")))
+    lines = README.replace("\\\n", "").splitlines()
+    return shlex.split(next(line for line in lines if line.startswith(f"{name} ")))
 
 
 def ask(prometheus: str, path: str, **query: str) -> Any:
@@ -57,7 +58,7 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     config.write_text(here)
     address = f"127.0.0.1:{free_ports(1)[0]}"
     with (root / "log").open("wb") as log:
-        started = [*command("prometheus"), f"--web.listen-address={address}"]
+        started = [part.replace("127.0.0.1:9090", address) for part in command("prometheus")]
         process = subprocess.Popen(started, cwd=root, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: process.poll() is not None or has_scraped(f"http://{address}"))
