@@ -157,12 +157,12 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
 
-    @metrics.INFERENCE.time()
     def _predict(self, body: bytes, content: str = BINARY, path: str = PREDICTIONS) -> Any:
-        try:
-            return self._call("inference", "POST", path, body, content)
-        except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
-            return self._call("inference", "POST", path, body, content)
+        with metrics.INFERENCE.time():
+            try:
+                return self._call("inference", "POST", path, body, content)
+            except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
+                return self._call("inference", "POST", path, body, content)
 
     def _path(self, version: str | None = None) -> str:
         return _versioned(f"/models/{MODEL}", version)

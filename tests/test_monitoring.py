@@ -42,9 +42,10 @@ def ask(prometheus: str, path: str, **query: str) -> Any:
 
 def has_scraped(prometheus: str) -> bool:
     try:
-        return any(target["health"] == "up" for target in ask(prometheus, "targets")["activeTargets"])
+        reply = requests.get(f"{prometheus}/api/v1/query", params={"query": "up"})
     except requests.ConnectionError:
         return False
+    return reply.ok and bool(reply.json()["data"]["result"])
 
 
 @pytest.fixture(scope="module")

@@ -81,16 +81,14 @@ def test_tells_where_the_time_goes(stack: Stack) -> None:
     elapsed = time.monotonic() - started
     after = scrape(stack)
 
-    def told(name: str, labels: Mapping[str, str] | None = None) -> tuple[float, float]:
-        names = f"{name}_seconds_count", f"{name}_seconds_sum"
-        count, seconds = (after.value(each, labels) - before.value(each, labels) for each in names)
-        return count, seconds
+    def more(name: str, labels: Mapping[str, str] | None = None) -> float:
+        return after.value(name, labels) - before.value(name, labels)
 
-    requests_, total = told("request", {"route": "/predict", "status": "200"})
-    own, gateway = told("gateway", {"route": "/predict"})
-    waited, queue = told("queue")
-    calls, inference = told("inference")
-    assert (requests_, own, waited, calls) == (2, 2, 1, 2)
+    answered = {"route": "/predict", "status": "200"}
+    assert more("request_seconds_count", answered) == 2
+    assert (more("queue_seconds_count"), more("inference_seconds_count")) == (1, 2)
+    total, gateway = more("request_seconds_sum", answered), more("gateway_seconds_total", {"route": "/predict"})
+    queue, inference = more("queue_seconds_sum"), more("inference_seconds_sum")
     assert 0 < queue < inference
     assert 0 < gateway < gateway + queue + inference < total < elapsed
 
