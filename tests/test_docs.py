@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-DOCS = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("model_store/*.md")]]
+PLACES = ("docs", "model_store", "deploy/*")
+DOCS = [str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(f"{place}/*.md")]
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
