@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Semaphore
 from typing import Any, NoReturn
 
 from flasgger import Swagger
@@ -15,6 +16,7 @@ from gateway.batches import Batches
 from gateway.torchserve import TorchServe
 
 ROOT = Path(__file__).parent
+EXPLANATIONS = 2  # at once, as each takes the time of dozens of predictions
 TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
 SWAGGER = {
     "openapi": "3.0.3",
@@ -53,6 +55,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     timeout = app.config["TIMEOUT"]
     torchserve = TorchServe(Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout)
     app.extensions.update(torchserve=torchserve, batches=Batches(torchserve, app.config["CALLS"], timeout))
+    app.extensions["explaining"] = Semaphore(EXPLANATIONS)
     access.register(app)
     app.register_blueprint(routes.blueprint)
     errors.register(app)

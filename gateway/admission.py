@@ -13,7 +13,7 @@ from gateway.torchserve import Unavailable
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-PATHS = ("/predict", "/predict_base64")
+PATHS = ("/predict", "/predict_base64", "/explain")
 
 
 class Admission:

@@ -3,13 +3,14 @@
 import base64
 import re
 from pathlib import Path
+from threading import Semaphore
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from gateway.access import upstream
-from gateway.batches import Batches
+from gateway.batches import Batches, Busy
 from gateway.errors import RETRY_AFTER, reason
 from gateway.torchserve import TorchServe, TorchServeError
 
@@ -89,16 +90,23 @@ def models() -> dict[str, Any]:
 
 @blueprint.post("/predict")
 def predict() -> dict[str, Any] | list[dict[str, Any]]:
-    admit(MAX_MULTIPART_BYTES)
-    files = request.files.getlist("file")
-    if not files:
-        abort(400, "Send the image as multipart/form-data in the field 'file'.")
-    if not all(file.filename for file in files):
-        abort(400, "No file was chosen.")
-    if len(files) > MAX_FILES:
-        abort(400, f"Send at most {MAX_FILES} images at once.")
-    images = [file.read() for file in files]
+    images = sent_files(MAX_FILES)
     return classify(images[0], wanted()) if len(images) == 1 else classify_all(images, wanted())
+
+
+@blueprint.post("/explain")
+def explain() -> dict[str, Any]:
+    images = sent_files(at_most=1)
+    explaining: Semaphore = current_app.extensions["explaining"]
+    if not explaining.acquire(blocking=False):
+        raise Busy
+    try:
+        with upstream() as access:
+            answer = torchserve().explain(checked(images[0]), request.args.get("class", ""), wanted().version)
+    finally:
+        explaining.release()
+    access.version = answer["version"]
+    return {**answer, "success": True}
 
 
 @blueprint.post("/predict_base64")
@@ -116,6 +124,19 @@ def predict_base64() -> dict[str, Any]:
     except ValueError:
         abort(400, "The image is not valid base64.")
     return classify(image, wanted())
+
+
+def sent_files(at_most: int) -> list[bytes]:
+    """Read the files of the form; aborts with 400 or 413, raises Unavailable."""
+    admit(MAX_MULTIPART_BYTES)
+    files = request.files.getlist("file")
+    if not files:
+        abort(400, "Send the image as multipart/form-data in the field 'file'.")
+    if not all(file.filename for file in files):
+        abort(400, "No file was chosen.")
+    if len(files) > at_most:
+        abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
+    return [file.read() for file in files]
 
 
 def admit(max_bytes: int) -> None:
@@ -149,14 +170,20 @@ def wanted() -> Wanted:
 
 def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
-    if not image:
-        abort(400, "The image is empty.")
-    if len(image) > MAX_IMAGE_BYTES:
-        abort(413)
+    checked(image)
     with upstream() as access:
         answer = torchserve().predict(image, wanted.version) if wanted.version else batches().predict(image)
     access.version = answer.get("version")
     return wanted.shape(answer)
+
+
+def checked(image: bytes) -> bytes:
+    """Return an image file that has bytes, and not too many; aborts with 400 or 413."""
+    if not image:
+        abort(400, "The image is empty.")
+    if len(image) > MAX_IMAGE_BYTES:
+        abort(413)
+    return image
 
 
 def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from filelock import FileLock
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
@@ -14,7 +14,9 @@ from urllib3.filepost import encode_multipart_formdata
 
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
+EXPLANATIONS = f"/explanations/{MODEL}"
 BINARY = "application/octet-stream"
+Headers = dict[str, str]
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
@@ -72,7 +74,7 @@ class TorchServe:
         """Classify the bytes of an image file, by the default version or a given one; returns predicted_class,
         confidence, class_probabilities and whether the image is in_distribution.
         """
-        return self._predict(image, path=_versioned(PREDICTIONS, version))
+        return self._predict(PREDICTIONS, version, image)
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
         """Classify two image files or more at once, by the default version or a given one.
@@ -80,10 +82,19 @@ class TorchServe:
         Returns for each what `predict` does, or {"error": …, "status": …} where `predict` would raise ImageRefused.
         """
         parts = {str(index): ("image", image, BINARY) for index, image in enumerate(images)}
-        answers = self._predict(*encode_multipart_formdata(parts), path=_versioned(PREDICTIONS, version))
+        body, content = encode_multipart_formdata(parts)
+        answers = self._predict(PREDICTIONS, version, body, {"Content-Type": content})
         if len(answers) != len(images):
             raise Unavailable(f"TorchServe gave {len(answers)} answers for {len(images)} images.")
         return answers
+
+    def explain(self, image: bytes, class_name: str, version: str | None = None) -> dict[str, Any]:
+        """Say what in an image speaks for a class, or for the predicted one where its name is empty.
+
+        Returns explained_class, predicted_class, method, input (a data URL) and heat_map (rows of numbers).
+        """
+        # Not a field of a form, as only a header can say to which image of a batch it belongs.
+        return self._predict(EXPLANATIONS, version, image, {"explained-class": quote(class_name, safe="")})
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:
         """Describe the default version, a given one, or `all`: settings and workers."""
@@ -155,21 +166,24 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
 
-    def _predict(self, body: bytes, content: str = BINARY, path: str = PREDICTIONS) -> Any:
+    def _predict(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
+        path = _versioned(path, version)
         try:
-            return self._call("inference", "POST", path, body, content)
+            return self._call("inference", "POST", path, body, headers)
         except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
-            return self._call("inference", "POST", path, body, content)
+            return self._call("inference", "POST", path, body, headers)
 
     def _path(self, version: str | None = None) -> str:
         return _versioned(f"/models/{MODEL}", version)
 
-    def _call(self, kind: str, method: str, path: str, body: bytes | None = None, content: str = BINARY) -> Any:
+    def _call(
+        self, kind: str, method: str, path: str, body: bytes | None = None, headers: Headers | None = None
+    ) -> Any:
         """Send one request with a valid token; returns the JSON of the reply."""
         token = self._tokens.read(kind)
-        response = _send(self._pools[kind], method, path, token, body, content)
+        response = _send(self._pools[kind], method, path, token, body, headers)
         if _token_expired(response):
-            response = _send(self._pools[kind], method, path, self._tokens.renew(kind, token), body, content)
+            response = _send(self._pools[kind], method, path, self._tokens.renew(kind, token), body, headers)
         return _result(response)
 
 
@@ -209,12 +223,17 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def _send(
-    pool: HTTPConnectionPool, method: str, path: str, token: str, body: bytes | None = None, content: str = BINARY
+    pool: HTTPConnectionPool,
+    method: str,
+    path: str,
+    token: str,
+    body: bytes | None = None,
+    headers: Headers | None = None,
 ) -> BaseHTTPResponse:
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": content}
+    all_headers = {"Authorization": f"Bearer {token}", "Content-Type": BINARY, **(headers or {})}
 
     def request() -> BaseHTTPResponse:
-        return pool.urlopen(method, path, body=body, headers=headers, retries=False)
+        return pool.urlopen(method, path, body=body, headers=all_headers, retries=False)
 
     try:
         try:

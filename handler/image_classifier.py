@@ -5,16 +5,19 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
+from handler.explanation import METHOD, as_data_url, heat_map
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
 
 # Probabilities of the classes, and familiarity. No class, as TorchServe allows for one only in this file.
 Answer = tuple[list[float], float]
+Reply = dict[str, Any]  # as it goes out
 CHUNK = 64  # images the network runs on at once; requests with several may bring more
 
 
@@ -35,44 +38,74 @@ class ImageClassifier(BaseHandler):
         self.card = json.loads(Path(context.system_properties["model_dir"], "model_card.json").read_text())
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         for size in (1, settings["batchSize"]) * 2:  # TorchScript specialises on its first calls
-            self.inference([[torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size])
+            self._answers([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Tensor | ImageError]]:
         """Decode each request's files to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or say why they cannot be."""
         return [[_read(file) for file in request.values()] or [_read(None)] for request in data]
 
-    @torch.inference_mode()
-    def inference(self, data: list[list[Tensor | ImageError]]) -> list[list[Answer | ImageError]]:
-        """Run the network on all images that could be read, of all requests; returns its answers, in place."""
+    def inference(self, data: list[list[Tensor | ImageError]]) -> list[list[Reply]]:
+        """Run the network on all images that could be read, of all requests; returns its replies, in place.
+
+        Of an image that came to be explained, it is the explanation.
+        """
         readable = [item for items in data for item in items if isinstance(item, Tensor)]
         chunks = (readable[first : first + CHUNK] for first in range(0, len(readable), CHUNK))
         answers = iter([answer for chunk in chunks for answer in self._answers(chunk)])
-        return [[item if isinstance(item, ImageError) else next(answers) for item in items] for items in data]
+        replies = [
+            [_failure(item) if isinstance(item, ImageError) else self._named(next(answers)) for item in items]
+            for items in data
+        ]
+        for index, (pixels, *_) in enumerate(data):
+            if self._asked(index, "explain") and isinstance(pixels, Tensor):
+                replies[index] = [self._explained(index, pixels, replies[index][0]["predicted_class"])]
+        return replies
 
-    def postprocess(self, data: list[list[Answer | ImageError]]) -> list[str]:
-        """Name the probabilities; returns one JSON text a request, a list where it brought several files."""
-        return [json.dumps(self._reply(index, items)) for index, items in enumerate(data)]
+    def postprocess(self, data: list[list[Reply]]) -> list[str]:
+        """Return one JSON text a request, a list where it brought several files; set the status of a single one."""
+        for index, replies in enumerate(data):
+            if len(replies) == 1 and "error" in replies[0]:
+                self.context.set_response_status(replies[0]["status"], "Refused", index)
+        return [json.dumps(replies if len(replies) > 1 else replies[0]) for replies in data]
 
     def describe_handle(self) -> str:
         """Return the model card, the device and the process that says so as JSON."""
         return json.dumps({"card": self.card, "device": str(self.device), "pid": os.getpid()})
 
+    @torch.inference_mode()
     def _answers(self, pixels: list[Tensor]) -> list[Answer]:
         logits, familiarity = self.model(normalise(torch.stack(pixels).to(self.device)))
         return list(zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True))
 
-    def _reply(self, index: int, items: list[Answer | ImageError]) -> Any:
-        if len(items) > 1:
-            return [self._named(item) for item in items]
-        (item,) = items
-        if isinstance(item, ImageError):
-            self.context.set_response_status(item.status, "Unreadable image", index)
-        return self._named(item)
+    @torch.inference_mode()
+    def _explained(self, index: int, pixels: Tensor, predicted_class: str) -> Reply:
+        explained_class = unquote(self._asked(index, "explained-class")) or predicted_class
+        if explained_class not in self.classes:
+            return _failure(ImageError(f"The model has no class {explained_class}; /classes lists those it has."))
+        heat = heat_map(
+            lambda images: self.model(images)[0].softmax(dim=1),
+            normalise(pixels.to(self.device)),
+            self.classes.index(explained_class),
+        )
+        return {
+            "explained_class": explained_class,
+            "predicted_class": predicted_class,
+            "method": METHOD,
+            "input": as_data_url(pixels),
+            "heat_map": [[round(value, 4) for value in row] for row in heat.tolist()],
+            "version": self.version,
+        }
 
-    def _named(self, item: Answer | ImageError) -> dict[str, Any]:
-        if isinstance(item, ImageError):
-            return {"error": str(item), "status": item.status}
-        probabilities, familiarity = item
+    def _asked(self, index: int, header: str) -> str:
+        """Return a header of one request of the batch; TorchServe itself sets `explain` on its way of explanations."""
+        return self.context.get_request_header(index, header) or ""
+
+    def _is_explain(self) -> bool:
+        """Deny what the base class asks of the first request alone, as it goes for itself only."""
+        return False
+
+    def _named(self, answer: Answer) -> Reply:
+        probabilities, familiarity = answer
         class_probabilities = dict(zip(self.classes, probabilities, strict=True))
         predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)
         return {
@@ -83,6 +116,10 @@ class ImageClassifier(BaseHandler):
             "in_distribution_score": familiarity,
             "version": self.version,
         }
+
+
+def _failure(error: ImageError) -> Reply:
+    return {"error": str(error), "status": error.status}
 
 
 def _read(body: Any) -> Tensor | ImageError:

@@ -50,7 +50,7 @@ def _stage(checkpoint: Checkpoint, stage: Path) -> Path:
     """Lay out, as the worker will see them, the files that go along with the handler."""
     package = stage / "handler"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "transforms.py"):
+    for name in ("__init__.py", "explanation.py", "transforms.py"):
         shutil.copy(HANDLER / name, package)
     names = {str(index): name for index, name in enumerate(checkpoint.card["classes"])}
     (stage / "index_to_name.json").write_text(json.dumps(names, indent=2))

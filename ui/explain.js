@@ -11,22 +11,26 @@ const PLACES = [
   ["left", "middle", "right"],
   ["lower left", "lower middle", "lower right"],
 ];
+let explaining = false;
 let explanationLost = false; // as the server was not ready
 
 function offerExplanations(names) {
   element("why").replaceChildren(...names.map((name, at) => new Option(`Why ${at ? "not " : ""}${name}?`, name)));
 }
 
+// One after another, as the server refuses many at once.
 async function explain() {
   if (!element("explain").open || !chosen?.asked) return;
-  const entry = chosen;
+  const { explanations } = chosen;
   const name = element("why").value;
+  if (explanations.has(name)) return picture(explanations.get(name));
   tell("Hiding one part of the image after another…");
-  if (!entry.explanations.has(name)) entry.explanations.set(name, askWhy(entry, name));
-  const { explanations } = entry;
-  const explanation = await explanations.get(name);
-  if (explanation.error) explanations.delete(name); // to be asked again
-  if (entry !== chosen || explanations !== entry.explanations || name !== element("why").value) return;
+  if (explaining) return;
+  explaining = true;
+  const explanation = await askWhy(chosen, name);
+  explaining = false;
+  if (!explanation.error) explanations.set(name, explanation);
+  if (explanations !== chosen?.explanations || name !== element("why").value) return explain();
   explanationLost = Boolean(explanation.lost);
   if (explanation.error) tell(explanation.error);
   else picture(explanation);

@@ -26,6 +26,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
     validate(document)
     documented = {(method, path) for path, item in document["paths"].items() for method in item}
     assert documented == {
+        ("post", "/explain"),
         ("post", "/predict"),
         ("post", "/predict_base64"),
         ("get", "/health"),
@@ -39,7 +40,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
 
 def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/swagger/")
-    expect(page.locator(".opblock")).to_have_count(8)
+    expect(page.locator(".opblock")).to_have_count(9)
 
 
 def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """The contract, to the letter, of the gateway that TorchServe really stands behind."""
 
 import base64
+import io
 import json
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -280,3 +282,35 @@ def test_serves_the_page_and_its_parts(stack: Stack) -> None:
     assert {"style.css", "script.js", "examples/ship.jpg"} <= set(names)
     for path, name in [("", "UI.html"), *((name, name) for name in names if name != "UI.html")]:
         assert requests.get(f"{stack.url}/{path}").content == (ui / name).read_bytes()
+
+
+def explain(stack: Stack, content: bytes, **query: str) -> requests.Response:
+    return requests.post(f"{stack.url}/explain", params=query, files={"file": content})
+
+
+def test_explain(stack: Stack) -> None:
+    why = explain(stack, PICTURE).json()
+    assert set(why) == {"explained_class", "predicted_class", "method", "input", "heat_map", "version", "success"}
+    assert (why["explained_class"], why["predicted_class"], why["version"]) == ("purple", "purple", "1.0")
+    seen = Image.open(io.BytesIO(base64.b64decode(why["input"].removeprefix("data:image/png;base64,"))))
+    assert seen.size == (32, 32)
+    assert all(-1 <= value <= 1 for row in why["heat_map"] for value in row)
+    why_not = explain(stack, PICTURE, **{"class": "red", "version": "1.0"}).json()
+    assert (why_not["explained_class"], why_not["predicted_class"]) == ("red", "purple")
+
+
+def test_explain_refuses_what_predict_does_and_what_it_does_not_know(stack: Stack) -> None:
+    assert_failed(explain(stack, PICTURE, **{"class": "größe\r\n"}), 400, "no class größe")
+    assert_failed(explain(stack, PICTURE, version="9.9"), 404, "no such version")
+    assert_failed(explain(stack, b"no image"), 400, "cannot be read")
+    assert_failed(explain(stack, b""), 400, "empty")
+    assert_failed(explain(stack, sized(MAX_IMAGE_BYTES + 1)), 413, "10 MB")
+    two = [("file", PICTURE), ("file", PICTURE)]
+    assert_failed(requests.post(f"{stack.url}/explain", files=two), 400, "at most 1 image at once")
+
+
+def test_more_explanations_than_may_be_under_way_are_refused(stack: Stack) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda _: explain(stack, PICTURE), range(36)))
+    assert {reply.status_code for reply in replies} == {200, 503}
+    assert {reply.headers.get("Retry-After") for reply in replies if reply.status_code == 503} == {"1"}

@@ -15,7 +15,7 @@ WORKER = """
 import json, os, sys
 from ts.model_loader import ModelLoaderFactory
 
-model_dir, requests = sys.argv[1], sys.argv[2:]
+model_dir, explained, requests = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
 service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
 import handler
 assert handler.__file__.startswith(model_dir), handler.__file__
@@ -23,7 +23,10 @@ def parameters(path):
     several = sorted(os.listdir(path)) if os.path.isdir(path) else []
     files = {name: os.path.join(path, name) for name in several} or {"body": path}
     return [{"name": name, "contentType": "", "value": open(file, "rb").read()} for name, file in files.items()]
-batch = [{"requestId": b"id", "parameters": parameters(path)} for path in requests]
+def headers(path):
+    explain = {"explain": "True", "explained-class": explained[path]} if path in explained else {}
+    return [{"name": name.encode(), "value": value.encode()} for name, value in explain.items()]
+batch = [{"requestId": b"id", "parameters": parameters(path), "headers": headers(path)} for path in requests]
 headers, data, ids = service.retrieve_data_for_inference(batch)
 service.context.request_processor, service.context.request_ids = headers, ids
 from ts.metrics.metrics_store import MetricsStore
@@ -41,8 +44,10 @@ def model_dir(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def handle(model_dir: Path, folder: Path, *requests: bytes | list[bytes]) -> dict[str, list]:
-    """Hand a batch of requests, of one file or several, to a worker's service."""
+def handle(
+    model_dir: Path, folder: Path, *requests: bytes | list[bytes], explained: dict[int, str] | None = None
+) -> dict[str, list]:
+    """Hand a batch of requests, of one file or several, to a worker's service; some are to be `explained`, by place."""
     paths = [folder / str(number) for number in range(len(requests))]
     for path, request in zip(paths, requests, strict=True):
         if isinstance(request, bytes):
@@ -51,8 +56,9 @@ def handle(model_dir: Path, folder: Path, *requests: bytes | list[bytes]) -> dic
         path.mkdir()
         for number, image in enumerate(request):
             (path / f"{number:03}").write_bytes(image)
+    wanted = {str(paths[index]): name for index, name in (explained or {}).items()}
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, model_dir, *paths],
+        [sys.executable, "-c", WORKER, model_dir, json.dumps(wanted), *paths],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(model_dir)},
         capture_output=True,
@@ -93,3 +99,19 @@ def test_several_files_in_a_request_are_answered_in_order(model_dir: Path, tmp_p
     assert "cannot be read" in several[1]["error"]
     assert [reply.get("predicted_class") for reply in several] == ["red", None, *["blue"] * 70]
     assert several[-1]["confidence"] == pytest.approx(first["confidence"], abs=1e-5)
+
+
+def test_in_a_batch_only_what_came_for_it_is_explained(model_dir: Path, tmp_path: Path) -> None:
+    red = encode(draw("red", 3))
+    asked = {0: "", 2: "blue", 3: "", 4: "no%20colour"}
+    batch = handle(model_dir, tmp_path, red, red, red, b"not an image", red, explained=asked)
+
+    assert batch["statuses"] == [200, 200, 200, 400, 400]
+    why, answer, why_not, unread, unknown = batch["replies"]
+    assert (why["explained_class"], why["predicted_class"], why_not["explained_class"]) == ("red", "red", "blue")
+    assert [len(row) for row in why["heat_map"]] == [32] * 32
+    assert max(map(max, why["heat_map"])) > 0
+    assert max(map(max, why_not["heat_map"])) <= 0.5
+    assert "heat_map" not in answer
+    assert "cannot be read" in unread["error"]
+    assert "no class no colour" in unknown["error"]
