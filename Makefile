@@ -42,7 +42,7 @@ faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for an hour, and pri
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
 
-screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
+screenshot: .venv/test tools $(ARCHIVE) ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml, both or none

@@ -20,7 +20,7 @@ function offerExplanations(names) {
 
 // One after another, as the server refuses many at once.
 async function explain() {
-  if (!element("explain").open || !chosen?.asked) return;
+  if (!element("explain").open || !chosen?.asked || failure(chosen)) return;
   const { explanations } = chosen;
   const name = element("why").value;
   if (explanations.has(name)) return picture(explanations.get(name));
@@ -68,7 +68,8 @@ function lay(rows) {
 function sentence(rows, sign, name, side, moves) {
   const { place, most } = strongest(rows.map((row) => row.map((value) => sign * value)));
   if (most < NOTICEABLE) return `No part speaks ${side} ${name}.`;
-  return `The ${place} speaks most ${side} ${name}: hidden, its probability ${moves} by up to ${(100 * most).toFixed(1)} percentage points.`;
+  const points = (100 * most).toFixed(1);
+  return `The ${place} speaks most ${side} ${name}, whose probability ${moves} by up to ${points} percentage points where it is hidden.`;
 }
 
 // Of the nine places that with the largest sum of what is positive, and the most in it.

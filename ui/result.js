@@ -49,7 +49,8 @@ function column(asked, at, names) {
     if (text) filled.textContent = text;
     else filled.remove();
   };
-  fill("version", asked.length > 1 && (answer.version ? `Version ${answer.version}` : "No answer"));
+  const heading = answer.version ? `Version ${answer.version}${at ? ", and how it differs" : ""}` : "No answer";
+  fill("version", asked.length > 1 && heading);
   fill("refused", answer.error);
   if (answer.error) for (const name of ["unfamiliar", "answer", "bars", "spent"]) fill(name, null);
   else {

@@ -27,7 +27,7 @@ def test_shows_both_versions_where_they_agree(served: Page) -> None:
     served.get_by_label("Compare with").select_option("2.0")
     served.set_input_files("#file", upload())
     expect(served.locator("#agreement")).to_have_text("They agree: both say green.")
-    expect(served.locator(".column .version")).to_have_text(["Version 1.0", "Version 2.0"])
+    expect(served.locator(".column .version")).to_have_text(["Version 1.0", "Version 2.0, and how it differs"])
     expect(served.locator(".predicted")).to_have_text(["green", "green"])
     first, second = (column.locator(".name").all_inner_texts() for column in served.locator(".column").all())
     assert first == second
