@@ -1,11 +1,13 @@
 """Take the pictures of the page that the documentation shows: `make screenshot` serves the released models for it."""
 
 import io
+import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
@@ -33,7 +35,7 @@ def many(page: Page) -> None:
 
 
 def unlike(page: Page) -> None:
-    noise = encode(Image.effect_noise((64, 64), 200).convert("RGB"))
+    noise = encode(Image.frombytes("RGB", (32, 32), random.Random(0).randbytes(3 * 32 * 32)))
     page.set_input_files("#file", FilePayload(name="noise.png", mimeType="image/png", buffer=noise))
     expect(page.locator(".unfamiliar")).to_be_visible()
 
@@ -55,8 +57,8 @@ def explain(page: Page) -> None:
     expect(page.locator("#where")).to_be_visible()
 
 
-def shoot(browser: Browser, stack: Stack, path: Path, act: Callable[[Page], None], scheme: str, size: dict) -> None:
-    page = browser.new_page(viewport=size, color_scheme=scheme)
+def shoot(browser: Browser, stack: Stack, path: Path, act: Callable[[Page], None], **look: Any) -> None:
+    page = browser.new_page(**({"viewport": DESK} | look))
     page.goto(stack.url)
     expect(page.locator("#classes")).to_contain_text("classes")
     act(page)
@@ -76,13 +78,13 @@ def main(released: Path) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
         (DOCS / "pages").mkdir(exist_ok=True)
         with serve(folder / "store" / released.name, folder) as stack:
-            shoot(browser, stack, DOCS / "page.png", airplane, "light", DESK)
+            shoot(browser, stack, DOCS / "page.png", airplane)
             for act in (many, unlike, error, explain):
-                shoot(browser, stack, DOCS / "pages" / f"{act.__name__}.png", act, "light", DESK)
-            shoot(browser, stack, DOCS / "pages" / "dark.png", airplane, "dark", DESK)
-            shoot(browser, stack, DOCS / "pages" / "phone.png", airplane, "light", PHONE)
+                shoot(browser, stack, DOCS / "pages" / f"{act.__name__}.png", act)
+            shoot(browser, stack, DOCS / "pages" / "dark.png", airplane, color_scheme="dark")
+            shoot(browser, stack, DOCS / "pages" / "phone.png", airplane, viewport=PHONE)
             stack.torchserve.register("other.mar")
-            shoot(browser, stack, DOCS / "pages" / "compare.png", compare, "light", DESK)
+            shoot(browser, stack, DOCS / "pages" / "compare.png", compare)
         browser.close()
 
 

@@ -32,7 +32,7 @@ async function explain() {
   if (!explanation.error) explanations.set(name, explanation);
   if (explanations !== chosen?.explanations || name !== element("why").value) return explain();
   explanationLost = Boolean(explanation.lost);
-  if (explanation.error) tell(explanation.error);
+  if (explanation.error) tell(promising(explanation.error, explanation.lost));
   else picture(explanation);
 }
 
@@ -69,7 +69,7 @@ function sentence(rows, sign, name, side, moves) {
   const { place, most } = strongest(rows.map((row) => row.map((value) => sign * value)));
   if (most < NOTICEABLE) return `No part speaks ${side} ${name}.`;
   const points = (100 * most).toFixed(1);
-  return `The ${place} speaks most ${side} ${name}, whose probability ${moves} by up to ${points} percentage points where it is hidden.`;
+  return `The ${place} speaks most ${side} ${name}, whose probability ${moves} by up to ${points} percentage points where parts of it are hidden.`;
 }
 
 // Of the nine places that with the largest sum of what is positive, and the most in it.

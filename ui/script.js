@@ -108,11 +108,13 @@ function askAgain(entries) {
 
 const isLost = ({ asked }) => asked?.some(({ lost }) => lost);
 
+const promising = (error, lost) => (lost ? `${error} It is asked again by itself once the server is ready.` : error);
+
 // Why there is nothing to show; one version's failure stands beside the other's answer.
 function failure({ asked }) {
   if (!asked.every(({ answer }) => answer.error)) return null;
   const [{ answer, lost }] = asked;
-  return lost ? `${answer.error} The image is asked again by itself once the server is ready.` : answer.error;
+  return promising(answer.error, lost);
 }
 
 function choose(entry) {
