@@ -16,7 +16,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check faults bench screenshot lock audit tools clean
+.PHONY: help serve train archive test check faults bench docs screenshot lock audit tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -41,6 +41,9 @@ faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for an hour, and pri
 
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
+
+docs: .venv/test ## build the documentation's site into build/site
+	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
 
 screenshot: .venv/test tools $(ARCHIVE) ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)

@@ -57,7 +57,7 @@ class ImageClassifier(BaseHandler):
             for items in data
         ]
         for index, (pixels, *_) in enumerate(data):
-            if self._asked(index, "explain") and isinstance(pixels, Tensor):
+            if self._asked(index, "explain") == "True" and isinstance(pixels, Tensor):
                 replies[index] = [self._explained(index, pixels, replies[index][0]["predicted_class"])]
         return replies
 
@@ -97,7 +97,7 @@ class ImageClassifier(BaseHandler):
         }
 
     def _asked(self, index: int, header: str) -> str:
-        """Return a header of one request of the batch; TorchServe itself sets `explain` on its way of explanations."""
+        """Return a header of one request of the batch; TorchServe itself sets `explain`, to True or False."""
         return self.context.get_request_header(index, header) or ""
 
     def _is_explain(self) -> bool:

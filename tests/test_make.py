@@ -1,6 +1,7 @@
 """The Makefile as its users call it, with files and ports of the test's own."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -60,4 +61,12 @@ def test_train(dataset: Path, recipe: Path, tmp_path: Path) -> None:
 
 def test_help_lists_the_targets() -> None:
     listed = {line.split()[0] for line in make("help").stdout.splitlines()}
-    assert {"serve", "train", "archive", "test", "check", "screenshot", "lock", "clean"} <= listed
+    assert {"serve", "train", "archive", "test", "check", "docs", "screenshot", "lock", "clean"} <= listed
+
+
+def test_docs_are_built_without_a_warning() -> None:
+    site = ROOT / "build" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    done = make("docs")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "scripts/batch_predict.py" in (site / "reference" / "commands" / "index.html").read_text()

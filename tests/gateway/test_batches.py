@@ -1,18 +1,16 @@
 """Sharing calls: before the real TorchServe, and before a stand-in that can be held up."""
 
-import io
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
-from gateway import batches, create_app
+from gateway import batches
 from gateway.batches import Batches
 from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
 from tests.drawing import draw, encode
-from tests.stack import Stack, wait_until, write_config
+from tests.stack import Stack, wait_until
 
 
 class Held(TorchServe):
@@ -131,25 +129,6 @@ def test_more_than_may_wait_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(Unavailable, match="Too many"):
             shared.predict(b"3")
         torchserve.go_on.set()
-
-
-def test_a_gateway_that_is_full_is_live_but_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "MAX_WAITING", 1)
-    app = create_app({"TORCHSERVE_CONFIG": write_config(tmp_path / "config.properties")})
-    torchserve = Held()
-    full = app.extensions["batches"] = Batches(torchserve, calls=1, timeout=10)
-    with ThreadPoolExecutor(2) as pool:
-        pool.submit(full.predict, b"1")
-        wait_until(lambda: torchserve.calls == [[b"1"]])
-        pool.submit(full.predict, b"2")
-        wait_until(full._small.full)
-        client = app.test_client()
-        replies = [client.get("/ready"), client.post("/predict", data={"file": (io.BytesIO(b"3"), "3.png")})]
-        assert client.get("/live").status_code == 200
-        torchserve.go_on.set()
-    assert [reply.status_code for reply in replies] == [503, 503]
-    assert [reply.headers["Retry-After"] for reply in replies] == ["1", "1"]
-    assert replies[0].get_json() == {"status": "unavailable", "reason": "Too many images are waiting."}
 
 
 def test_many_at_once_each_get_their_own_answer(stack: Stack) -> None:

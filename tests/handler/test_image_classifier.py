@@ -24,7 +24,7 @@ def parameters(path):
     files = {name: os.path.join(path, name) for name in several} or {"body": path}
     return [{"name": name, "contentType": "", "value": open(file, "rb").read()} for name, file in files.items()]
 def headers(path):
-    explain = {"explain": "True", "explained-class": explained[path]} if path in explained else {}
+    explain = {"explain": str(path in explained), "explained-class": explained.get(path, "")}
     return [{"name": name.encode(), "value": value.encode()} for name, value in explain.items()]
 batch = [{"requestId": b"id", "parameters": parameters(path), "headers": headers(path)} for path in requests]
 headers, data, ids = service.retrieve_data_for_inference(batch)
