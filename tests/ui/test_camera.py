@@ -7,6 +7,7 @@ from tests.stack import Stack
 from tests.ui.uploads import upload
 
 INSECURE = "http://classifier.test"  # a browser trusts an address such as this one less than the machine's own
+FORBID = "void (navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')))"
 
 
 @pytest.fixture
@@ -45,9 +46,7 @@ def test_another_image_ends_it(served: Page, track: JSHandle) -> None:
 
 
 def test_says_that_it_may_not_be_used(served: Page) -> None:
-    served.evaluate(
-        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError') }"
-    )
+    served.evaluate(FORBID)
     served.get_by_role("button", name="Use the camera").click()
     expect(served.get_by_role("alert")).to_have_text("There is no camera, or the browser may not use it.")
     expect(served.get_by_role("button", name="Use the camera")).to_be_visible()
