@@ -48,7 +48,7 @@ bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
 
-screenshot: .venv/test tools $(ARCHIVE) ## take the picture of the page that README shows
+screenshot: .venv/test tools $(ARCHIVE) ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml, both or none

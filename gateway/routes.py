@@ -17,6 +17,7 @@ from gateway.errors import RETRY_AFTER, reason
 from gateway.torchserve import TorchServe, TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
+PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))
 PROBE = UI / "examples" / "ship.jpg"
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the files
@@ -34,7 +35,7 @@ def page() -> Response:
     return send_from_directory(UI, "UI.html")
 
 
-@blueprint.get("/<any('style.css', 'script.js'):name>")
+@blueprint.get(f"/<any({PARTS}):name>")
 @blueprint.get("/<any('examples'):folder>/<name>")
 def asset(name: str, folder: str = ".") -> Response:
     return send_from_directory(UI / folder, name)

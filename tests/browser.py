@@ -1,4 +1,5 @@
-"""How the tests start Chromium: quietly, as nothing but the product may be asked for anything."""
+"""How the tests start Chromium: quietly, as nothing but the product may be asked for anything, and with a camera."""
 
 _OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
-CHROMIUM_OPTIONS = ["--no-sandbox", "--no-first-run", *(f"--disable-{feature}" for feature in _OFF)]
+_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+CHROMIUM_OPTIONS = ["--no-sandbox", "--no-first-run", *(f"--disable-{feature}" for feature in _OFF), *_CAMERA]

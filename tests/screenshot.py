@@ -1,32 +1,92 @@
-"""Take the pictures of the page that the documentation shows: `make screenshot` serves the released model for it."""
+"""Take the pictures of the page that the documentation shows: `make screenshot` serves the released models for it."""
 
+import io
+import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from tests.browser import CHROMIUM_OPTIONS
-from tests.stack import ROOT, serve
+from tests.drawing import encode
+from tests.stack import ROOT, Stack, serve
+from training.archive import archive
+from training.checkpoint import load_checkpoint
+
+DOCS = ROOT / "docs"
+DESK, PHONE = {"width": 1040, "height": 720}, {"width": 390, "height": 720}
+OTHER = ROOT / "model_store" / "cifar10_cnn.pth"  # to compare with
+EXAMPLES = sorted((ROOT / "ui" / "examples").glob("*.jpg"))
 
 
-def main(archive: Path, picture: Path) -> None:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serve(archive, Path(folder)) as stack,
-        sync_playwright() as playwright,
-    ):
+def airplane(page: Page) -> None:
+    page.get_by_role("button", name="Airplane").click()
+    expect(page.locator(".predicted")).to_have_text("airplane")
+
+
+def many(page: Page) -> None:
+    page.set_input_files("#file", EXAMPLES)
+    expect(page.locator("#visit .said").last).to_contain_text("%")
+
+
+def unlike(page: Page) -> None:
+    noise = encode(Image.frombytes("RGB", (32, 32), random.Random(0).randbytes(3 * 32 * 32)))
+    page.set_input_files("#file", FilePayload(name="noise.png", mimeType="image/png", buffer=noise))
+    expect(page.locator(".unfamiliar")).to_be_visible()
+
+
+def error(page: Page) -> None:
+    page.set_input_files("#file", FilePayload(name="broken.png", mimeType="image/png", buffer=b"broken"))
+    expect(page.get_by_role("alert")).to_be_visible()
+
+
+def compare(page: Page) -> None:
+    page.get_by_label("Compare with").select_option("2.0")
+    page.get_by_role("button", name="Automobile").click()
+    expect(page.locator(".column")).to_have_count(2)
+
+
+def explain(page: Page) -> None:
+    airplane(page)
+    page.get_by_text("What the model saw, and why").click()
+    expect(page.locator("#where")).to_be_visible()
+
+
+def shoot(browser: Browser, stack: Stack, path: Path, act: Callable[[Page], None], **look: Any) -> None:
+    page = browser.new_page(**({"viewport": DESK} | look))
+    page.goto(stack.url)
+    expect(page.locator("#classes")).to_contain_text("classes")
+    act(page)
+    page.wait_for_timeout(200)  # until the images are painted
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    picture.convert("RGB").quantize(256).save(path, optimize=True)  # a third of the bytes
+    page.close()
+
+
+def main(released: Path) -> None:
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        (folder / "store").mkdir()
+        for file in (released, released.with_name(f"{released.name}.sha256")):
+            shutil.copy(file, folder / "store")
+        archive(load_checkpoint(OTHER), folder / "store" / "other.mar", "2.0")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport={"width": 1040, "height": 720})
-        page.goto(stack.url)
-        page.get_by_role("button", name="Airplane").click()
-        expect(page.locator("#predicted")).to_have_text("airplane")
-        expect(page.locator("#classes")).to_contain_text("classes")
-        page.wait_for_timeout(200)  # until the preview is painted
-        page.screenshot(path=picture, full_page=True)
+        (DOCS / "pages").mkdir(exist_ok=True)
+        with serve(folder / "store" / released.name, folder) as stack:
+            shoot(browser, stack, DOCS / "page.png", airplane)
+            for act in (many, unlike, error, explain):
+                shoot(browser, stack, DOCS / "pages" / f"{act.__name__}.png", act)
+            shoot(browser, stack, DOCS / "pages" / "dark.png", airplane, color_scheme="dark")
+            shoot(browser, stack, DOCS / "pages" / "phone.png", airplane, viewport=PHONE)
+            stack.torchserve.register("other.mar")
+            shoot(browser, stack, DOCS / "pages" / "compare.png", compare)
         browser.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), ROOT / "docs" / "page.png")
+    main(Path(sys.argv[1]))

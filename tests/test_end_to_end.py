@@ -68,8 +68,10 @@ def test_the_page_shows_what_the_gateway_says(stack: Stack, page: Page, dataset:
     page.goto(stack.url)
     page.set_input_files("#file", image)
 
-    expect(page.locator("#predicted")).to_have_text(answer["predicted_class"])
-    expect(page.locator("#confidence")).to_have_text(f"{100 * answer['confidence']:.1f} % confidence")
+    expect(page.locator(".predicted")).to_have_text(answer["predicted_class"])
+    expect(page.locator(".confidence")).to_have_text(f"{100 * answer['confidence']:.1f} % confidence")
+    expect(page.locator("#classes")).to_contain_text("classes")
+    expect(page.get_by_label("Compare with")).to_be_hidden()  # as there is one version
 
 
 def test_three_classes_of_ones_own_follow_everywhere(
@@ -85,6 +87,6 @@ def test_three_classes_of_ones_own_follow_everywhere(
         page = open_page()
         page.goto(stack.url)
         page.set_input_files("#file", data / "test" / "lime" / "0000.png")
-        expect(page.locator("#bars li")).to_have_count(3)
-        assert sorted(page.locator("#bars .name").all_inner_texts()) == THREE
+        expect(page.locator(".bars li")).to_have_count(3)
+        assert sorted(page.locator(".bars .name").all_inner_texts()) == THREE
         expect(page.locator("#classes")).to_have_text("It knows 3 classes: azure, lime, red.")

@@ -278,10 +278,10 @@ def test_a_page_from_anywhere_may_ask(stack: Stack, origin: str, path: str) -> N
 
 def test_serves_the_page_and_its_parts(stack: Stack) -> None:
     ui = Path(__file__).parents[2] / "ui"
-    served = {"/": "UI.html", "/style.css": "style.css", "/script.js": "script.js"}
-    served |= {f"/examples/{path.name}": f"examples/{path.name}" for path in (ui / "examples").iterdir()}
-    for path, name in served.items():
-        assert requests.get(stack.url + path).content == (ui / name).read_bytes()
+    names = [str(path.relative_to(ui)) for path in ui.rglob("*.*")]
+    assert {"style.css", "script.js", "examples/ship.jpg"} <= set(names)
+    for path, name in [("", "UI.html"), *((name, name) for name in names if name != "UI.html")]:
+        assert requests.get(f"{stack.url}/{path}").content == (ui / name).read_bytes()
 
 
 def explain(stack: Stack, content: bytes, **query: str) -> requests.Response:

@@ -1,0 +1,30 @@
+"""The page as the product serves it, and a second version to compare with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.stack import Stack
+from training.archive import archive
+from training.checkpoint import load_checkpoint
+
+
+@pytest.fixture
+def served(page: Page, stack: Stack) -> Page:
+    page.goto(stack.url)
+    return page
+
+
+@pytest.fixture(scope="package")
+def second_version(stack: Stack, checkpoint: Path) -> Iterator[None]:
+    """Serve besides, as version 2.0, a model that takes red for pink and pink for red."""
+    loaded = load_checkpoint(checkpoint)
+    exchanged = {"red": "pink", "pink": "red"}
+    classes = [exchanged.get(name, name) for name in loaded.card["classes"]]
+    path = stack.run / "model_store" / "exchanged.mar"
+    archive(loaded._replace(card=loaded.card | {"classes": classes}), path, "2.0")
+    stack.torchserve.register(path.name)
+    yield
+    stack.torchserve.unregister("2.0")

@@ -1,0 +1,82 @@
+"""What the model saw of an image, and what of it speaks for a class."""
+
+import re
+
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, expect
+
+from tests.drawing import SIZE, draw, encode
+from tests.ui.uploads import upload
+
+OPAQUE = """(canvas) => canvas.getContext("2d").getImageData(0, 0, 32, 32).data
+    .filter((value, at) => at % 4 === 3 && value > 100).length"""
+
+
+def corner(left: int, top: int) -> bytes:
+    """Return a grey image that is green in one corner."""
+    image = Image.new("RGB", SIZE, (128, 128, 128))
+    ImageDraw.Draw(image).rectangle((left, top, left + 18, top + 16), fill=(20, 200, 20))
+    return encode(image)
+
+
+@pytest.fixture
+def asked(served: Page) -> list[str]:
+    """What was asked of the server, by its query."""
+    queries: list[str] = []
+    served.on("request", lambda request: queries.append(request.url) if "/explain" in request.url else None)
+    return queries
+
+
+@pytest.fixture
+def explained(served: Page, asked: list[str]) -> Page:
+    served.set_input_files("#file", upload(corner(0, 0)))
+    expect(served.locator(".predicted")).to_have_text("green")
+    assert not asked
+    served.get_by_text("What the model saw, and why").click()
+    expect(served.locator("#where")).to_contain_text("for green")
+    return served
+
+
+def test_shows_what_it_saw_and_what_speaks_for_the_class(explained: Page) -> None:
+    assert explained.locator("#pictures img").first.evaluate("(image) => image.naturalWidth") == 32
+    assert explained.locator("#heat").evaluate(OPAQUE) > 0
+    expect(explained.locator("#where")).to_contain_text(
+        "The upper left speaks most for green, whose probability falls by"
+    )
+    expect(explained.get_by_role("img", name="upper left")).to_be_visible()
+    expect(explained.get_by_text("Redder regions speak for it, bluer against.")).to_be_visible()
+
+
+def test_explains_why_it_is_no_other_class(explained: Page, asked: list[str]) -> None:
+    explained.get_by_label("What to explain").select_option("Why not blue?")
+    expect(explained.locator("#where")).to_contain_text(re.compile("(for|against) blue"))
+    explained.get_by_label("What to explain").select_option("Why green?")
+    expect(explained.locator("#where")).to_contain_text("for green")
+    assert len(asked) == 2  # and not the first one again
+
+
+def test_stays_open_for_another_image_and_remembers(explained: Page, asked: list[str]) -> None:
+    explained.set_input_files("#file", upload(encode(draw("blue", 3))))
+    expect(explained.locator("#where")).to_contain_text("for blue")
+    explained.locator("#visit button").first.click()
+    expect(explained.locator("#where")).to_contain_text("for green")
+    assert len(asked) == 2
+
+
+def test_what_is_not_wanted_any_more_is_not_shown(explained: Page) -> None:
+    explained.get_by_label("What to explain").select_option("Why not blue?")
+    explained.set_input_files("#file", upload(b"broken"))
+    expect(explained.get_by_role("alert")).to_contain_text("cannot be read")
+    explained.locator("#visit button").first.click()
+    expect(explained.locator("#where")).to_contain_text("for green")
+    expect(explained.get_by_label("What to explain")).to_have_value("green")
+
+
+def test_a_failure_is_told_in_its_place_and_mended(explained: Page) -> None:
+    explained.context.set_offline(True)
+    explained.get_by_label("What to explain").select_option("Why not blue?")
+    expect(explained.locator("#explaining")).to_contain_text("The server cannot be reached")
+    expect(explained.locator(".predicted")).to_be_visible()
+    explained.context.set_offline(False)
+    expect(explained.locator("#where")).to_contain_text(re.compile("(for|against) blue"), timeout=10_000)

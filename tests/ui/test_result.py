@@ -1,0 +1,80 @@
+"""Answers of two versions side by side; in version 2.0 red and pink are exchanged."""
+
+import csv
+import json
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.drawing import draw, encode
+from tests.ui.uploads import upload
+
+pytestmark = pytest.mark.usefixtures("second_version")
+
+
+@pytest.fixture
+def compared(served: Page) -> Page:
+    served.set_input_files("#file", upload(encode(draw("red", 5))))
+    expect(served.locator(".column")).to_have_count(1)
+    served.get_by_label("Compare with").select_option("2.0")
+    expect(served.locator(".column")).to_have_count(2)
+    return served
+
+
+def test_shows_both_versions_where_they_agree(served: Page) -> None:
+    served.get_by_label("Compare with").select_option("2.0")
+    served.set_input_files("#file", upload())
+    expect(served.locator("#agreement")).to_have_text("They agree: both say green.")
+    expect(served.locator(".column .version")).to_have_text(["Version 1.0", "Version 2.0, and how it differs"])
+    expect(served.locator(".predicted")).to_have_text(["green", "green"])
+    first, second = (column.locator(".name").all_inner_texts() for column in served.locator(".column").all())
+    assert first == second
+    assert len(first) == 10
+    left, right = (column.bounding_box() for column in served.locator(".column").all())
+    assert left
+    assert right
+    assert left["y"] == right["y"]
+
+
+def test_shows_where_they_differ(compared: Page) -> None:
+    expect(compared.locator("#agreement")).to_have_text("They disagree: version 1.0 says red, version 2.0 pink.")
+    one, other = compared.locator(".confidence").all_inner_texts()
+    assert one == other
+    row = compared.locator(".column").last.locator("li", has_text="red")
+    expect(row.locator(".difference")).to_have_text(re.compile(r"^−\d+\.\d$"))
+    compared.get_by_label("Compare with").select_option("none")
+    expect(compared.locator(".column")).to_have_count(1)
+    expect(compared.locator("#agreement")).to_be_hidden()
+
+
+def test_history_and_what_is_saved_hold_both(served: Page) -> None:
+    served.get_by_label("Version").select_option("2.0")
+    served.get_by_label("Compare with").select_option("1.0, the default")
+    served.set_input_files("#file", upload(encode(draw("red", 5))))
+    expect(served.locator("#visit .said")).to_have_text(re.compile(r"2\.0: pink \d+\.\d %\s+1\.0: red \d+\.\d %"))
+    with served.expect_download() as download:
+        served.get_by_role("button", name="Save as CSV").click()
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert [(row["version"], row["predicted_class"]) for row in rows] == [("2.0", "pink"), ("1.0", "red")]
+    with served.expect_download() as download:
+        served.get_by_role("button", name="Save as JSON").click()
+    assert [row["version"] for row in json.loads(download.value.path().read_text())] == ["2.0", "1.0"]
+
+
+def test_another_version_is_asked_at_once(served: Page) -> None:
+    served.set_input_files("#file", upload(encode(draw("red", 5))))
+    expect(served.locator(".predicted")).to_have_text("red")
+    served.get_by_label("Version").select_option("2.0")
+    expect(served.locator(".predicted")).to_have_text("pink")
+    expect(served.locator(".spent")).to_contain_text("Version 2.0 answered within")
+
+
+def test_stacks_on_a_phone(compared: Page) -> None:
+    compared.set_viewport_size({"width": 360, "height": 700})
+    upper, lower = (column.bounding_box() for column in compared.locator(".column").all())
+    assert upper
+    assert lower
+    assert upper["x"] == lower["x"]
+    assert upper["y"] + upper["height"] <= lower["y"]
+    assert compared.evaluate("document.documentElement.scrollWidth") <= 360

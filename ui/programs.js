@@ -1,0 +1,35 @@
+"use strict";
+
+// The same question to the server, from programs.
+
+const COPIED_SHOWN = 2000; // milliseconds
+const PROGRAMS = {
+  curl: (name, url) => `curl -F 'file=@${name.replaceAll("'", "'\\''")}' '${url}'`,
+  python: (name, url) => `import requests
+
+with open(${JSON.stringify(name)}, "rb") as image:
+    answer = requests.post(${JSON.stringify(url)}, files={"file": image}).json()
+print(answer["predicted_class"], answer["confidence"])`,
+  javascript: (name, url) => `import { readFile } from "node:fs/promises";
+
+const body = new FormData();
+body.append("file", new Blob([await readFile(${JSON.stringify(name)})]), ${JSON.stringify(name)});
+const response = await fetch(${JSON.stringify(url)}, { method: "POST", body });
+const answer = await response.json();
+console.log(answer.predicted_class, answer.confidence);`,
+};
+
+function showPrograms({ name, asked: [{ path }] }) {
+  const url = `${API || location.origin}${path}`;
+  for (const [id, program] of Object.entries(PROGRAMS)) element(id).textContent = program(name, url);
+}
+
+for (const button of document.querySelectorAll(".copy")) {
+  button.hidden = !navigator.clipboard; // there is none in an insecure context
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(element(button.dataset.of).textContent);
+    const text = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = text), COPIED_SHOWN);
+  });
+}
