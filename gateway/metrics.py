@@ -40,7 +40,7 @@ QUEUE = Histogram(
 )
 INFERENCE = Histogram(
     "classifier_inference_seconds",
-    "A call to TorchServe, to classify one image or several, or to explain one.",
+    "A call to TorchServe for predictions, of one image or of several.",
     buckets=SECONDS,
     registry=_COUNTED,
 )

@@ -76,7 +76,7 @@ class TorchServe:
         """Classify the bytes of an image file, by the default version or a given one; returns predicted_class,
         confidence, class_probabilities and whether the image is in_distribution.
         """
-        return self._predict(PREDICTIONS, version, image)
+        return self._predict(version, image)
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
         """Classify two image files or more at once, by the default version or a given one.
@@ -85,7 +85,7 @@ class TorchServe:
         """
         parts = {str(index): ("image", image, BINARY) for index, image in enumerate(images)}
         body, content = encode_multipart_formdata(parts)
-        answers = self._predict(PREDICTIONS, version, body, {"Content-Type": content})
+        answers = self._predict(version, body, {"Content-Type": content})
         if len(answers) != len(images):
             raise Unavailable(f"TorchServe gave {len(answers)} answers for {len(images)} images.")
         return answers
@@ -96,7 +96,7 @@ class TorchServe:
         Returns explained_class, predicted_class, method, input (a data URL) and heat_map (rows of numbers).
         """
         # Not a field of a form, as only a header can say to which image of a batch it belongs.
-        return self._predict(EXPLANATIONS, version, image, {"explained-class": quote(class_name, safe="")})
+        return self._ask(EXPLANATIONS, version, image, {"explained-class": quote(class_name, safe="")})
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:
         """Describe the default version, a given one, or `all`: settings and workers."""
@@ -168,13 +168,16 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._call("management", "DELETE", self._path(version))["status"]
 
-    def _predict(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
-        path = _versioned(path, version)
+    def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         with metrics.INFERENCE.time():
-            try:
-                return self._call("inference", "POST", path, body, headers)
-            except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
-                return self._call("inference", "POST", path, body, headers)
+            return self._ask(PREDICTIONS, version, body, headers)
+
+    def _ask(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
+        path = _versioned(path, version)
+        try:
+            return self._call("inference", "POST", path, body, headers)
+        except WorkerDied:  # an answer changes nothing, so another worker may be asked for it, once
+            return self._call("inference", "POST", path, body, headers)
 
     def _path(self, version: str | None = None) -> str:
         return _versioned(f"/models/{MODEL}", version)
