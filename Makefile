@@ -13,6 +13,9 @@ VENV = .venv/bin
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
+# Debian would begin to run it as a service where it installs it; the tests start their own.
+PROMETHEUS = { command -v prometheus > /dev/null || { apt-get install -y -qq --no-install-recommends prometheus > /dev/null \
+	&& if [ -d /run/systemd/system ]; then systemctl disable --quiet --now prometheus; fi; }; }
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -58,12 +61,15 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
-tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks; the distribution's where there are any
-	@command -v chromium > /dev/null && command -v wrk > /dev/null && ldconfig -p | grep -q libjemalloc && exit; \
+tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts; the distribution's where there are any
+	@missing=; for tool in chromium wrk prometheus; do command -v $$tool > /dev/null || missing=1; done; \
+	[ -z "$$missing" ] && ldconfig -p | grep -q libjemalloc && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null; \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null && $(PROMETHEUS); \
 	else \
-		command -v wrk > /dev/null || { echo "wrk is not installed; your distribution has it." >&2; exit 1; }; \
+		for tool in wrk prometheus; do \
+			command -v $$tool > /dev/null || { echo "$$tool is not installed; your distribution has it." >&2; exit 1; }; \
+		done; \
 		$(VENV)/playwright install --with-deps chromium; \
 	fi
 

@@ -1,4 +1,4 @@
-"""Every request has an id, which its reply carries too, and leaves one line of JSON in the log."""
+"""Every request has an id, which its reply carries too, leaves one line of JSON in the log, and is counted."""
 
 import json
 import re
@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
+
+from gateway import metrics
 
 ID = "X-Request-ID"
 USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # another is not taken over, as it would be reflected and logged
@@ -27,8 +29,11 @@ class Access:
         self.upstream = 0.0
         self.version: str | None = None
 
-    def log(self, method: str, route: str | None, status: int) -> None:
+    def end(self, method: str, route: str | None, status: int) -> None:
+        """Log and count the request."""
         total = time.perf_counter() - self.started
+        gateway = total - self.upstream
+        metrics.count_request(route, status, total, gateway)
         line = json.dumps(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -36,7 +41,7 @@ class Access:
                 "method": method,
                 "route": route,
                 "status": status,
-                "gateway_ms": round((total - self.upstream) * 1e3, 2),
+                "gateway_ms": round(gateway * 1e3, 2),
                 "upstream_ms": round(self.upstream * 1e3, 2),
                 "version": self.version,
             }
@@ -56,7 +61,7 @@ def register(app: Flask) -> None:
         access: Access = g.access
         response.headers[ID] = access.id
         route = request.url_rule.rule if request.url_rule else None
-        access.log(request.method, route, response.status_code)
+        access.end(request.method, route, response.status_code)
         return response
 
 

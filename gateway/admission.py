@@ -36,5 +36,5 @@ class Admission:
         body = json.dumps(said).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), ID: access.id, **RETRY_AFTER}
         start_response(f"{status} SERVICE UNAVAILABLE", list(headers.items()))
-        access.log(environ["REQUEST_METHOD"], environ["PATH_INFO"], status)
+        access.end(environ["REQUEST_METHOD"], environ["PATH_INFO"], status)
         return [body]

@@ -1,11 +1,13 @@
 """Images that arrive together share a call to TorchServe, as a call costs far more than a small image in it."""
 
 import queue
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
 from typing import Any, NamedTuple
 
+from gateway import metrics
 from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
 
 SMALL = 64 * 1024  # bytes; a larger image takes longer to decode than a call does, and goes alone
@@ -19,10 +21,29 @@ class Busy(Unavailable):
 
 
 class Turn(NamedTuple):
-    """An image that waits, and what will be said of it."""
+    """An image that waits, what will be said of it, and since when it waits (as perf_counter has it)."""
 
     image: bytes
     answer: Future[dict[str, Any]]
+    since: float
+
+
+class Line(queue.Queue[Turn]):
+    """Images that wait, in the order they came; it tells how many there are, and how long each waited."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__(MAX_WAITING)
+        self._waiting = metrics.IMAGES_WAITING.labels(size)
+
+    def _put(self, turn: Turn) -> None:
+        super()._put(turn)
+        self._waiting.set(self._qsize())
+
+    def _get(self) -> Turn:
+        turn = super()._get()
+        self._waiting.set(self._qsize())
+        metrics.QUEUE.observe(time.perf_counter() - turn.since)
+        return turn
 
 
 class Batches:
@@ -34,14 +55,13 @@ class Batches:
 
     def __init__(self, torchserve: TorchServe, calls: int, timeout: float) -> None:
         self._torchserve, self._timeout = torchserve, timeout
-        self._small: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
-        self._large: queue.Queue[Turn] = queue.Queue(MAX_WAITING)
+        self._small, self._large = Line("small"), Line("large")
         for waiting, together in [(self._small, TOGETHER), (self._large, 1)] * calls:
             Thread(target=self._send_for_ever, args=(waiting, together), daemon=True).start()
 
     def predict(self, image: bytes) -> dict[str, Any]:
         """Do what TorchServe.predict does, raise what it raises."""
-        turn = Turn(image, Future())
+        turn = Turn(image, Future(), time.perf_counter())
         try:
             self._queue(len(image)).put_nowait(turn)
         except queue.Full:
@@ -57,10 +77,10 @@ class Batches:
         if self._queue(size).full():
             raise Busy
 
-    def _queue(self, size: int) -> "queue.Queue[Turn]":
+    def _queue(self, size: int) -> Line:
         return self._small if size <= SMALL else self._large
 
-    def _send_for_ever(self, waiting: queue.Queue[Turn], together: int) -> None:
+    def _send_for_ever(self, waiting: Line, together: int) -> None:
         while True:
             turns = [waiting.get()]
             with suppress(queue.Empty):

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from contextlib import suppress
 from pathlib import Path
 from threading import Semaphore
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
+from gateway import metrics
 from gateway.access import upstream
 from gateway.batches import Batches, Busy
 from gateway.errors import RETRY_AFTER, reason
@@ -64,7 +66,7 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 def ready() -> ResponseReturnValue:
     try:
-        classify(PROBE.read_bytes(), Wanted())
+        ask(PROBE.read_bytes())  # not counted, as it is no user's image
     except TorchServeError as error:
         return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}
@@ -86,6 +88,14 @@ def model() -> dict[str, Any]:
 def models() -> dict[str, Any]:
     with upstream():
         return {"models": torchserve().versions()}
+
+
+@blueprint.get("/metrics")
+def measured() -> Response:
+    details = None
+    with suppress(TorchServeError):
+        details = model_details()
+    return Response(metrics.exposition(details), content_type=metrics.CONTENT_TYPE)
 
 
 @blueprint.post("/predict")
@@ -152,11 +162,13 @@ class Wanted(NamedTuple):
     top_k: int = 0
 
     def shape(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer of TorchServe as the contract has it."""
+        """Return an answer of TorchServe as the contract has it, and count it."""
         answer["success"] = "error" not in answer
-        if self.top_k and answer["success"]:
-            likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
-            answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
+        if answer["success"]:
+            metrics.count_prediction(answer)
+            if self.top_k:
+                likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
+                answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
         return answer
 
 
@@ -170,11 +182,15 @@ def wanted() -> Wanted:
 
 def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
-    checked(image)
+    return wanted.shape(ask(checked(image), wanted.version))
+
+
+def ask(image: bytes, version: str | None = None) -> dict[str, Any]:
+    """Return what the default version, or a given one, says of an image."""
     with upstream() as access:
-        answer = torchserve().predict(image, wanted.version) if wanted.version else batches().predict(image)
+        answer = torchserve().predict(image, version) if version else batches().predict(image)
     access.version = answer.get("version")
-    return wanted.shape(answer)
+    return answer
 
 
 def checked(image: bytes) -> bytes:

@@ -12,6 +12,8 @@ from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_fr
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from urllib3.filepost import encode_multipart_formdata
 
+from gateway import metrics
+
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 EXPLANATIONS = f"/explanations/{MODEL}"
@@ -168,10 +170,11 @@ class TorchServe:
 
     def _predict(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         path = _versioned(path, version)
-        try:
-            return self._call("inference", "POST", path, body, headers)
-        except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
-            return self._call("inference", "POST", path, body, headers)
+        with metrics.INFERENCE.time():
+            try:
+                return self._call("inference", "POST", path, body, headers)
+            except WorkerDied:  # a prediction changes nothing, so another worker may be asked for it, once
+                return self._call("inference", "POST", path, body, headers)
 
     def _path(self, version: str | None = None) -> str:
         return _versioned(f"/models/{MODEL}", version)

@@ -2,13 +2,12 @@
 """Look for what keeps the product from serving, and say what to do about it.
 
     scripts/doctor.py
-    scripts/doctor.py model_store/cifar10_cnn.mar --port 5002 --json
+    scripts/doctor.py model_store/cifar10_cnn.mar --url http://127.0.0.1:5002 --json
 
-Exit status: 0 nothing is wrong, 1 something is.
+Exit status: 0 nothing is wrong, 1 something is, 2 stopped before the end.
 """
 
 import argparse
-import json
 import platform
 import shutil
 import stat
@@ -17,19 +16,23 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from gateway.torchserve import read_properties
-from scripts.serve import ROOT, ServeError, check_ports, find_java
+from scripts import options
+from scripts.options import ROOT, Outcome
+from scripts.serve import ServeError, check_ports, find_java
 from training.files import DigestError, check_digest
 
 PROJECT = "image-classifier"  # its name in pyproject.toml
 ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
+HTTP = 80  # the port of a URL without one
 
 
 class WrongError(RuntimeError):
@@ -52,7 +55,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
         ("java", lambda: f"in {find_java()}"),
         ("disk", lambda: _disk(arguments.run)),
         ("archive", lambda: _archive(arguments.archive)),
-        ("gateway", lambda: _gateway(arguments.host, arguments.port, arguments.config)),
+        ("gateway", lambda: _gateway(arguments.url, arguments.config)),
         ("keys", lambda: _keys(arguments.run / "key_file.json")),
     ):
         yield _finding(name, look)
@@ -98,16 +101,17 @@ def _archive(archive: Path) -> str:
     return f"{archive} is whole"
 
 
-def _gateway(host: str, port: int, config: Path) -> str:
+def _gateway(url: str, config: Path) -> str:
     with requests.Session() as session:
         session.trust_env = False  # a proxy for the web does not lead to this machine
         try:
-            health = session.get(f"http://{host}:{port}/health", timeout=TIMEOUT).json()
+            health = session.get(f"{url}/health", timeout=TIMEOUT).json()
         except requests.ConnectionError:
-            check_ports(host, port, read_properties(config))
+            address = urlsplit(url)
+            check_ports(address.hostname or "", address.port or HTTP, read_properties(config))
             return "not running, and its ports are free; start it with 'make serve'"
         except requests.RequestException as error:
-            raise WrongError(f"Something else than the gateway is on port {port} ({type(error).__name__}).") from None
+            raise WrongError(f"Something else than the gateway is at {url} ({type(error).__name__}).") from None
     if health.get("status") != "healthy":
         raise WrongError(f"It runs but cannot predict: {health.get('reason')} The log of TorchServe may say why.")
     return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
@@ -121,22 +125,21 @@ def _keys(key_file: Path) -> str:
     return f"{key_file} is for its owner alone"
 
 
+def doctor(arguments: argparse.Namespace) -> Outcome:
+    """Carry out the command."""
+    findings = list(examine(arguments))
+    lines = [f"{'ok   ' if each.right else 'WRONG'}  {each.name:9} {each.said}" for each in findings]
+    status = 0 if all(each.right for each in findings) else 1
+    return Outcome(status, "\n".join(lines), [each._asdict() for each in findings])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.new_parser(__doc__)
     default = ROOT / "model_store" / "cifar10_whitened_resnet.mar"
     parser.add_argument("archive", type=Path, nargs="?", default=default, help="what is or shall be served")
-    parser.add_argument("--host", default="127.0.0.1", help="address of the gateway (%(default)s)")
-    parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
-    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="the folder that scripts/serve.py runs in")
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
-    arguments = parser.parse_args()
-    right = True
-    for finding in examine(arguments):
-        right &= finding.right
-        line = f"{'ok   ' if finding.right else 'WRONG'}  {finding.name:9} {finding.said}"
-        print(json.dumps(finding._asdict()) if arguments.json else line, flush=True)
-    return 0 if right else 1
+    options.add_gateway(parser)
+    options.add_product(parser)
+    return options.execute(doctor, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,63 +1,81 @@
 #!/usr/bin/env python3
 """Manage the versions of the model that TorchServe serves.
 
-scripts/models.py list
-scripts/models.py register cifar10_whitened_resnet.mar
-scripts/models.py describe 1.0
-scripts/models.py scale 2
-scripts/models.py set-default 2.0
-scripts/models.py unregister 1.0
-scripts/models.py roll second.mar --sample my-images/test
-scripts/models.py rollback
+    scripts/models.py list
+    scripts/models.py register cifar10_whitened_resnet.mar
+    scripts/models.py describe 1.0
+    scripts/models.py scale 2
+    scripts/models.py set-default 2.0
+    scripts/models.py unregister 1.0
+    scripts/models.py roll second.mar --sample my-images/test --json
+    scripts/models.py rollback
 
 `roll` registers an archive, compares its version with the one that is served, and serves it instead where it is no
-worse; no request is lost. `rollback` serves again what the last roll, or rollback, has replaced.
+worse; no request is lost. `rollback` serves again what the last roll, or rollback, has replaced. Exit status: 0 done,
+2 stopped before the end.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
+from scripts import options
+from scripts.options import Outcome, Stopped
 from scripts.roll import Limits, Refused, register, roll, rollback
 from training.files import DigestError
 
-ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds, for workers to start
 
 
-def show(torchserve: TorchServe) -> str:
-    """Return a line for each version: the default one, its archive, workers and batching."""
+def versions(torchserve: TorchServe) -> list[dict[str, Any]]:
+    """Return for each version whether it is the default, its archive, workers and batching."""
     if not torchserve.models():
-        return "No model is registered."
+        return []
     default = torchserve.describe()[0]["modelVersion"]
-    return "\n".join(_line(version, default) for version in torchserve.describe("all"))
+    return [
+        {
+            "version": each["modelVersion"],
+            "default": each["modelVersion"] == default,
+            "archive": each["modelUrl"],
+            "ready": sum(worker["status"] == "READY" for worker in each["workers"]),
+            "workers": each["minWorkers"],
+            "batch_size": each["batchSize"],
+            "batch_delay": each["maxBatchDelay"],
+        }
+        for each in torchserve.describe("all")
+    ]
 
 
-def _line(version: dict[str, Any], default: str) -> str:
-    ready = sum(worker["status"] == "READY" for worker in version["workers"])
+def as_line(version: dict[str, Any]) -> str:
     return (
-        f"{version['modelVersion']:8} {'default' if version['modelVersion'] == default else '':8} "
-        f"{version['modelUrl']}, {ready} of {version['minWorkers']} workers ready, "
-        f"batches of {version['batchSize']} within {version['maxBatchDelay']} ms"
+        f"{version['version']:8} {'default' if version['default'] else '':8} "
+        f"{version['archive']}, {version['ready']} of {version['workers']} workers ready, "
+        f"batches of {version['batch_size']} within {version['batch_delay']} ms"
     )
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
-    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="the folder that scripts/serve.py runs in")
+    parser = options.new_parser(__doc__)
+    options.add_product(parser)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="show all versions")
-    commands.add_parser("register", help="load an archive").add_argument("archive", help="its file in the model store")
-    commands.add_parser("describe", help="print all TorchServe knows").add_argument("version", nargs="?")
-    scale = commands.add_parser("scale", help="change the number of workers")
+
+    def add(name: str, what: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        options.add_json(command, default=argparse.SUPPRESS)  # which may have stood before the command
+        return command
+
+    add("list", "show all versions")
+    add("register", "load an archive").add_argument("archive", help="its file in the model store")
+    add("describe", "print all TorchServe knows").add_argument("version", nargs="?")
+    scale = add("scale", "change the number of workers")
     scale.add_argument("workers", type=int)
     scale.add_argument("version", nargs="?", help="the default version without it")
-    commands.add_parser("set-default", help="serve a version where none is named").add_argument("version")
-    commands.add_parser("unregister", help="stop and forget a version").add_argument("version")
-    rolling = commands.add_parser("roll", help="serve an archive in the place of what is served, if it is no worse")
+    add("set-default", "serve a version where none is named").add_argument("version")
+    add("unregister", "stop and forget a version").add_argument("version")
+    rolling = add("roll", "serve an archive in the place of what is served, if it is no worse")
     rolling.add_argument("archive", help="its file in the model store")
     rolling.add_argument("--sample", type=Path, help="folder of images in folders named as classes; compares accuracy")
     rolling.add_argument("--new-classes", action="store_true", help="other classes are wanted; compares no accuracy")
@@ -68,19 +86,29 @@ def make_parser() -> argparse.ArgumentParser:
         "--slower", type=float, default=Limits.slower, help="times the old median time an image may take (%(default)s)"
     )
     rolling.add_argument("--limit", type=float, default=Limits.seconds, help="seconds for any image (%(default)s)")
-    commands.add_parser("rollback", help="serve what the last roll replaced")
+    add("rollback", "serve what the last roll replaced")
     return parser
 
 
-def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
-    """Carry out one command; returns what to print."""
+def run(arguments: argparse.Namespace, torchserve: TorchServe) -> Outcome:
+    """Carry out one command."""
     match arguments.command:
         case "list":
-            return show(torchserve)
+            found = versions(torchserve)
+            return Outcome(0, "\n".join(map(as_line, found)) or "No model is registered.", found)
+        case "describe":
+            description = torchserve.describe(arguments.version)
+            return Outcome(0, json.dumps(description, indent=2), description)
+        case _:
+            said = change(arguments, torchserve)
+            return Outcome(0, said, {"said": said, "versions": versions(torchserve)})
+
+
+def change(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
+    """Carry out a command that changes what is served; returns what happened."""
+    match arguments.command:
         case "register":
             return register(torchserve, Path(arguments.archive).name, arguments.run)
-        case "describe":
-            return json.dumps(torchserve.describe(arguments.version), indent=2)
         case "scale":
             return torchserve.scale(arguments.workers, arguments.version)
         case "set-default":
@@ -94,17 +122,21 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
             return torchserve.unregister(arguments.version)
 
 
-def main() -> None:
-    arguments = make_parser().parse_args()
+def models(arguments: argparse.Namespace) -> Outcome:
+    """Carry out the command. Raises Stopped."""
     try:
-        print(run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)))
+        return run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT))
     except Refused as error:
-        raise SystemExit(f"Nothing was changed: {error}") from None
+        raise Stopped(f"Nothing was changed: {error}") from None
     except (TorchServeError, DigestError) as error:
-        raise SystemExit(str(error)) from None
+        raise Stopped(str(error)) from None
     except FileNotFoundError as error:
-        raise SystemExit(f"There is no file {error.filename}; name TorchServe's with --config.") from None
+        raise Stopped(f"There is no file {error.filename}; name TorchServe's with --config.") from None
+
+
+def main() -> int:
+    return options.execute(models, make_parser().parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve import TooSlow, TorchServe, TorchServeError, Unavailable
-from scripts.batch_predict import find_images
+from scripts.images import find_images
 from training.files import check_digest, write_whole
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "ui" / "examples"

@@ -107,9 +107,9 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
     (run / "key_file.json").unlink(missing_ok=True)
     (run / "model_store").unlink(missing_ok=True)
     (run / "model_store").symlink_to(archive.parent.resolve())  # for scripts/models.py, which knows this folder alone
-    # TorchServe keeps the sockets of its workers and the unpacked models there.
+    # TorchServe keeps the sockets of its workers and the unpacked models there, the gateway what it counts.
     with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
-        services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run)]
+        services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run, scratch)]
         try:
             for service in services:
                 service.start()
@@ -187,12 +187,15 @@ def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch
     return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
 
 
-def _gateway(host: str, port: int, config: Path, run: Path) -> Service:
+def _gateway(host: str, port: int, config: Path, run: Path, scratch: str) -> Service:
+    counts = Path(scratch) / "metrics"
+    counts.mkdir()
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
     command += ["--bind", f"{host}:{port}"]
     environment = {
         "GATEWAY_TORCHSERVE_CONFIG": str(config.resolve()),
         "GATEWAY_KEY_FILE": str(run.resolve() / "key_file.json"),
+        "PROMETHEUS_MULTIPROC_DIR": str(counts),
     }
     return Service("The gateway", command, ROOT, environment, run / "gateway.log")
 

@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-DOCS = [str(path.relative_to(ROOT)) for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("model_store/*.md")]]
+PLACES = ("docs", "model_store", "deploy/*")
+DOCS = [str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(f"{place}/*.md")]
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
@@ -50,10 +51,11 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
         "scripts/doctor.py": (
             f"scripts/doctor.py {stack.run.parents[1]}/model_store/first.mar --config {stack.config} --run {stack.run} "
-            f"--port {stack.url.rpartition(':')[2]}"
+            f"--url {stack.url}"
         ),
         "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
-        "predictions.csv": folder / "predictions.csv",
+        "predictions": folder / "predictions",
+        "uncertain.png": folder / "uncertain.png",
         "scripts/verify.py model_store/cifar10_whitened_resnet.pth": (
             f"scripts/verify.py --url {stack.url} {folder / 'served.pth'}"
         ),

@@ -41,6 +41,7 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
         "familiarity": {
             "score": chosen,
             "threshold": scores[chosen](*known).quantile(1 - ACCEPTED).item(),
+            "accepted": ACCEPTED,
             "auroc_chosen_on": chosen_on,
             "auroc": aurocs(scores[chosen], others),
         },

@@ -35,12 +35,13 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
         ("get", "/classes"),
         ("get", "/model"),
         ("get", "/models"),
+        ("get", "/metrics"),
     }
 
 
 def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/swagger/")
-    expect(page.locator(".opblock")).to_have_count(9)
+    expect(page.locator(".opblock")).to_have_count(10)
 
 
 def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

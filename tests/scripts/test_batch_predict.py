@@ -1,21 +1,26 @@
 """Batch prediction as a command, through the real gateway."""
 
 import csv
+import io
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
+from PIL import Image
+from pyarrow import parquet
 
-from scripts.batch_predict import BYTES_AT_ONCE, FILES_AT_ONCE, Gateway, grouped
+from scripts.images import FILES_AT_ONCE
 from tests.drawing import TEN, draw, encode
-from tests.stack import ROOT, Record, Stack, free_ports, times
+from tests.stack import ROOT, Record, Stack, free_ports, times, wait_until
 
 KILLS = times(5, 100)
 
@@ -29,8 +34,11 @@ def batch_predict(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return rows_of(path.read_bytes())
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
 def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Path, tmp_path: Path) -> None:
@@ -54,27 +62,6 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
     assert list(written[0])[5:] == [f"probability_{name}" for name in sorted(TEN)]
 
 
-def test_a_file_that_cannot_be_read_fails_alone(stack: Stack, tmp_path: Path) -> None:
-    paths = [tmp_path / "one.png", tmp_path / "gone.png", tmp_path / "two.png"]
-    for path, colour in zip(paths, ("red", "red", "blue"), strict=True):
-        path.write_bytes(encode(draw(colour, 1)))
-    gateway = Gateway(stack.url, 1)
-    paths[1].unlink()
-    one, gone, two = gateway.predict(paths)
-    assert (one["predicted_class"], two["predicted_class"]) == ("red", "blue")
-    assert "No such file" in gone["error"]
-
-
-def test_no_more_in_a_request_than_the_gateway_takes(tmp_path: Path) -> None:
-    sizes = [10] * 40 + [BYTES_AT_ONCE, 5, BYTES_AT_ONCE + 1, 10]
-    paths = [tmp_path / f"{index}.png" for index in range(len(sizes))]
-    for path, size in zip(paths, sizes, strict=True):
-        path.write_bytes(bytes(size))
-    groups = list(grouped(paths))
-    assert [path for group in groups for path in group] == paths
-    assert [len(group) for group in groups] == [32, 8, 1, 1, 1, 1]
-
-
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     draw("red", 1).save(tmp_path / "holiday" / "one.PNG")
@@ -84,6 +71,51 @@ def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) 
     assert "in folders named as classes" not in done.stdout
 
 
+def test_tells_machines_and_eyes_how_it_did(stack: Stack, dataset: Path, tmp_path: Path) -> None:
+    glob, output, sheet = dataset / "test" / "c*" / "*.png", tmp_path / "out.csv", tmp_path / "sheet.png"
+    listed = "\n".join(str(dataset / "test" / name) for name in ("red", "blue"))
+    done = subprocess.run(
+        command(glob, "--list", "-", "-o", output, "--contact-sheet", sheet, "--url", stack.url, "--json"),
+        input=listed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found, written = json.loads(done.stdout), rows(output)
+    folders = [Path(row["file"]).parent.name for row in written]
+    assert folders == ["cyan"] * 8 + ["red"] * 8 + ["blue"] * 8
+    right = [row["predicted_class"] == folder for row, folder in zip(written, folders, strict=True)]
+    assert (found["images"], found["failed"], found["labelled"]) == (24, 0, 24)
+    assert found["accuracy"] == sum(right) / 24
+    assert found["confusion"]["red"]["red"] == sum(right[8:16])
+    with Image.open(sheet) as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_watches_a_folder_and_asks_no_file_twice(stack: Stack, tmp_path: Path) -> None:
+    drop, output = tmp_path / "red", tmp_path / "out.jsonl"
+    drop.mkdir()
+    draw("red", 1).save(drop / "there.png")
+
+    def watch_until(count: int, ending: signal.Signals) -> str:
+        wait_until(lambda: len(table(output)) == count)
+        process.send_signal(ending)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        return printed.splitlines()[0]
+
+    watching = command(drop, "--watch", "-o", output, "--url", stack.url)
+    with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: output.exists() and table(output))
+        (drop / "broken.png").write_bytes(b"broken")
+        assert watch_until(2, signal.SIGTERM) == f"1 of 2 images classified; wrote {output}"
+    draw("red", 2).save(drop / "another.png")
+    with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
+        assert watch_until(3, signal.SIGINT) == f"2 of 3 images classified; wrote {output}"
+    assert [Path(row["file"]).name for row in table(output)] == ["there.png", "broken.png", "another.png"]
+
+
 def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     output = tmp_path / "out.csv"
@@ -91,39 +123,15 @@ def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:
         ((tmp_path / "none",), "There is no file or folder"),
         ((tmp_path,), "There are no JPEG, PNG or GIF files"),
         ((__file__, "--url", f"http://127.0.0.1:{port}"), "start one with 'make serve'"),
+        ((__file__, "-o", tmp_path / "out.txt"), "must end in .csv or .jsonl or .parquet."),
+        ((__file__, "--contact-sheet", tmp_path / "sheet.jpg"), "must end in .png."),
+        ((__file__, "-o", tmp_path / "out.parquet", "--watch"), "name a .csv or .jsonl as --output."),
     ):
         done = batch_predict("-o", output, "--url", stack.url, *arguments)
         assert done.returncode == 2
         assert sentence in done.stderr
         assert done.stderr.count("\n") == 1
     assert not output.exists()
-
-
-def test_asks_again_where_the_gateway_is_busy(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append(self.path)
-            body = b'{"predicted_class": "red"}' if len(asked) > 2 else b'{"error": "busy"}'
-            self.send_response(200 if len(asked) > 2 else 503)
-            self.send_header("Retry-After", "0")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    (tmp_path / "image").write_bytes(b"bytes")
-    answer = Gateway(f"http://127.0.0.1:{server.server_port}", 1).predict([tmp_path / "image"])
-    server.shutdown()
-    server.server_close()
-    assert answer == [{"predicted_class": "red"}]
-    assert asked == ["/predict"] * 3
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +188,40 @@ def test_goes_on_after_the_rows_of_whole_requests(
     (tmp_path / "out.csv.part").write_bytes(whole[:length])
     done = batch_predict(*arguments, "-o", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == whole
-    assert (f"Going on after the {kept} images in " in done.stdout) is (kept > 0)
+    assert (f"Going on after the {kept} images in " in done.stderr) is (kept > 0)
     assert f"{len(lines) - 2} of {len(lines) - 1} images classified" in done.stdout
     assert f"of {len(lines) - 2} in folders named as classes)" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_every_format_goes_on_and_says_the_same(
+    suffix: str, undisturbed: tuple[list[object], bytes], tmp_path: Path
+) -> None:
+    arguments, as_csv = undisturbed
+    output, part = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.part"
+    batch_predict(*arguments, "-o", output)
+    whole = output.read_bytes()
+    written = table(output)
+    assert written[0].pop("error")
+    assert set(written[0].values()) == {None, written[0]["file"]}
+    assert [{name: as_csv_has_it(value) for name, value in row.items()} for row in written[1:]] == rows_of(as_csv)[1:]
+    left = whole if suffix == ".jsonl" else as_csv
+    for length in (len(left) // 2, len(left)):
+        output.unlink(missing_ok=True)
+        part.write_bytes(left[:length])
+        assert "Going on after" in batch_predict(*arguments, "-o", output).stderr
+        assert output.read_bytes() == whole
+        assert not part.exists()
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return parquet.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def as_csv_has_it(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def test_does_not_mix_rows_of_other_images(stack: Stack, dataset: Path, tmp_path: Path) -> None:

@@ -50,11 +50,15 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
 
         models(stack, "scale", "1")
         assert "1 of 1 workers ready" in models(stack, "list")
+        (described,) = json.loads(models(stack, "list", "--json"))
+        assert (described["version"], described["default"], described["workers"]) == ("2.0", True, 1)
         (description,) = json.loads(models(stack, "describe", "2.0"))
         assert description["batchSize"] == 16
         assert len(description["workers"]) == 1
 
-        models(stack, "unregister", "2.0")
+        changed = json.loads(models(stack, "--json", "unregister", "2.0"))
+        assert "unregistered" in changed["said"]
+        assert changed["versions"] == []
         assert models(stack, "list") == "No model is registered.\n"
         assert requests.get(f"{stack.url}/classes").status_code == 503
     assert "TorchServe" in models(stack, "list", succeeds=False)

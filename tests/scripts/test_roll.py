@@ -130,7 +130,7 @@ def test_a_version_that_is_no_good_is_refused(
     before = served(rolling)
     rolling.torchserve.scale(1)  # one worker starts sooner
     command = ["--config", rolling.config, "--run", rolling.run, "roll", f"{archive_name}.mar", "--sample", sample]
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(AssertionError, match=said):
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
     assert rolling.torchserve.predict(PICTURE)["predicted_class"] == "azure"

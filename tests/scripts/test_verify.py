@@ -1,5 +1,6 @@
 """The proof that serving equals training, where it does and where it does not."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_what_is_served_is_the_checkpoint(verify: Verify, stack: Stack, checkpoi
     count = 8 * len(TEN)
     assert first.startswith(f"{count} of {count} images have the same class; probabilities differ by ")
     assert second.endswith(f"of {count} in folders named as classes")
+
+
+def test_machines_get_one_document(verify: Verify, stack: Stack, checkpoint: Path, dataset: Path) -> None:
+    status, printed, _ = verify(checkpoint, "--url", stack.url, dataset / "test" / "cyan", "--json")
+    found = json.loads(printed)
+    assert (status, found["same"], found["images"], found["labelled"]) == (0, True, 8, 8)
+    assert found["right_served"] == found["right_offline"] <= 8
 
 
 def test_another_checkpoint_is_found_out(

@@ -37,8 +37,9 @@ def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> 
         load_images(dataset, "train"), recipe["validation_fraction"], recipe["split_seed"]
     )
     _, familiarity = predict(loaded.classifier(), validation.pixels)
-    accepted = familiarity >= loaded.card["calibration"]["familiarity"]["threshold"]
-    assert accepted.double().mean() == pytest.approx(0.95, abs=1 / len(validation.labels))
+    told = loaded.card["calibration"]["familiarity"]
+    accepted = (familiarity >= told["threshold"]).double().mean()
+    assert accepted == pytest.approx(told["accepted"], abs=1 / len(validation.labels))
     assert training.fingerprint() == loaded.card["data"]["fingerprint"]
 
 

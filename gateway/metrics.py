@@ -1,0 +1,115 @@
+"""What the gateway counts and times, as Prometheus reads it at /metrics.
+
+Where PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in files of its own there, and any of them
+tells the sum; else a process tells of itself alone.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+NO_ROUTE = "none"  # the label that all paths share which lead nowhere
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+
+_COUNTED = CollectorRegistry()
+_REQUEST = Histogram(
+    "classifier_request_seconds",
+    "A request, from its headers to its answer.",
+    ["route", "status"],
+    buckets=SECONDS,
+    registry=_COUNTED,
+)
+_GATEWAY = Counter(
+    "classifier_gateway_seconds",
+    "What requests spent in the gateway itself, all together.",
+    ["route"],
+    registry=_COUNTED,
+)
+QUEUE = Histogram(
+    "classifier_queue_seconds",
+    "How long an image waited in the gateway for its call to TorchServe.",
+    buckets=SECONDS,
+    registry=_COUNTED,
+)
+INFERENCE = Histogram(
+    "classifier_inference_seconds",
+    "A call to TorchServe, to classify one image or several, or to explain one.",
+    buckets=SECONDS,
+    registry=_COUNTED,
+)
+IMAGES_WAITING = Gauge(
+    "classifier_images_waiting",
+    "Images that wait for their call to TorchServe.",
+    ["size"],
+    multiprocess_mode="livesum",
+    registry=_COUNTED,
+)
+_PREDICTIONS = Counter(
+    "classifier_predictions",
+    "Images classified.",
+    ["version", "class", "in_distribution"],
+    registry=_COUNTED,
+)
+
+
+def count_request(route: str | None, status: int, seconds: float, gateway_seconds: float) -> None:
+    """Count a request by the rule of its URL, which is None where no rule fits."""
+    request, gateway = _of_route(route or NO_ROUTE, status)
+    request.observe(seconds)
+    gateway.inc(gateway_seconds)
+
+
+@cache  # as prometheus_client takes longer to find them than to count
+def _of_route(route: str, status: int) -> tuple[Histogram, Counter]:
+    return _REQUEST.labels(route, status), _GATEWAY.labels(route)
+
+
+def count_prediction(answer: dict[str, Any]) -> None:
+    in_distribution = "true" if answer["in_distribution"] else "false"
+    _PREDICTIONS.labels(answer["version"], answer["predicted_class"], in_distribution).inc()
+
+
+def exposition(details: dict[str, Any] | None) -> bytes:
+    """Return all that was counted, and the `details` of the deployed model, if there is one, in Prometheus's format."""
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)
+    else:
+        registry.register(_COUNTED)
+    registry.register(_Deployed(details))
+    return generate_latest(registry)
+
+
+class _Deployed(Collector):
+    """What the model that is deployed says of itself, as gauges."""
+
+    def __init__(self, details: dict[str, Any] | None) -> None:
+        self._details = details
+
+    def collect(self) -> Iterator[Metric]:
+        workers = self._details["workers"] if self._details else 0
+        yield GaugeMetricFamily(
+            "classifier_workers_ready", "Processes of the default version that can classify.", workers
+        )
+        if self._details:
+            yield _baseline(self._details)
+
+
+def _baseline(details: dict[str, Any]) -> Metric:
+    """Return the share of validation images that the version calls in distribution; older cards do not have it."""
+    gauge = GaugeMetricFamily(
+        "classifier_in_distribution_baseline",
+        "Share of the validation images that the version calls in distribution.",
+        labels=["version"],
+    )
+    familiarity = details["card"]["calibration"]["familiarity"]
+    if "accepted" in familiarity:
+        gauge.add_metric([details["version"]], familiarity["accepted"])
+    return gauge

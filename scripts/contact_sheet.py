@@ -1,0 +1,42 @@
+"""A picture of many small pictures, to look through what the model is least certain of."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from training.files import written_whole
+
+COLUMNS = 6
+PICTURE, CAPTION, GAP = 160, 40, 8  # pixels
+FONT = ImageFont.load_default(14)
+
+
+def draw_sheet(path: Path, images: list[tuple[float, str, str]]) -> None:
+    """Draw images, given as (confidence, file, class), with class and confidence under each, as a PNG."""
+    rows = -(-len(images) // COLUMNS)
+    width, height = PICTURE + GAP, PICTURE + CAPTION + GAP
+    sheet = Image.new("RGB", (COLUMNS * width + GAP, rows * height + GAP), "white")
+    for index, (confidence, file, name) in enumerate(images):
+        row, column = divmod(index, COLUMNS)
+        sheet.paste(_cell(Path(file), f"{name}\n{confidence:.1%}"), (GAP + column * width, GAP + row * height))
+    with written_whole(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def _cell(file: Path, caption: str) -> Image.Image:
+    cell = Image.new("RGB", (PICTURE, PICTURE + CAPTION), "white")
+    drawing = ImageDraw.Draw(cell)
+    if file.exists():
+        picture = _picture(file)
+        cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
+    else:
+        drawing.text((PICTURE / 2, PICTURE / 2), "moved or removed", "grey", FONT, "mm")  # from a drop folder, say
+    drawing.text((PICTURE / 2, PICTURE + CAPTION / 2), caption, "black", FONT, "mm", align="center")
+    return cell
+
+
+def _picture(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        image.draft("RGB", (PICTURE, PICTURE))  # decodes a large JPEG no larger than needed
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    return ImageOps.contain(upright, (PICTURE, PICTURE))

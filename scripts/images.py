@@ -1,0 +1,70 @@
+"""The image files that the commands take: found in what was named, and grouped for the gateway."""
+
+import argparse
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scripts.options import Stopped
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
+FILES_AT_ONCE = 32  # in a request; the gateway takes no more,
+BYTES_AT_ONCE = 4 * 1024 * 1024  # nor more than 10 MB together
+
+
+def paths_of(arguments: argparse.Namespace) -> list[Path]:
+    """Return what the options of `add_images` name. Raises Stopped without any."""
+    paths = arguments.paths + (read_list(arguments.list) if arguments.list else [])
+    if not paths:
+        raise Stopped("Name folders, globs or files, or a --list of them.")
+    return paths
+
+
+def read_list(name: str) -> list[Path]:
+    """Return the paths in a file, or in the standard input for `-`, one a line. Raises Stopped."""
+    try:
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise Stopped(f"{name} cannot be read ({error.strerror}); name another --list.") from None
+    return [Path(os.fsdecode(line)) for line in content.splitlines() if line]
+
+
+def list_images(named: Iterable[Path]) -> list[Path]:
+    """Return what `find_images` yields. Raises Stopped where that is nothing."""
+    images = list(find_images(named))
+    if not images:
+        raise Stopped("There are no JPEG, PNG or GIF files in what was named.")
+    return images
+
+
+def find_images(named: Iterable[Path]) -> Iterator[Path]:
+    """Yield each file, and the images below each folder and of each glob in order. Raises Stopped."""
+    for path in named:
+        if path.is_dir():
+            yield from _images(path.rglob("*"))
+        elif path.is_file():
+            yield path
+        elif glob.has_magic(str(path)):
+            yield from _images(map(Path, glob.iglob(str(path), recursive=True)))
+        else:
+            raise Stopped(f"There is no file or folder {path}.")
+
+
+def _images(files: Iterable[Path]) -> list[Path]:
+    return sorted({file for file in files if file.suffix.lower() in EXTENSIONS})
+
+
+def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
+    """Yield the images, in order, in groups for one request each."""
+    group: list[Path] = []
+    size = 0
+    for image in images:
+        size += image.stat().st_size
+        if group and (len(group) == FILES_AT_ONCE or size > BYTES_AT_ONCE):
+            yield group
+            group, size = [], image.stat().st_size
+        group.append(image)
+    if group:
+        yield group

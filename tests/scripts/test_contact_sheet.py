@@ -1,0 +1,34 @@
+"""The contact sheet shows each picture in its place, and something where there is none any more."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from scripts.contact_sheet import CAPTION, COLUMNS, GAP, PICTURE, draw_sheet
+
+
+def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 3000), "red").save(tmp_path / "large.jpg")
+    Image.new("LA", (8, 8), 0).save(tmp_path / "small.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held upright
+    Image.new("RGB", (40, 20), "blue").save(tmp_path / "turned.jpg", exif=turned)
+    names = ["large.jpg", *["small.png"] * 5, "turned.jpg", "gone.png"]
+    draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / name), "a cat") for name in names])
+
+    with Image.open(tmp_path / "sheet.png") as opened:
+        sheet = opened.convert("RGB")
+    assert sheet.size == (COLUMNS * (PICTURE + GAP) + GAP, 2 * (PICTURE + CAPTION + GAP) + GAP)
+
+    def cell(row: int, column: int) -> Image.Image:
+        left, top = GAP + column * (PICTURE + GAP), GAP + row * (PICTURE + CAPTION + GAP)
+        return sheet.crop((left, top, left + PICTURE, top + PICTURE + CAPTION))
+
+    middle = PICTURE // 2
+    assert cell(0, 0).getpixel((2, middle)) == (254, 0, 0)
+    assert cell(0, 1).getpixel((2, middle)) == (0, 0, 0)
+    assert cell(1, 0).getpixel((middle, 2)) == (0, 0, 254)
+    assert cell(1, 0).getpixel((2, middle)) == (255, 255, 255)
+    for column in range(2):
+        assert min(cell(1, column).crop((0, PICTURE, PICTURE, PICTURE + CAPTION)).tobytes()) < 100
+    assert min(cell(1, 1).crop((0, 0, PICTURE, PICTURE)).tobytes()) < 200

@@ -1,0 +1,73 @@
+"""Finding images in what a user names, and grouping them for requests."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from scripts.images import BYTES_AT_ONCE, find_images, grouped, list_images, paths_of
+from scripts.options import Stopped
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.gif", "deep/d.jpg", "[odd].jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    return Path("photos")
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        (["photos"], ["[odd].jpg", "a.PNG", "b.jpg", "deep/d.jpg", "deep/er/c.gif"]),
+        (["photos/**/*.jpg"], ["[odd].jpg", "b.jpg", "deep/d.jpg"]),
+        (["photos/**"], ["[odd].jpg", "a.PNG", "b.jpg", "deep/d.jpg", "deep/er/c.gif"]),
+        (["photos/[a-b]*"], ["a.PNG", "b.jpg"]),
+        (["photos/[odd].jpg"], ["[odd].jpg"]),
+        (["photos/notes.txt", "photos/deep"], ["notes.txt", "deep/d.jpg", "deep/er/c.gif"]),
+    ],
+)
+def test_folders_and_globs_in_order_and_files_as_named(photos: Path, named: list[str], found: list[str]) -> None:
+    assert list(find_images(map(Path, named))) == [photos / name for name in found]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [(["photos", "none"], "There is no file or folder none."), (["photos/*.bmp"], "There are no JPEG, PNG or GIF")],
+)
+def test_says_what_is_not_there(photos: Path, named: list[str], said: str) -> None:
+    with pytest.raises(Stopped, match=said):
+        list_images(map(Path, named))
+
+
+def test_a_list_has_a_path_a_line_in_the_bytes_of_the_file_system(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"one.jpg\r\n\ncaf\xe9.jpg\ntwo words.png")
+    named = paths_of(Namespace(paths=[Path("first")], list=str(tmp_path / "list.txt")))
+    assert list(map(os.fsencode, named)) == [b"first", b"one.jpg", b"caf\xe9.jpg", b"two words.png"]
+
+
+def test_a_list_can_come_from_another_command() -> None:
+    code = "from scripts.images import read_list; print(read_list('-'))"
+    done = subprocess.run([sys.executable, "-c", code], input="one\ntwo\n", capture_output=True, text=True, check=True)
+    assert done.stdout == "[PosixPath('one'), PosixPath('two')]\n"
+
+
+def test_says_that_nothing_is_named(tmp_path: Path) -> None:
+    for listed, said in ((None, "Name folders, globs or files"), (str(tmp_path / "none"), "none cannot be read")):
+        with pytest.raises(Stopped, match=said):
+            paths_of(Namespace(paths=[], list=listed))
+
+
+def test_no_more_in_a_request_than_the_gateway_takes(tmp_path: Path) -> None:
+    sizes = [10] * 40 + [BYTES_AT_ONCE, 5, BYTES_AT_ONCE + 1, 10]
+    paths = [tmp_path / f"{index}.png" for index in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        path.write_bytes(bytes(size))
+    groups = list(grouped(paths))
+    assert [path for group in groups for path in group] == paths
+    assert [len(group) for group in groups] == [32, 8, 1, 1, 1, 1]
