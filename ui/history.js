@@ -10,6 +10,7 @@ function listed(entry) {
   const image = document.createElement("img");
   image.src = entry.url;
   image.alt = "";
+  image.onerror = () => (image.hidden = true);
   entry.said = part("said", "…");
   entry.button.append(image, entry.said, part("name", entry.name));
   const item = document.createElement("li");

@@ -57,7 +57,7 @@ function column(asked, at, names) {
     if (answer.in_distribution !== false) fill("unfamiliar", null);
     fill("predicted", answer.predicted_class);
     fill("confidence", `${percent(answer.confidence)} confidence`);
-    fill("spent", `Version ${answer.version} answered within ${Math.round(milliseconds)} ms.`);
+    fill("spent", `Version ${answer.version} answered within ${Math.round(milliseconds)}\u00a0ms.`);
     const before = at ? asked[0].answer.class_probabilities : null;
     made.querySelector(".bars").append(...names.map((name) => bar(name, answer.class_probabilities, before)));
   }

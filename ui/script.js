@@ -10,7 +10,7 @@ const NO_VERSION = "-"; // a version begins with a letter or a digit
 const UNREACHABLE = "The server cannot be reached; start it with “make serve”.";
 
 const element = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`; // on one line
 // What was chosen, in order: file, its name and address, and once there is an answer what was `asked`, of each version:
 // path, answer, milliseconds, and whether it is `lost`, as the server was not ready.
 const visit = [];

@@ -17,7 +17,7 @@ def test_takes_many_images_and_remembers_them(served: Page) -> None:
     visit = served.locator("#visit button")
     expect(visit).to_have_count(5)
     for index, name in enumerate(names):
-        expect(visit.nth(index)).to_contain_text(re.compile(rf"{name} \d+\.\d %"))
+        expect(visit.nth(index)).to_contain_text(re.compile(rf"{name} \d+\.\d\s%"))
     expect(visit.nth(4)).to_contain_text("cannot be read")
     expect(served.locator(".predicted")).to_have_text("green")
     visit.nth(2).click()

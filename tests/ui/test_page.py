@@ -31,7 +31,7 @@ def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
     served.set_input_files("#file", upload())
 
     expect(served.locator(".predicted")).to_have_text("green")
-    expect(served.locator(".confidence")).to_have_text(re.compile(r"^\d+\.\d % confidence$"))
+    expect(served.locator(".confidence")).to_have_text(re.compile(r"^\d+\.\d\s% confidence$"))
     expect(served.locator(".bars li")).to_have_count(10)
     values = [float(text.split()[0]) for text in served.locator(".bars .value").all_inner_texts()]
     assert values == sorted(values, reverse=True)

@@ -52,7 +52,7 @@ def test_history_and_what_is_saved_hold_both(served: Page) -> None:
     served.get_by_label("Version").select_option("2.0")
     served.get_by_label("Compare with").select_option("1.0, the default")
     served.set_input_files("#file", upload(encode(draw("red", 5))))
-    expect(served.locator("#visit .said")).to_have_text(re.compile(r"2\.0: pink \d+\.\d %\s+1\.0: red \d+\.\d %"))
+    expect(served.locator("#visit .said")).to_have_text(re.compile(r"2\.0: pink \d+\.\d\s%\s+1\.0: red \d+\.\d\s%"))
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as CSV").click()
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
