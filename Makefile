@@ -40,7 +40,7 @@ check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
 faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for an hour, and print what it promises and what came of it
-	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/test_locks.py
+	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark

@@ -1,8 +1,10 @@
-"""The whole chain on real processes: images, training, export, archive, TorchServe, gateway, clients, browser."""
+"""The whole chain on real processes: images, training, export, archive, TorchServe, gateway, clients, browser.
+
+Tests of classes of one's own follow the tutorial, in test_tutorial.
+"""
 
 import base64
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from playwright.sync_api import Page, expect
 
 from handler import transforms
 from tests.conftest import run_module
-from tests.drawing import TEN, THREE, draw_dataset
-from tests.stack import Stack, serve
+from tests.drawing import TEN
+from tests.stack import Stack
 from training.checkpoint import load_checkpoint
 
 
@@ -72,21 +74,3 @@ def test_the_page_shows_what_the_gateway_says(stack: Stack, page: Page, dataset:
     expect(page.locator(".confidence")).to_have_text(f"{100 * answer['confidence']:.1f} % confidence")
     expect(page.locator("#classes")).to_contain_text("classes")
     expect(page.get_by_label("Compare with")).to_be_hidden()  # as there is one version
-
-
-def test_three_classes_of_ones_own_follow_everywhere(
-    tmp_path: Path, recipe: Path, open_page: Callable[[], Page]
-) -> None:
-    data = draw_dataset(tmp_path / "mine", THREE, train=30, test=4)
-    run_module("training.train", "--recipe", recipe, "--data", data, "--output", tmp_path / "run")
-    archive = tmp_path / "store" / "mine.mar"
-    run_module("training.archive", tmp_path / "run" / "drawn.pth", "--output", archive)
-
-    with serve(archive, tmp_path / "stack") as stack:
-        assert requests.get(f"{stack.url}/classes").json() == {"classes": THREE, "total_classes": 3}
-        page = open_page()
-        page.goto(stack.url)
-        page.set_input_files("#file", data / "test" / "lime" / "0000.png")
-        expect(page.locator(".bars li")).to_have_count(3)
-        assert sorted(page.locator(".bars .name").all_inner_texts()) == THREE
-        expect(page.locator("#classes")).to_have_text("It knows 3 classes: azure, lime, red.")

@@ -28,7 +28,7 @@ from training.metrics import predict
 PATIENCE = 30  # seconds, after which a request hangs
 CLIENTS = 32  # of a closed loop
 FLOOD = Path(__file__).with_name("flood.lua")
-SETTLING = 5  # seconds after a flood until its last request has been answered
+SETTLING = 4  # seconds after a flood until its last request has been answered
 FORM = "multipart/form-data; boundary=x"
 
 

@@ -62,9 +62,9 @@ def test_what_a_load_left_behind_is_waited_for() -> None:
 
 
 def test_each_minute_is_measured(folder: Path) -> None:
-    (one, other) = benchmark.by_minute(folder, 2, seconds=1)
-    assert one["rate"] > 1
-    assert other["p99"] > 0
+    (minute,) = benchmark.by_minute(folder, 1, seconds=1)
+    assert minute["rate"] > 1
+    assert minute["p99"] > 0
 
 
 def test_plain_loop_classifies_every_file(folder: Path) -> None:

@@ -18,6 +18,7 @@ def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -
             "MAR-INF/MANIFEST.json",
             "drawn.pt",
             "handler/__init__.py",
+            "handler/explanation.py",
             "handler/transforms.py",
             "image_classifier.py",
             "index_to_name.json",
