@@ -20,6 +20,7 @@ REPOSITORY_FILES = {
     "SECURITY.md": "security.md",
     "docs/training.md": "training.md",
     "docs/performance.md": "performance.md",
+    "deploy/monitoring/README.md": "howto/monitoring.md",
 }
 COMMANDS = ["scripts.serve", "scripts.batch_predict", "scripts.models", "scripts.verify", "scripts.doctor"]
 COMMANDS += ["scripts.benchmark", "scripts.tune_serving"]
