@@ -16,8 +16,8 @@ MAX_WAITING = 150  # small images, and as many others, which may take 10 MB each
 
 
 class Busy(Unavailable):
-    def __init__(self) -> None:
-        super().__init__("Too many images are waiting.")
+    def __init__(self, message: str = "Too many images are waiting.") -> None:
+        super().__init__(message)
 
 
 class Turn(NamedTuple):

@@ -22,6 +22,7 @@ PROBE = UI / "examples" / "ship.jpg"
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the files
 MAX_FILES = 32
+MAX_CLASS_NAME = 256  # characters, as it has to fit into a header
 MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
 DATA_URL = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.IGNORECASE)
 TOP_K = re.compile(r"[0-9]{1,6}")
@@ -107,12 +108,15 @@ def predict() -> dict[str, Any] | list[dict[str, Any]]:
 @blueprint.post("/explain")
 def explain() -> dict[str, Any]:
     images = sent_files(at_most=1)
+    class_name = request.args.get("class", "")
+    if len(class_name) > MAX_CLASS_NAME:
+        abort(400, "The model has no class with a name so long; /classes lists those it has.")
     explaining: Semaphore = current_app.extensions["explaining"]
     if not explaining.acquire(blocking=False):
-        raise Busy
+        raise Busy("Too many explanations are being made.")
     try:
         with upstream() as access:
-            answer = torchserve().explain(checked(images[0]), request.args.get("class", ""), wanted().version)
+            answer = torchserve().explain(checked(images[0]), class_name, wanted().version)
     finally:
         explaining.release()
     access.version = answer["version"]

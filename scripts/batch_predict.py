@@ -25,11 +25,13 @@ from threading import Event
 from scripts import options
 from scripts.contact_sheet import draw_sheet
 from scripts.drop_folder import arrivals
-from scripts.gateway_client import Gateway
+from scripts.gateway_client import Gateway, GatewayGone
 from scripts.images import grouped, list_images, paths_of
 from scripts.options import Outcome, Stopped
 from scripts.predictions import FORMS, Journal, Row, columns, rows_of, write_parquet
 from scripts.summary import Summary, as_document, as_text, summarise
+
+AWAY_INTERVAL = 5  # seconds
 
 
 def predict_all(gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0) -> Iterator[list[Row]]:
@@ -84,11 +86,15 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
 
     def appearing() -> Iterator[list[Row]]:
         for images in arrivals(paths, done, stop):
-            for group in predict_all(gateway, list(grouped(images)), classes):
-                done.update(row[0] for row in group)
-                yield group
-                if stop.is_set():
-                    return
+            try:
+                for group in predict_all(gateway, list(grouped(images)), classes):
+                    done.update(row[0] for row in group)
+                    yield group
+                    if stop.is_set():
+                        return
+            except GatewayGone:  # these images are found again at the next look
+                say(f"There is no model to ask at {gateway.url}; trying again in {AWAY_INTERVAL} s.")
+                stop.wait(AWAY_INTERVAL)
 
     say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
     return summarise(chain(rows, journal.append(appearing())), classes)

@@ -32,6 +32,7 @@ PROJECT = "image-classifier"  # its name in pyproject.toml
 ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HTTP = 80  # the port of a URL without one
 
 
@@ -108,6 +109,8 @@ def _gateway(url: str, config: Path) -> str:
             health = session.get(f"{url}/health", timeout=TIMEOUT).json()
         except requests.ConnectionError:
             address = urlsplit(url)
+            if address.hostname not in LOOPBACK:
+                raise WrongError(f"Nothing answers at {url}; start the gateway there, or name another --url.") from None
             check_ports(address.hostname or "", address.port or HTTP, read_properties(config))
             return "not running, and its ports are free; start it with 'make serve'"
         except requests.RequestException as error:

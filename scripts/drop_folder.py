@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -29,7 +28,11 @@ def arrivals(named: list[Path], done: Collection[str], stop: Event) -> Iterator[
             continue
         now, before = time.monotonic(), seen or {}
         # Looks for itself, as what is in a new folder may be there before the folder is watched.
-        seen = {state: before.get(state, now) for state in _states(named, done)}
+        try:
+            seen = {state: before.get(state, now) for state in _states(named, done)}
+        except FileNotFoundError:  # something was moved away meanwhile
+            seen = None
+            continue
         written = [path for (path, _, _), since in seen.items() if now - since >= SETTLED]
         if written:
             yield written
@@ -37,10 +40,9 @@ def arrivals(named: list[Path], done: Collection[str], stop: Event) -> Iterator[
 
 def _states(named: list[Path], done: Collection[str]) -> Iterator[State]:
     for path in find_images(named):
-        with suppress(FileNotFoundError):  # it has just been moved away
-            if str(path) not in done:
-                stat = path.stat()
-                yield path, stat.st_size, stat.st_mtime_ns
+        if str(path) not in done:
+            stat = path.stat()
+            yield path, stat.st_size, stat.st_mtime_ns
 
 
 def _folder(path: Path) -> Path:

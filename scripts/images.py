@@ -53,7 +53,7 @@ def find_images(named: Iterable[Path]) -> Iterator[Path]:
 
 
 def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted({file for file in files if file.suffix.lower() in EXTENSIONS})
+    return sorted({file for file in files if file.suffix.lower() in EXTENSIONS and file.is_file()})
 
 
 def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
@@ -61,10 +61,18 @@ def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
     group: list[Path] = []
     size = 0
     for image in images:
-        size += image.stat().st_size
+        its_size = _size(image)
+        size += its_size
         if group and (len(group) == FILES_AT_ONCE or size > BYTES_AT_ONCE):
             yield group
-            group, size = [], image.stat().st_size
+            group, size = [], its_size
         group.append(image)
     if group:
         yield group
+
+
+def _size(image: Path) -> int:
+    try:
+        return image.stat().st_size
+    except FileNotFoundError:  # it was moved since it was found; who reads it will say so
+        return 0

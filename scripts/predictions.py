@@ -35,13 +35,13 @@ def _row(path: Path, answer: Answer, classes: list[str]) -> Row:
 class Csv:
     """A header and a line a row; files are named by the bytes that the file system has.
 
-    `head` is what the file begins with, and `end` what ends each row.
+    `head` is what the file begins with, `opening` what its first bytes are, and `end` what ends each row.
     """
 
     end = b"\r\n"
 
     def __init__(self, names: list[str]) -> None:
-        self.head = self.encode([names])
+        self.head = self.opening = self.encode([names])
 
     def encode(self, rows: Iterable[Row]) -> bytes:
         """Return rows as they stand in the file."""
@@ -69,6 +69,7 @@ class JsonLines:
     """A JSON object a line and row, its keys the columns in order; otherwise as Csv."""
 
     head = b""
+    opening = b'{"file": '
     end = b"\n"
 
     def __init__(self, names: list[str]) -> None:
@@ -95,7 +96,9 @@ class Journal:
         """Return the whole rows that a run before has left. Raises Stopped where they are of another kind."""
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = b"".join(content.rpartition(self.form.end)[:2])
-        if not whole and (not self.form.head or self.form.head.startswith(content)):
+        if not whole:
+            if not self.form.opening.startswith(content[: len(self.form.opening)]):
+                raise self.other()
             return []
         try:
             rows = self.form.decode(whole)

@@ -10,12 +10,12 @@ async function startCamera() {
   starting = true;
   try {
     live.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
-    element("finder").hidden = false;
     await live.play();
+    element("finder").hidden = false;
     element("shoot").focus();
-  } catch {
+  } catch ({ name }) {
     stopCamera();
-    fail("There is no camera, or the browser may not use it.");
+    if (name !== "AbortError") fail("There is no camera, or the browser may not use it."); // as an image was chosen
   }
   starting = false;
 }

@@ -20,6 +20,7 @@ function offerExplanations(names) {
 
 // One after another, as the server refuses many at once.
 async function explain() {
+  explanationLost = false;
   if (!element("explain").open || !chosen?.asked || failure(chosen)) return;
   const { explanations } = chosen;
   const name = element("why").value;
@@ -31,7 +32,7 @@ async function explain() {
   explaining = false;
   if (!explanation.error) explanations.set(name, explanation);
   if (explanations !== chosen?.explanations || name !== element("why").value) return explain();
-  explanationLost = Boolean(explanation.lost);
+  explanationLost = explanation.lost;
   if (explanation.error) tell(promising(explanation.error, explanation.lost));
   else picture(explanation);
 }

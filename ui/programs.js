@@ -3,8 +3,9 @@
 // The same question to the server, from programs.
 
 const COPIED_SHOWN = 2000; // milliseconds
+const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`; // for a shell
 const PROGRAMS = {
-  curl: (name, url) => `curl -F 'file=@${name.replaceAll("'", "'\\''")}' '${url}'`,
+  curl: (name, url) => `curl -F ${quoted(`file=@"${name.replace(/["\\]/g, "\\$&")}"`)} '${url}'`,
   python: (name, url) => `import requests
 
 with open(${JSON.stringify(name)}, "rb") as image:
@@ -26,9 +27,9 @@ function showPrograms({ name, asked: [{ path }] }) {
 
 for (const button of document.querySelectorAll(".copy")) {
   button.hidden = !navigator.clipboard; // there is none in an insecure context
+  const text = button.textContent;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(element(button.dataset.of).textContent);
-    const text = button.textContent;
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = text), COPIED_SHOWN);
   });

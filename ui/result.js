@@ -49,7 +49,8 @@ function column(asked, at, names) {
     if (text) filled.textContent = text;
     else filled.remove();
   };
-  const heading = answer.version ? `Version ${answer.version}${at ? ", and how it differs" : ""}` : "No answer";
+  const before = at ? asked[0].answer.class_probabilities : null;
+  const heading = answer.version ? `Version ${answer.version}${before ? ", and how it differs" : ""}` : "No answer";
   fill("version", asked.length > 1 && heading);
   fill("refused", answer.error);
   if (answer.error) for (const name of ["unfamiliar", "answer", "bars", "spent"]) fill(name, null);
@@ -58,7 +59,6 @@ function column(asked, at, names) {
     fill("predicted", answer.predicted_class);
     fill("confidence", `${percent(answer.confidence)} confidence`);
     fill("spent", `Version ${answer.version} answered within ${Math.round(milliseconds)}\u00a0ms.`);
-    const before = at ? asked[0].answer.class_probabilities : null;
     made.querySelector(".bars").append(...names.map((name) => bar(name, answer.class_probabilities, before)));
   }
   return made;

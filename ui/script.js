@@ -145,7 +145,7 @@ async function ask(path, options) {
   try {
     response = await fetch(API + path, options);
   } catch {
-    checkStatus();
+    showStatus();
     return { error: UNREACHABLE, lost: true };
   }
   try {
@@ -157,6 +157,10 @@ async function ask(path, options) {
 }
 
 async function checkStatus() {
+  if (await showStatus()) welcome();
+}
+
+async function showStatus() {
   let health = {};
   try {
     health = await (await fetch(`${API}/health`)).json();
@@ -164,12 +168,11 @@ async function checkStatus() {
     // No answer is an answer: the server is not there.
   }
   const up = health.status === "healthy";
-  if (up) welcome();
   const line = element("status");
   const text = up ? `Ready: ${health.model}, version ${health.version}` : "The server is not ready";
-  if (line.textContent === text) return; // a screen reader would say it again
-  line.textContent = text;
+  if (line.textContent !== text) line.textContent = text; // or else a screen reader would say it again
   line.className = up ? "up" : "down";
+  return up;
 }
 
 async function welcome() {

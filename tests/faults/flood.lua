@@ -37,6 +37,7 @@ end
 function request()
   number = number + 1
   sent[number] = now()
+  if number > 0 then ledger:write("asked\n") end
   wrk.headers["X-Request-ID"] = "request-" .. number
   return wrk.format("POST", nil, nil, forms[number % count])
 end

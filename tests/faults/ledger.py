@@ -28,7 +28,6 @@ from training.metrics import predict
 PATIENCE = 30  # seconds, after which a request hangs
 CLIENTS = 32  # of a closed loop
 FLOOD = Path(__file__).with_name("flood.lua")
-SETTLING = 4  # seconds after a flood until its last request has been answered
 FORM = "multipart/form-data; boundary=x"
 
 
@@ -81,14 +80,15 @@ class Ledger:
             for index, (picture, _) in enumerate(self.pictures):
                 Path(folder, str(index)).write_bytes(form(picture))
             command = ["wrk", "--threads", "1", "--connections", str(connections), "--script", str(FLOOD)]
-            command += ["--duration", f"{seconds + SETTLING:.0f}s", "--timeout", f"{PATIENCE}s", f"{self.url}/predict"]
+            settling = 2 + connections / 150  # seconds until the last request has been answered
+            command += ["--duration", f"{seconds + settling:.0f}s", "--timeout", f"{PATIENCE}s", f"{self.url}/predict"]
             told = Path(folder, "ledger")
             arguments = [folder, str(len(self.pictures)), str(rate), str(seconds), str(told)]
             subprocess.run([*command, "--", *arguments], check=True, capture_output=True)
-            answered = [self._flooded(line.split("\t")) for line in told.read_text().splitlines()]
-        # Numbers are given in order, so one that is missing was asked and not answered.
-        lost = max(answered, default=0) - len(answered)
-        self.entries += [Entry(float("inf"), PATIENCE, "unanswered")] * lost
+            asked = told.read_text().splitlines()
+        answered = [line.split("\t") for line in asked if line != "asked"]
+        self.entries += map(self._flooded, answered)
+        self.entries += [Entry(float("inf"), PATIENCE, "unanswered")] * (len(asked) - 2 * len(answered))
 
     @contextlib.contextmanager
     def under_load(self, rate: float) -> Iterator[None]:
@@ -102,12 +102,11 @@ class Ledger:
                 stop.set()
             load.result()
 
-    def _flooded(self, told: list[str]) -> int:
+    def _flooded(self, told: list[str]) -> Entry:
         number, sent, seconds, status, retry_after, body = told
         _, label = self.pictures[int(number) % len(self.pictures)]
         outcome = _outcome(int(status), bool(retry_after), json.loads(body), label) if int(number) else "without its id"
-        self.entries.append(Entry(float(sent), float(seconds), outcome))
-        return int(number)
+        return Entry(float(sent), float(seconds), outcome)
 
     async def _closed_loop(self, seconds: float, clients: int) -> None:
         until = time.monotonic() + seconds
@@ -167,7 +166,7 @@ def _run(load: Coroutine[None, None, None]) -> None:
 
 
 def _session() -> aiohttp.ClientSession:
-    # A connection is let go before gunicorn closes it, after 2 s, in the middle of a request.
+    # A connection is let go before gunicorn closes it in the middle of a request.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=1)
     return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=PATIENCE))
 

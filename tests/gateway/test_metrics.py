@@ -89,7 +89,7 @@ def test_tells_where_the_time_goes(stack: Stack) -> None:
     assert (more("queue_seconds_count"), more("inference_seconds_count")) == (1, 2)
     total, gateway = more("request_seconds_sum", answered), more("gateway_seconds_total", {"route": "/predict"})
     queue, inference = more("queue_seconds_sum"), more("inference_seconds_sum")
-    assert 0 < queue < inference
+    assert queue > 0
     assert 0 < gateway < gateway + queue + inference < total < elapsed
 
 

@@ -301,6 +301,7 @@ def test_explain(stack: Stack) -> None:
 
 def test_explain_refuses_what_predict_does_and_what_it_does_not_know(stack: Stack) -> None:
     assert_failed(explain(stack, PICTURE, **{"class": "größe\r\n"}), 400, "no class größe")
+    assert_failed(explain(stack, PICTURE, **{"class": "(" * 1000}), 400, "no class")
     assert_failed(explain(stack, PICTURE, version="9.9"), 404, "no such version")
     assert_failed(explain(stack, b"no image"), 400, "cannot be read")
     assert_failed(explain(stack, b""), 400, "empty")

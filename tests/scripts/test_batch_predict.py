@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,6 +20,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import scripts.batch_predict
+from scripts.batch_predict import follow
+from scripts.gateway_client import Answer, Gateway, GatewayGone
 from scripts.images import FILES_AT_ONCE
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, Record, Stack, free_ports, times, wait_until
@@ -114,6 +119,35 @@ def test_watches_a_folder_and_asks_no_file_twice(stack: Stack, tmp_path: Path) -
     with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
         assert watch_until(3, signal.SIGINT) == f"2 of 3 images classified; wrote {output}"
     assert [Path(row["file"]).name for row in table(output)] == ["there.png", "broken.png", "another.png"]
+
+
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_watching_waits_for_a_gateway_that_has_gone_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaving(Gateway):
+        """Is away when it is asked first, and ends the watching once it has answered."""
+
+        asked = 0
+
+        def predict_all(self, groups: list[list[Path]], done: int = 0) -> Iterator[list[Answer]]:
+            self.asked += 1
+            if self.asked == 1:
+                raise GatewayGone
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield [{"predicted_class": "red", "confidence": 1.0}]
+
+    monkeypatch.setattr(scripts.batch_predict, "AWAY_INTERVAL", 0)
+    draw("red", 1).save(tmp_path / "red.png")
+    summary = follow([tmp_path], Leaving("http://127.0.0.1:1", 1), ["red"], tmp_path / "out.csv")
+    assert (summary.images, summary.failed) == (1, 0)
+    assert rows(tmp_path / "out.csv")[0]["predicted_class"] == "red"
 
 
 def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.stack import wait_until
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drop_folder, "SETTLED", 0.5)
+    monkeypatch.setattr(drop_folder, "SETTLED", 1.0)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.gif", "deep/d.jpg", "[odd].jpg"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).touch()
+    (tmp_path / "photos" / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "photos" / "folder.jpg").mkdir()
     return Path("photos")
 
 

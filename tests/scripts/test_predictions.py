@@ -35,7 +35,9 @@ def test_what_a_kill_has_left_is_taken_up(journal: Journal) -> None:
     assert journal.path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("change", [lambda text: text.replace("cat", "cow"), lambda text: "[1, 2]\r\n" + text])
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("cat", "cow"), lambda text: "[1, 2]\r\n" + text, lambda _: '{"own": 1}']
+)
 def test_other_rows_are_refused_and_left_alone(journal: Journal, change: Callable[[str], str]) -> None:
     other = change(
         'file,predicted_class,confidence,in_distribution,error,probability_cat,"probability_dog, wild"\r\n'

@@ -102,9 +102,11 @@ def test_says_that_the_server_is_away_and_asks_again_when_it_is_back(served: Pag
 
 def test_asks_again_when_the_model_is_back(served: Page, stack: Stack) -> None:
     stack.torchserve.scale(0)
-    served.set_input_files("#file", upload())
-    expect(served.get_by_role("alert")).to_contain_text("asked again by itself")
-    stack.torchserve.scale(2)
+    try:
+        served.set_input_files("#file", upload())
+        expect(served.get_by_role("alert")).to_contain_text("asked again by itself")
+    finally:
+        stack.torchserve.scale(2)  # other tests share it
     expect(served.locator(".predicted")).to_have_text("green", timeout=10_000)
 
 
