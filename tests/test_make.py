@@ -1,4 +1,4 @@
-"""The Makefile as its users call it, with files and ports of the test's own."""
+"""The Makefile as its users call it, with files and ports of the test's own; test_tutorial has `make train`."""
 
 import os
 import shutil
@@ -47,12 +47,6 @@ def test_serve_names_a_missing_checkpoint(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stdout == ""
     assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; train one with 'make train' and")
-
-
-def test_train(dataset: Path, recipe: Path, tmp_path: Path) -> None:
-    done = make("train", f"RECIPE={recipe}", f"DATA={dataset}", f"OUTPUT={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "drawn.pth").exists()
 
 
 def test_help_lists_the_targets() -> None:
