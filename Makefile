@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
+BACKEND ?= torchserve
 CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
 ARCHIVE = $(CHECKPOINT:.pth=.mar)
 RECIPE ?= training/recipes/whitened_cnn.yaml
@@ -24,8 +25,8 @@ INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C
-	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN)
+serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
+	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN) --backend $(BACKEND)
 
 train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
 	@$(KEEP_MEMORY) $(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) \
@@ -55,7 +56,7 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
 	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
-		&& $$lock --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
+		&& $$lock --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
 		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
 
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities

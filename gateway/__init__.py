@@ -13,6 +13,7 @@ from flask_cors import CORS
 from gateway import access, errors, routes
 from gateway.admission import Admission
 from gateway.batches import Batches
+from gateway.local import Backend, Local
 from gateway.torchserve import TorchServe
 
 ROOT = Path(__file__).parent
@@ -42,8 +43,8 @@ class StrictJSON(DefaultJSONProvider):
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CALLS (to TorchServe at once, with small
-    images and with large ones), CORS_ORIGINS.
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), or instead MODEL_DIR (an archive, unpacked, to run in this
+    process); TIMEOUT (seconds), CALLS (to the model at once, with small images and with large ones), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
     app.config.update(
@@ -52,9 +53,8 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
-    timeout = app.config["TIMEOUT"]
-    torchserve = TorchServe(Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout)
-    app.extensions.update(torchserve=torchserve, batches=Batches(torchserve, app.config["CALLS"], timeout))
+    backend = _backend(app.config)
+    app.extensions.update(backend=backend, batches=Batches(backend, app.config["CALLS"], app.config["TIMEOUT"]))
     app.extensions["explaining"] = Semaphore(EXPLANATIONS)
     access.register(app)
     app.register_blueprint(routes.blueprint)
@@ -63,6 +63,12 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
     app.wsgi_app = Admission(app)  # type: ignore[method-assign]
     return app
+
+
+def _backend(config: dict[str, Any]) -> Backend:
+    if "MODEL_DIR" in config:
+        return Local(Path(config["MODEL_DIR"]))
+    return TorchServe(Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"]), config["TIMEOUT"])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

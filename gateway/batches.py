@@ -1,4 +1,4 @@
-"""Images that arrive together share a call to TorchServe, as a call costs far more than a small image in it."""
+"""Images that arrive together share a call to the model, as a call costs far more than a small image in it."""
 
 import queue
 import time
@@ -8,7 +8,8 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from gateway import metrics
-from gateway.torchserve import ImageRefused, TooSlow, TorchServe, Unavailable
+from gateway.local import Backend
+from gateway.torchserve import ImageRefused, TooSlow, Unavailable
 
 SMALL = 64 * 1024  # bytes; a larger image takes longer to decode than a call does, and goes alone
 TOGETHER = 16  # small images in a call
@@ -53,8 +54,8 @@ class Batches:
     all of them in memory. `timeout`, in seconds, is that of one image, its waiting included.
     """
 
-    def __init__(self, torchserve: TorchServe, calls: int, timeout: float) -> None:
-        self._torchserve, self._timeout = torchserve, timeout
+    def __init__(self, backend: Backend, calls: int, timeout: float) -> None:
+        self._backend, self._timeout = backend, timeout
         self._small, self._large = Line("small"), Line("large")
         for waiting, together in [(self._small, TOGETHER), (self._large, 1)] * calls:
             Thread(target=self._send_for_ever, args=(waiting, together), daemon=True).start()
@@ -102,4 +103,4 @@ class Batches:
                 turn.answer.set_result(outcome)
 
     def _ask(self, images: list[bytes]) -> list[dict[str, Any]]:
-        return self._torchserve.predict_all(images) if len(images) > 1 else list(map(self._torchserve.predict, images))
+        return self._backend.predict_all(images) if len(images) > 1 else list(map(self._backend.predict, images))

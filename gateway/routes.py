@@ -1,4 +1,4 @@
-"""The contract: each route reduces a request to bytes, asks TorchServe, and shapes the answer."""
+"""The contract: each route reduces a request to bytes, asks the model, and shapes the answer."""
 
 import base64
 import re
@@ -14,7 +14,8 @@ from gateway import metrics
 from gateway.access import upstream
 from gateway.batches import Batches, Busy
 from gateway.errors import RETRY_AFTER, reason
-from gateway.torchserve import TorchServe, TorchServeError
+from gateway.local import Backend
+from gateway.torchserve import TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
 PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))
@@ -88,7 +89,7 @@ def model() -> dict[str, Any]:
 @blueprint.get("/models")
 def models() -> dict[str, Any]:
     with upstream():
-        return {"models": torchserve().versions()}
+        return {"models": backend().versions()}
 
 
 @blueprint.get("/metrics")
@@ -116,7 +117,7 @@ def explain() -> dict[str, Any]:
         raise Busy("Too many explanations are being made.")
     try:
         with upstream() as access:
-            answer = torchserve().explain(checked(images[0]), class_name, wanted().version)
+            answer = backend().explain(checked(images[0]), class_name, wanted().version)
     finally:
         explaining.release()
     access.version = answer["version"]
@@ -192,7 +193,7 @@ def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
 def ask(image: bytes, version: str | None = None) -> dict[str, Any]:
     """Return what the default version, or a given one, says of an image."""
     with upstream() as access:
-        answer = torchserve().predict(image, version) if version else batches().predict(image)
+        answer = backend().predict(image, version) if version else batches().predict(image)
     access.version = answer.get("version")
     return answer
 
@@ -211,14 +212,14 @@ def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
         abort(413)
     with upstream() as access:
-        answers = torchserve().predict_all(images, wanted.version)
+        answers = backend().predict_all(images, wanted.version)
     access.version = next((answer["version"] for answer in answers if "version" in answer), None)
     return list(map(wanted.shape, answers))
 
 
 def model_details() -> dict[str, Any]:
     with upstream() as access:
-        details = torchserve().details()
+        details = backend().details()
     access.version = details["version"]
     return details
 
@@ -227,5 +228,5 @@ def batches() -> Batches:
     return current_app.extensions["batches"]
 
 
-def torchserve() -> TorchServe:
-    return current_app.extensions["torchserve"]
+def backend() -> Backend:
+    return current_app.extensions["backend"]

@@ -2,13 +2,15 @@
 
     python -m scripts.serve model_store/cifar10_whitened_resnet.mar
 
+With --backend local the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
+
 Returns only on Ctrl-C or SIGTERM, or when something cannot be mended. `make serve` builds the archive first.
 """
 
 import argparse
-import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +26,7 @@ import requests
 import ts
 
 from gateway.torchserve import MODEL, read_properties
+from scripts.service import ServeError, Service, say
 from training.files import DigestError, check_digest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,85 +34,28 @@ EXAMPLE = ROOT / "ui" / "examples" / "ship.jpg"
 OLDEST_JAVA = 17
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image has to have been classified
-STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
 WATCH_INTERVAL = 0.2  # seconds
-MAX_DEATHS, YOUNG = 3, 10  # so many in a row, each in so many seconds of its start, are "keeps dying"
-LOG_LINES = 15
+TORCHSERVE, LOCAL = "torchserve", "local"  # the backends
 
 
-class ServeError(RuntimeError):
-    """Something that stops the command; the message says what to do."""
-
-
-class Service:
-    """A child process in a group of its own, restarted when it dies, its output in a log file."""
-
-    def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
-        self.name, self.command, self.folder, self.env, self.log = name, command, folder, env, log
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started = 0.0
-        self.young_deaths = 0
-        self.log.write_bytes(b"")
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=self.folder,
-                env=os.environ | self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches this command alone, which then stops things in order
-            )
-        self.started = time.monotonic()
-
-    def watch(self) -> None:
-        """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
-        if self.process and self.process.poll() is None:
-            return
-        self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG else 0
-        self._kill()
-        if self.young_deaths >= MAX_DEATHS:
-            raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
-        _say(f"{self.name} has ended and is started again.")
-        self.start()
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.terminate()  # it stops its own children, which are not asked a second time
-            try:
-                self.process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                _say(f"{self.name} did not stop within {STOP_TIMEOUT} s and is killed.")
-            self._kill()
-
-    def last_lines(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join([f"The last lines of {self.log}:", *(f"    {line}" for line in lines)])
-
-    def _kill(self) -> None:
-        """Kill what is left of the group."""
-        if self.process:
-            with contextlib.suppress(ProcessLookupError):  # nothing is left
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
+def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
     """Serve `archive` until interrupted. Raises ServeError or DigestError; leaves nothing running."""
     check_digest(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
-    java_home = find_java()
-    check_ports(host, port, read_properties(config))
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "key_file.json").unlink(missing_ok=True)
-    (run / "model_store").unlink(missing_ok=True)
-    (run / "model_store").symlink_to(archive.parent.resolve())  # for scripts/models.py, which knows this folder alone
+    check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
     # TorchServe keeps the sockets of its workers and the unpacked models there, the gateway what it counts.
     with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
-        services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run, scratch)]
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "key_file.json").unlink(missing_ok=True)
+        services = []
+        if backend == TORCHSERVE:
+            services.append(_torchserve(archive, config, run, find_java(), scratch))
+            settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
+        else:
+            shutil.unpack_archive(archive, f"{scratch}/model", "zip")
+            settings = {"MODEL_DIR": Path(scratch, "model")}
+        services.append(_gateway(host, port, settings, run, scratch))
         try:
             for service in services:
                 service.start()
@@ -168,6 +114,9 @@ def _java_version(home: Path) -> int:
 
 def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
     """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
+    store = run / "model_store"  # for scripts/models.py, which knows this folder alone
+    store.unlink(missing_ok=True)
+    store.symlink_to(archive.parent.resolve())
     home = Path(ts.__file__).parent.parent
     command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
     command += [
@@ -187,28 +136,25 @@ def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch
     return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
 
 
-def _gateway(host: str, port: int, config: Path, run: Path, scratch: str) -> Service:
+def _gateway(host: str, port: int, settings: dict[str, Path], run: Path, scratch: str) -> Service:
     counts = Path(scratch) / "metrics"
     counts.mkdir()
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
     command += ["--bind", f"{host}:{port}"]
-    environment = {
-        "GATEWAY_TORCHSERVE_CONFIG": str(config.resolve()),
-        "GATEWAY_KEY_FILE": str(run.resolve() / "key_file.json"),
-        "PROMETHEUS_MULTIPROC_DIR": str(counts),
-    }
-    return Service("The gateway", command, ROOT, environment, run / "gateway.log")
+    environment = {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
+    return Service("Gateway", command, ROOT, environment, run / "gateway.log")
 
 
 def _wait_until_serving(url: str, services: list[Service]) -> None:
-    _say("Starting TorchServe and the gateway …")
+    say(f"Starting {' and '.join(service.name for service in services)} …")
     started = time.monotonic()
     while not _classifies(url):
         _watch(services)
         if time.monotonic() > started + START_TIMEOUT:
             raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
-    _say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
-    _say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
+    say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
+    say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
 
 
 def _classifies(url: str) -> bool:
@@ -224,10 +170,6 @@ def _watch(services: list[Service]) -> None:
     for service in services:
         service.watch()
     time.sleep(WATCH_INTERVAL)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -247,14 +189,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
     parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder for logs and keys")
+    parser.add_argument("--backend", choices=[TORCHSERVE, LOCAL], default=TORCHSERVE, help="what runs the model")
     arguments = parser.parse_args()
     _handle_signals(_interrupt)
     try:
-        serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run)
+        serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run, arguments.backend)
     except (ServeError, DigestError) as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        _say("Stopped.")
+        say("Stopped.")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from gateway.torchserve import TorchServe, read_properties
+from scripts.serve import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
@@ -95,13 +96,13 @@ def write_config(path: Path, **changes: object) -> Path:
 
 
 @contextlib.contextmanager
-def serve(archive: Path, folder: Path, **changes: object) -> Iterator[Stack]:
+def serve(archive: Path, folder: Path, backend: str = TORCHSERVE, **changes: object) -> Iterator[Stack]:
     """Serve an archive until the block ends; what the command prints goes to `output`."""
     folder.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
     config, run = write_config(folder / "config.properties", **changes), folder / "run"
     command = [sys.executable, "-m", "scripts.serve", str(archive), "--port", str(port)]
-    command += ["--config", str(config), "--run", str(run)]
+    command += ["--config", str(config), "--run", str(run), "--backend", backend]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     stack = Stack(f"http://127.0.0.1:{port}", process, config, run, [])
     try:

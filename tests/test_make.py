@@ -42,6 +42,20 @@ def test_serve_builds_what_is_not_current_and_nothing_else(checkpoint: Path, tmp
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 
+def test_serve_without_torchserve(checkpoint: Path, tmp_path: Path) -> None:
+    own, (port,) = tmp_path / "mine.pth", free_ports(1)
+    own.write_bytes(checkpoint.read_bytes())
+    command = ["make", "serve", "BACKEND=local", f"CHECKPOINT={own}", f"PORT={port}", f"RUN={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
+    try:
+        assert process.stdout
+        assert any("health" in line for line in process.stdout)
+        assert requests.get(f"http://127.0.0.1:{port}/classes").json()["total_classes"] == 10
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+
+
 def test_serve_names_a_missing_checkpoint(tmp_path: Path) -> None:
     done = make("serve", f"CHECKPOINT={tmp_path / 'none.pth'}")
     assert done.returncode != 0

@@ -2,7 +2,8 @@
 
     python -m training.archive model_store/cifar10_whitened_resnet.pth
 
-writes model_store/cifar10_whitened_resnet.mar: TorchScript, handler, class names, model card, serving configuration;
+writes model_store/cifar10_whitened_resnet.mar: TorchScript for TorchServe, ONNX for other engines, handler, class
+names, model card, serving configuration;
 and cifar10_whitened_resnet.mar.sha256, its digest, without which it is not served.
 """
 
@@ -16,8 +17,9 @@ from pathlib import Path
 from model_archiver import ModelArchiver, ModelArchiverConfig
 
 import handler
+from handler.onnx_engine import NETWORK
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from training.export import ExportError, export
+from training.export import ExportError, export, export_onnx
 from training.files import write_digest, written_whole
 
 HANDLER = Path(handler.__file__).parent
@@ -50,8 +52,9 @@ def _stage(checkpoint: Checkpoint, stage: Path) -> Path:
     """Lay out, as the worker will see them, the files that go along with the handler."""
     package = stage / "handler"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "explanation.py", "transforms.py"):
-        shutil.copy(HANDLER / name, package)
+    for module in set(HANDLER.glob("*.py")) - {HANDLER / "image_classifier.py"}:
+        shutil.copy(module, package)
+    export_onnx(checkpoint, stage / NETWORK)
     names = {str(index): name for index, name in enumerate(checkpoint.card["classes"])}
     (stage / "index_to_name.json").write_text(json.dumps(names, indent=2))
     (stage / "model_card.json").write_text(json.dumps(checkpoint.card, indent=2))

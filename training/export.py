@@ -1,4 +1,4 @@
-"""Export a checkpoint as TorchScript, proven equal to the classifier it came from.
+"""Export a checkpoint as TorchScript or ONNX, proven equal to the classifier it came from.
 
 python -m training.export model_store/cifar10_whitened_resnet.pth --output build/cifar10_whitened_resnet.pt
 """
@@ -10,10 +10,14 @@ import warnings
 import zipfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
+from handler.model import Network
+from handler.onnx_engine import open_network
 from handler.transforms import INPUT_SIZE, decode_image, test_transform
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import seeded
@@ -24,7 +28,7 @@ TOLERANCE = 1e-5
 
 
 class ExportError(RuntimeError):
-    """TorchScript that does not compute what the network computes."""
+    """An export that does not compute what the network computes."""
 
 
 def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
@@ -39,10 +43,28 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
         warnings.simplefilter("ignore", FutureWarning)
         script = _without_debug_info(torch.jit.freeze(torch.jit.script(classifier)))
         exported = torch.jit.load(io.BytesIO(script))
-    for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
-        _compare(classifier, exported, name, images)
+    _compare(classifier, exported, "TorchScript", examples)
     with written_whole(path) as temporary:
         temporary.write_bytes(script)
+
+
+def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
+    """Do as `export` does, in ONNX, for engines other than PyTorch."""
+    classifier = checkpoint.classifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the exporter itself uses
+        program: Any = torch.onnx.export(
+            classifier,
+            (_random_inputs(),),
+            input_names=["images"],
+            output_names=["logits", "familiarity"],
+            dynamic_shapes=({0: torch.export.Dim("images")},),
+            verbose=False,
+        )
+    ClearMetadataAndDocStringPass()(program.model)  # paths of the machine it was exported on
+    with written_whole(path) as temporary:
+        temporary.write_bytes(program.model_proto.SerializeToString(deterministic=True))
+        _compare(classifier, open_network(temporary, threads=1), "ONNX", examples)
 
 
 def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
@@ -68,12 +90,13 @@ def _real_inputs(examples: Path) -> Tensor:
 
 
 @torch.inference_mode()
-def _compare(classifier: nn.Module, exported: nn.Module, name: str, images: Tensor) -> None:
-    for batch in (images, images[:1]):
-        for output, expected in zip(exported(batch), classifier(batch), strict=True):
-            difference = ((output - expected).abs() / expected.abs().clamp(min=1)).max().item()
-            if not difference <= TOLERANCE:
-                raise ExportError(f"TorchScript differs from the classifier by {difference:.1e} on {name} images.")
+def _compare(classifier: nn.Module, exported: Network, kind: str, examples: Path) -> None:
+    for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
+        for batch in (images, images[:1]):
+            for output, expected in zip(exported(batch), classifier(batch), strict=True):
+                difference = ((output - expected).abs() / expected.abs().clamp(min=1)).max().item()
+                if not difference <= TOLERANCE:
+                    raise ExportError(f"{kind} differs from the classifier by {difference:.1e} on {name} images.")
 
 
 @torch.inference_mode()

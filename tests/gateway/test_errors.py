@@ -125,7 +125,7 @@ def test_torchserve_is_not_there(tmp_path: Path, keys: str | None) -> None:
 def test_an_unforeseen_failure_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app({"TORCHSERVE_CONFIG": write_config(tmp_path / "config.properties")})
     app.testing = False
-    monkeypatch.setattr(app.extensions["torchserve"], "details", lambda: 1 / 0)
+    monkeypatch.setattr(app.extensions["backend"], "details", lambda: 1 / 0)
     response = app.test_client().get("/classes")
     assert response.status_code == 500
     assert set(response.get_json()) == {"error", "success"}

@@ -1,9 +1,10 @@
-"""The contract, to the letter, of the gateway that TorchServe really stands behind."""
+"""The contract, to the letter, whatever runs the model."""
 
 import base64
 import io
 import json
 import textwrap
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -14,11 +15,21 @@ import requests
 from PIL import Image
 
 from gateway.routes import MAX_FILES, MAX_IMAGE_BYTES
+from scripts.serve import LOCAL, TORCHSERVE
 from tests.drawing import TEN, draw, encode
-from tests.stack import Stack
+from tests.stack import Stack, serve
 from training.checkpoint import load_checkpoint
 
 PICTURE = encode(draw("purple", 21))
+
+
+@pytest.fixture(scope="module", params=[TORCHSERVE, LOCAL])
+def stack(stack: Stack, archive: Path, workspace: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    if request.param == TORCHSERVE:
+        yield stack
+        return
+    with serve(archive, workspace / LOCAL, LOCAL) as local:
+        yield local
 
 
 def upload(stack: Stack, content: bytes, name: str = "picture.png") -> requests.Response:

@@ -137,7 +137,7 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     monkeypatch.setattr(serve_module, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):
-        serve_module.serve(broken, "127.0.0.1", port, config, tmp_path / "run")
+        serve_module.serve(broken, "127.0.0.1", port, config, tmp_path / "run", serve_module.TORCHSERVE)
 
 
 def test_keys_are_private(stack: Stack) -> None:

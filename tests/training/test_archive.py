@@ -19,11 +19,14 @@ def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -
             "drawn.pt",
             "handler/__init__.py",
             "handler/explanation.py",
+            "handler/model.py",
+            "handler/onnx_engine.py",
             "handler/transforms.py",
             "image_classifier.py",
             "index_to_name.json",
             "model-config.yaml",
             "model_card.json",
+            "network.onnx",
         ]
         model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
         assert (model["modelName"], model["modelVersion"]) == ("drawn", "1.0")

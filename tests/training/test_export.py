@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from handler import transforms
+from handler.onnx_engine import open_network
 from tests.conftest import run_module
 from tests.drawing import draw
 from training import export as export_module
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.export import ExportError, export
+from training.export import ExportError, export, export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,16 @@ def test_computes_what_the_classifier_computes(exported: Path, checkpoint: Path)
             assert torch.allclose(output, value, rtol=1e-5, atol=1e-5)
 
 
+def test_onnx_computes_what_the_classifier_computes_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    export_onnx(load_checkpoint(checkpoint), tmp_path / "drawn.onnx")
+    assert str(Path.cwd()).encode() not in (tmp_path / "drawn.onnx").read_bytes()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        expected = load_checkpoint(checkpoint).classifier()(images)
+    for output, value in zip(open_network(tmp_path / "drawn.onnx", threads=1)(images), expected, strict=True):
+        assert torch.allclose(output, value, rtol=1e-5, atol=1e-5)
+
+
 def test_holds_no_path_of_the_machine_it_was_made_on(exported: Path) -> None:
     assert str(Path.cwd()).encode() not in exported.read_bytes()
 
@@ -44,8 +55,10 @@ def test_refuses_to_write_what_differs(checkpoint: Path, tmp_path: Path, monkeyp
     other = io.BytesIO()
     torch.jit.save(torch.jit.script(Constant()), other)
     monkeypatch.setattr(export_module, "_without_debug_info", lambda _: other.getvalue())
-    with pytest.raises(ExportError, match=r"differs from the classifier by .* on random images"):
-        export(load_checkpoint(checkpoint), tmp_path / "out.pt")
+    monkeypatch.setattr(export_module, "open_network", lambda *_, **options: Constant())
+    for write in (export, export_onnx):
+        with pytest.raises(ExportError, match=r"differs from the classifier by .* on random images"):
+            write(load_checkpoint(checkpoint), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

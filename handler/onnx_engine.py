@@ -1,0 +1,33 @@
+"""An archive's network by ONNX Runtime, in whatever process: it needs neither TorchServe nor TorchScript."""
+
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from handler.model import Model, Network
+
+NETWORK = "network.onnx"  # its file in an archive
+BATCH_SIZE = 16  # that it settles for; others work too
+
+
+def load(folder: Path, threads: int) -> Model:
+    """Make an archive that is unpacked in `folder` ready to answer; several threads may share it."""
+    model = Model(folder, open_network(folder / NETWORK, threads))
+    model.warm(BATCH_SIZE)
+    return model
+
+
+def open_network(path: Path, threads: int) -> Network:
+    """Open an ONNX file as what Model takes, each call of which runs on so many threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    (images,) = session.get_inputs()
+
+    def network(batch: Tensor) -> tuple[Tensor, Tensor]:
+        logits, familiarity = session.run(None, {images.name: batch.numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(familiarity)
+
+    return network

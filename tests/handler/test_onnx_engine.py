@@ -1,0 +1,49 @@
+"""An archive away from TorchServe: the same answers as in it."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.drawing import draw, encode
+from tests.stack import Stack
+
+ALONE = """
+import json, sys
+from pathlib import Path
+from handler import model, onnx_engine
+
+folder = Path(sys.argv[1])
+assert model.__file__.startswith(str(folder)), model.__file__
+loaded = onnx_engine.load(folder, threads=1)
+replies = loaded.predict([model.read(Path(name).read_bytes()) for name in sys.argv[2:]])
+print(json.dumps([{"modules": [name for name in ("ts", "gateway", "training") if name in sys.modules]}, *replies]))
+"""
+
+
+def test_answers_as_torchserve_does_from_the_archive_alone(stack: Stack, archive: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(archive).extractall(tmp_path / "unpacked")
+    images = [encode(draw(colour, 3)) for colour in ("red", "blue", "green")]
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
+    command = [sys.executable, "-c", ALONE, *map(str, [tmp_path / "unpacked", *paths, archive])]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "unpacked")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    others, *replies, refused = json.loads(done.stdout)
+    assert others == {"modules": []}
+    assert refused["status"] == 415
+    for image, reply in zip(images, replies, strict=True):
+        served = requests.post(f"{stack.url}/predict", files={"file": image}).json()
+        assert {**reply, "success": True}.keys() == served.keys()
+        for field in ("predicted_class", "in_distribution", "version"):
+            assert reply[field] == served[field]
+        assert reply["class_probabilities"] == pytest.approx(served["class_probabilities"], abs=1e-5)
+        assert reply["in_distribution_score"] == pytest.approx(served["in_distribution_score"], rel=1e-4)
