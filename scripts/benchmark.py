@@ -2,9 +2,9 @@
 
     python -m scripts.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
 
-All serve the TorchScript of the archive. Writes <output>.json and .png, and prints the medians over the rounds. With
---minutes it loads the product alone for so long, and prints how each minute was. Needs wrk, and what the extra `bench`
-names; nothing else should run meanwhile.
+All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
+<output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,
+and prints how each minute was. Needs wrk, and what the extra `bench` names; nothing else should run meanwhile.
 """
 
 import argparse
@@ -42,7 +42,7 @@ IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pix
 CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32, 128)}
 CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in counts]
 FILES = 10_000  # of the batch prediction
-PRODUCT = "product"
+PRODUCT, LOCAL = "product", "local"
 PEERS = ("flask", "fastapi", "litserve")
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 15  # seconds
@@ -67,7 +67,8 @@ def systems(folder: Path) -> list[System]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     product = ["scripts.serve", str(folder / "network.mar"), "--run", str(folder / "run")]
-    modules = {PRODUCT: product} | {name: ["scripts.peers", name, str(folder)] for name in PEERS}
+    modules = {PRODUCT: product, LOCAL: [*product, "--backend", "local"]}
+    modules |= {name: ["scripts.peers", name, str(folder)] for name in PEERS}
     url = f"http://127.0.0.1:{port}"
     return [System(name, [sys.executable, "-m", *rest, "--port", port], url) for name, rest in modules.items()]
 
@@ -230,8 +231,10 @@ def run(folder: Path, rounds: int, seconds: int) -> Rounds:
 def verdicts(measured: Rounds) -> list[tuple[str, float, str]]:
     """Return what was aimed at: its name, the median over the rounds of a ratio or of seconds, and the aim."""
 
-    def ratios(cell: str, figure: str, best: Callable[[Iterable[float]], float], names: Iterable[str]) -> float:
-        ours = measured[PRODUCT][cell]
+    def ratios(
+        cell: str, figure: str, best: Callable[[Iterable[float]], float], names: Iterable[str], of: str = PRODUCT
+    ) -> float:
+        ours = measured[of][cell]
         theirs = [best(measured[name][cell][number][figure] for name in names) for number in range(len(ours))]
         return median(mine[figure] / other for mine, other in zip(ours, theirs, strict=True))
 
@@ -253,13 +256,19 @@ def verdicts(measured: Rounds) -> list[tuple[str, float, str]]:
         ("files a second to a plain loop's", ratios("files", "rate", max, ["loop"]), "≥ 0.8"),
         ("memory to that of the Flask process", ratios("process", "memory", min, ["flask"]), "< 2"),
         ("seconds from start to first prediction", median(each["start"] for each in product["process"]), "≤ 12"),
+        (
+            "small, 32 connections, rate of the local backend to TorchServe's",
+            ratios("small 32", "rate", max, [PRODUCT], LOCAL),
+            "≥ 1",
+        ),
+        ("memory of the local backend to TorchServe's", ratios("process", "memory", min, [PRODUCT], LOCAL), "< 1"),
     ]
     return rows
 
 
 def table(measured: Rounds) -> str:
     """Return the medians as a Markdown table: answers a second, and the 50th and 99th percentile of milliseconds."""
-    names = (PRODUCT, *PEERS)
+    names = (PRODUCT, LOCAL, *PEERS)
     lines = ["| image, connections | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for image, connections in CELLS:
         cells = []
@@ -273,7 +282,7 @@ def table(measured: Rounds) -> str:
 
 def draw(measured: Rounds, path: Path) -> None:
     """Draw answers a second, a group of bars for each image and number of connections."""
-    names = (PRODUCT, *PEERS)
+    names = (PRODUCT, LOCAL, *PEERS)
     matplotlib.use("Agg")
     figure, axes = pyplot.subplots(1, len(IMAGES), figsize=(11, 3.2), layout="constrained")
     for axis, image in zip(axes, IMAGES, strict=True):

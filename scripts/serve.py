@@ -143,6 +143,7 @@ def _gateway(host: str, port: int, settings: dict[str, Path], run: Path, scratch
     command += ["--bind", f"{host}:{port}"]
     environment = {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # else glibc keeps for later what a large request has taken
     return Service("Gateway", command, ROOT, environment, run / "gateway.log")
 
 

@@ -12,7 +12,7 @@ import requests
 from PIL import Image
 
 from scripts import benchmark
-from scripts.benchmark import CELLS, PRODUCT, System, load, measure, photograph, prepare, systems
+from scripts.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
@@ -26,7 +26,7 @@ def folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["flask", "fastapi", "litserve"])
+@pytest.mark.parametrize("name", ["local", "flask", "fastapi", "litserve"])
 def test_peers_answer_as_the_product_does(name: str, folder: Path, stack: Stack) -> None:
     image = encode(draw("red", 3))
     expected = requests.post(f"{stack.url}/predict", files={"file": image}).json()
@@ -87,13 +87,21 @@ def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_pat
             ]
             for cell in [*(f"{image} {count}" for image, count in CELLS), "process", "files", "torchserve small 32"]
         }
-        for name, rate in ((PRODUCT, 800), ("flask", 100), ("fastapi", 400), ("litserve", 200), ("loop", 1000))
+        for name, rate in (
+            (PRODUCT, 800),
+            (LOCAL, 900),
+            ("flask", 100),
+            ("fastapi", 400),
+            ("litserve", 200),
+            ("loop", 1000),
+        )
     }
     values = {name: value for name, value, _ in benchmark.verdicts(measured)}
     assert values["small, 32 connections, rate to the fastest peer's"] == 2
     assert values["small, 32 connections, p99 to the best peer's"] == 0.5
     assert values["files a second to a plain loop's"] == 0.8
     assert values["rate to that of TorchServe alone"] == 1
-    assert "| large, 8 | 1,600 (0.0, 0.0) | 200 (0.1, 0.2) |" in benchmark.table(measured)
+    assert values["small, 32 connections, rate of the local backend to TorchServe's"] == 1.125
+    assert "| large, 8 | 1,600 (0.0, 0.0) | 1,800 (0.0, 0.0) | 200 (0.1, 0.2) |" in benchmark.table(measured)
     benchmark.draw(measured, tmp_path / "chart.png")
     assert Image.open(tmp_path / "chart.png").size[0] > 1000
