@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
+VERSION ?= 1.0
 BACKEND ?= torchserve
 CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
 ARCHIVE = $(CHECKPOINT:.pth=.mar)
@@ -78,7 +79,7 @@ clean: ## remove what was installed and built
 	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
 
 %.mar: %.pth .venv/serve $(wildcard handler/*.py handler/*.yaml training/*.py)
-	@$(VENV)/python -m training.archive $< --output $@
+	@$(VENV)/python -m training.archive $< --output $@ --version $(VERSION)
 
 %.pth:
 	@echo "There is no checkpoint $@; train one with 'make train' and name it with CHECKPOINT=." >&2; exit 1
@@ -94,7 +95,7 @@ clean: ## remove what was installed and built
 define install
 $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }; \
-echo "Installing what $(1) names into .venv …"; \
+echo "Installing what $(1) names into .venv: 6 GB, which takes minutes …"; \
 { [ -x $(VENV)/pip ] || $(PYTHON) -m venv .venv; } \
 	&& $(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
 endef

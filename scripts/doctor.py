@@ -32,7 +32,7 @@ PROJECT = "image-classifier"  # its name in pyproject.toml
 ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104
 HTTP = 80  # the port of a URL without one
 
 

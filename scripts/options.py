@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+RUN = ROOT / ".run"  # the folder that scripts/serve.py runs in
+URL_FILE = "url"  # in it: where the gateway is, or was last
 STOPPED = 2  # the exit status of a command that ended before its end
 
 
@@ -41,7 +43,13 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gateway(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", type=_url, default="http://127.0.0.1:5001", help="the gateway (%(default)s)")
+    parser.add_argument("--url", type=_url, default=_served_url(), help="the gateway (%(default)s)")
+
+
+def _served_url() -> str:
+    """Return where `make serve` has served last, or else where it would."""
+    url = RUN / URL_FILE
+    return url.read_text() if url.exists() else "http://127.0.0.1:5001"
 
 
 def _url(text: str) -> str:
@@ -61,7 +69,7 @@ def _count(text: str) -> int:
 def add_product(parser: argparse.ArgumentParser) -> None:
     """Add where the product that runs on this machine has its files: `config`, `run`."""
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
-    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="the folder that scripts/serve.py runs in")
+    parser.add_argument("--run", type=Path, default=RUN, help="the folder that scripts/serve.py runs in")
 
 
 def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:

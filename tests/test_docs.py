@@ -15,7 +15,7 @@ from training.files import write_digest
 README = (ROOT / "README.md").read_text()
 RUN_BY_CI = {"make test"}
 NEEDS_CIFAR10 = {".venv/bin/python -m training.data data/cifar10"}  # 170 MB to download; test_data runs its parts
-RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/cifar10_whitened_cnn.pth"}
+RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/mine.pth"}
 
 
 def blocks(language: str) -> list[str]:
@@ -45,7 +45,6 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
     folder = stack.run.parents[1]
     places = {
         ".venv/bin/python": sys.executable,
-        "photo.jpg": ROOT / "ui/examples/ship.jpg",
         "http://localhost:5001": stack.url,
         "localhost:5001": stack.url,
         "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
@@ -63,9 +62,9 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         ".venv/bin/torchrun": f"{sys.executable} -m torch.distributed.run",
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
-        "training.train --data": f"training.train --recipe {recipe} --data",
+        "--recipe training/recipes/fine_tune.yaml": f"--recipe {recipe}",
         "my-images": dataset,
-        "runs/mine/cifar10_whitened_cnn.pth": folder / "runs/mine/drawn.pth",
+        "runs/mine/mine.pth": folder / "runs/mine/drawn.pth",
         "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
         "model_store/cifar10_whitened_resnet.pth": folder / "runs/mine/drawn.pth",

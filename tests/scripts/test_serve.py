@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from scripts import serve as serve_module
-from scripts.serve import ServeError, find_java
+from scripts.serve import BACKENDS, ServeError, find_java
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
@@ -72,13 +71,13 @@ def test_starts_torchserve_again_and_then_gives_up(archive: Path, tmp_path: Path
     assert "TorchServe keeps dying. The last lines of" in last_words
 
 
-def refused(archive: Path, *options: object, **env: str) -> str:
-    """Run the command where it cannot work; returns its one sentence."""
+def refused(archive: Path, *options: object, lines: int = 1) -> str:
+    """Run the command where it cannot work; returns its sentence, or several, each on a line."""
     command = [sys.executable, "-m", "scripts.serve", str(archive), *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == lines
     return done.stderr
 
 
@@ -87,14 +86,25 @@ def test_a_taken_port_is_named(archive: Path, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
-        sentence = refused(archive, "--config", config, "--port", number)
+        sentence = refused(archive, "--config", config, "--port", number, "--run", tmp_path / "run")
         assert (
             f"Port {number} on 127.0.0.1 cannot be used (Address already in use): free it, or choose another"
             in sentence
         )
-        config = write_config(tmp_path / "config.properties", management_address=f"http://127.0.0.1:{number}")
-        sentence = refused(archive, "--config", config, "--port", port)
-        assert "set another management_address in config.properties" in sentence
+        two = {f"{name}_address": f"http://127.0.0.1:{number}" for name in ("management", "metrics")}
+        config = write_config(tmp_path / "config.properties", **two)
+        for name in two:
+            sentence = refused(archive, "--config", config, "--port", port, "--run", tmp_path / "run", lines=2)
+            assert f"set another {name} in a copy of config.properties, named with CONFIG=." in sentence
+
+
+def test_a_second_server_in_the_same_folder_is_refused_and_does_no_harm(stack: Stack, archive: Path) -> None:
+    config, (port,) = write_config(stack.run.parent / "other.properties"), free_ports(1)
+    for backend in BACKENDS:
+        sentence = refused(archive, "--config", config, "--port", port, "--run", stack.run, "--backend", backend)
+        assert "already keeps its files in" in sentence
+    assert requests.post(f"{stack.url}/predict", files={"file": PICTURE}).ok
+    assert (stack.run / "url").read_text() == stack.url
 
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
