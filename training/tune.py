@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
 from optuna.storages import (
@@ -274,7 +274,12 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
     def run_unless_one_too_many(trial: Trial) -> float:
         if sum(other.number < trial.number for other in counted(study, begun)) >= trials:
             raise optuna.TrialPruned  # another process was quicker to take the last one
-        return run(trial)
+        try:
+            return run(trial)
+        except UpdateFinishedTrialError:
+            raise SystemExit(
+                "This trial was silent for so long that another process has it; the same command goes on with the next."
+            ) from None
 
     def tell(study: Study, trial: FrozenTrial) -> None:
         bar.update(len(counted(study, ENDED)) - bar.n)

@@ -14,7 +14,7 @@ import torch
 import yaml
 from optuna import create_study, get_all_study_names, load_study
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tests.conftest import FORKS, QUICK_RECIPE, run_module
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
@@ -164,6 +164,18 @@ def test_gives_up_a_trial_that_is_one_too_many(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(study, "optimize", second)
     search(study, lambda trial: 0.9, 1, begun)
     assert [trial.value for trial in counted(study, begun)] == [0.5]
+
+
+def test_a_machine_that_slept_says_that_its_trial_is_gone() -> None:
+    study = create_study()
+
+    def run(trial: Trial) -> float:
+        study.tell(trial, state=TrialState.FAIL)  # another process, which has heard nothing of it
+        trial.report(0.5, 1)
+        return 0.5
+
+    with pytest.raises(SystemExit, match="another process has it"):
+        search(study, run, 1, ENDED)
 
 
 def test_a_grid_tries_every_combination(recipe: Path, dataset: Path, tmp_path: Path) -> None:
