@@ -18,6 +18,10 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 # Debian would begin to run it as a service where it installs it; the tests start their own.
 PROMETHEUS = { command -v prometheus > /dev/null || { apt-get install -y -qq --no-install-recommends prometheus > /dev/null \
 	&& if [ -d /run/systemd/system ]; then systemctl disable --quiet --now prometheus; fi; }; }
+INITDB = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
+POSTGRESQL = { command -v $(INITDB) > /dev/null || { own=/etc/postgresql-common/createcluster.d/none.conf \
+	&& mkdir -p $${own%/*} && echo 'create_main_cluster = false' > $$own \
+	&& apt-get install -y -qq --no-install-recommends postgresql > /dev/null && rm $$own; }; }
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -42,7 +46,7 @@ check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
 faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for an hour, and print what it promises and what came of it
-	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
+	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
@@ -63,13 +67,13 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
-tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts; the distribution's where there are any
-	@missing=; for tool in chromium wrk prometheus; do command -v $$tool > /dev/null || missing=1; done; \
+tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts, PostgreSQL for studies; the distribution's where there are any
+	@missing=; for tool in chromium wrk prometheus $(INITDB); do command -v $$tool > /dev/null || missing=1; done; \
 	[ -z "$$missing" ] && ldconfig -p | grep -q libjemalloc && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null && $(PROMETHEUS); \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null && $(PROMETHEUS) && $(POSTGRESQL); \
 	else \
-		for tool in wrk prometheus; do \
+		for tool in wrk prometheus $(INITDB); do \
 			command -v $$tool > /dev/null || { echo "$$tool is not installed; your distribution has it." >&2; exit 1; }; \
 		done; \
 		$(VENV)/playwright install --with-deps chromium; \

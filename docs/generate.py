@@ -20,10 +20,11 @@ REPOSITORY_FILES = {
     "SECURITY.md": "security.md",
     "docs/training.md": "training.md",
     "docs/performance.md": "performance.md",
+    "docs/scaling.md": "scaling.md",
     "deploy/monitoring/README.md": "howto/monitoring.md",
 }
 COMMANDS = ["scripts.serve", "scripts.batch_predict", "scripts.models", "scripts.verify", "scripts.doctor"]
-COMMANDS += ["scripts.benchmark", "scripts.tune_serving"]
+COMMANDS += ["scripts.benchmark", "scripts.tune_serving", "scripts.simulate_scaling"]
 COMMANDS += [
     f"training.{step}" for step in ("data", "train", "evaluate", "export", "archive", "card", "tune", "ensemble")
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from gateway.torchserve import TorchServe, read_properties
 from scripts.serve import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent
+HOWTO = ROOT / "docs" / "howto" / "several_machines.md"
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
 
@@ -71,6 +73,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.02)
+
+
+def documented(page: Path, start: str, places: dict[str, object]) -> list[str]:
+    """Return the command of a page that starts so, with what a test has in the place of what a reader has."""
+    lines = page.read_text().replace("\\\n", "").splitlines()
+    (command,) = (line for line in lines if line.startswith(start))
+    for place, substitute in places.items():
+        command = command.replace(place, str(substitute))
+    return shlex.split(command)
 
 
 def free_ports(count: int) -> list[int]:

@@ -67,6 +67,14 @@ def agreed(value: T) -> T:
     return values[0]
 
 
+def equal(value: object) -> bool:
+    """Say whether all processes have the same value."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        distributed.all_gather_object(values, value)
+    return all(other == value for other in values)
+
+
 class _Total(torch.autograd.Function):
     """The sum over the processes, through which gradients flow back to all of them."""
 

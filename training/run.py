@@ -77,6 +77,11 @@ class Run:
         self.fingerprint = training.fingerprint()
 
     @property
+    def subject(self) -> tuple[dict[str, Any], list[int], str | None]:
+        """What has to be the same in all processes of a run."""
+        return self.recipe.model_dump(), self.fingerprint, self.commit
+
+    @property
     def best_row(self) -> Row:
         if self.recipe.best_by == "accuracy":
             return max(self.history, key=lambda row: row["validation_accuracy"])

@@ -3,7 +3,8 @@
     python -m training.train --recipe training/recipes/cnn.yaml
 
 writes into the output folder (runs/<recipe> unless --output says otherwise) the checkpoint <name>.pth,
-training_history.pth, .csv and .png, and last.pth, from which --resume goes on. In several processes:
+training_history.pth, .csv and .png, and last.pth, from which --resume goes on. In several processes, of which the first
+alone reads and writes there:
 
     torchrun --nproc-per-node 2 -m training.train --recipe training/recipes/cnn.yaml
 """
@@ -64,8 +65,10 @@ def train(
         raise DataError(f"{data}/train and {data}/test have different classes; give both the same folders.")
     training, validation = stratified_split(load_images(data, "train"), recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)
-    if last.exists():
-        run.load_state_dict(load(last))
+    if not distributed.equal(run.subject):
+        raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")
+    if state := distributed.agreed(load(last) if last.exists() else None):  # what the first process wrote
+        run.load_state_dict(state)
     _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
     steps = recipe.epochs * len(Epoch(training, recipe, 1))
     if steps < FEW_STEPS:

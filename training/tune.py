@@ -5,27 +5,37 @@
 The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices (of
 which --grid tries all combinations). The recipe itself is the first trial. Trials are kept in a storage, so that the
 same command goes on where it was stopped, and several processes, or machines with one data base or file system, work on
-one study. The output folder gets the best trial as recipe.yaml, and report.md with its plots.
+one study. In a data base, the trial of a process that has died is tried again by another. The output folder gets the
+best trial as recipe.yaml, and report.md with its plots.
 """
 
 import argparse
 import json
 import logging
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages import (
+    BaseStorage,
+    JournalStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+    fail_stale_trials,
+)
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import MaxTrialsCallback, Study
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as plots
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
@@ -36,6 +46,8 @@ from training.run import Run
 
 Space = dict[str, list[Any] | dict[str, int | float | bool]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+HEARTBEAT = 60  # seconds between a trial's signs of life in a data base; after two without one it is tried again
+TRIES = 3  # of a trial whose process dies each time, perhaps by it
 
 
 def load_space(path: Path, recipe: Recipe) -> Space:
@@ -107,9 +119,14 @@ def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, gr
 
 
 def open_storage(place: str) -> BaseStorage:
-    """Open a data base by its URL, or a journal file, which processes and machines with one file system can share."""
+    """Open a data base by its URL, or a journal file, which processes and machines with one file system can share.
+
+    A data base tells which trials have lost their process, a journal file does not. Raises SQLAlchemyError and
+    ImportError where there is no such data base, or no driver of it.
+    """
     if "://" in place:
-        return get_storage(place)
+        again = RetryHeartbeatStaleTrialCallback(max_retry=TRIES - 1)
+        return RDBStorage(place, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again)
     Path(place).parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(place))
 
@@ -138,7 +155,7 @@ def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> N
 
 def _page(study: Study, recipe: Recipe, pictures: list[str]) -> str:
     fields = sorted({field for trial in study.trials for field in trial.params})
-    ended = [trial for trial in study.trials if trial.state in ENDED]
+    ended = counted(study, ENDED)
     rows = "\n".join(
         f"| {trial.number} | {_outcome(trial)} | "
         + " | ".join(_short(trial.params.get(field)) for field in fields)
@@ -213,11 +230,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a trial; 3 without it")
     parser.add_argument("--grid", action="store_true", help="try all combinations instead of searching")
     parser.add_argument("--study", help="name of the study; the recipe's without it")
-    parser.add_argument("--storage", help="URL of a data base, or a journal file; <output>/study.log without it")
+    parser.add_argument(
+        "--storage",
+        help="URL of a data base, or a journal file; <output>/study.log without it. Leave a password to PGPASSWORD or "
+        "~/.pgpass, as others see a command line",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/tune"))
     arguments = parser.parse_args()
     # Optuna's own lines would tear the progress bar apart.
     optuna.logging.set_verbosity(logging.WARNING)
+    warnings.simplefilter(
+        "ignore", ExperimentalWarning
+    )  # of heartbeats, for which the lock file holds Optuna's version
     try:
         whole = load_recipe(arguments.recipe)
         recipe = changed(whole, {"epochs": arguments.epochs, "smaller_images": []})
@@ -226,9 +250,16 @@ def main() -> None:
         study = open_study(arguments.study or recipe.name, storage, space, recipe, arguments.grid)
         images = stratified_split(load_images(arguments.data, "train"), recipe.validation_fraction, recipe.split_seed)
         trials = math.prod(len(values) for values in space.values()) if arguments.grid else arguments.trials
-        search(study, space, recipe, images, trials)
+        # A journal does not tell whether a trial still runs or has lost its process.
+        begun = (*ENDED, TrialState.RUNNING) if isinstance(storage, RDBStorage) else ENDED
+        search(study, lambda trial: objective(trial, suggest(trial, space, recipe), *images), trials, begun)
     except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise SystemExit(
+            f"The data base of --storage cannot be used; the same command goes on once it can. {reason}"
+        ) from None
     except KeyboardInterrupt:
         raise SystemExit("\nInterrupted; the same command goes on.") from None
     if not study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False):
@@ -237,22 +268,45 @@ def main() -> None:
     print(f"best validation accuracy {study.best_value:.2%}; wrote {arguments.output}/recipe.yaml and report.md")
 
 
-def search(study: Study, space: Space, recipe: Recipe, images: tuple[Images, Images], trials: int) -> None:
-    """Run trials until the study has as many as wanted, those of other processes included."""
-    ended = len(study.get_trials(states=ENDED, deepcopy=False))
-    if ended >= trials:
-        return
-    with tqdm(total=trials, initial=ended, desc="trials", disable=None) as bar:
+def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Collection[TrialState]) -> None:
+    """Run trials until the study has as many as wanted in the states `begun`, those of other processes included."""
 
-        def tell(study: Study, trial: FrozenTrial) -> None:
-            bar.update()
+    def run_unless_one_too_many(trial: Trial) -> float:
+        if sum(other.number < trial.number for other in counted(study, begun)) >= trials:
+            raise optuna.TrialPruned  # another process was quicker to take the last one
+        try:
+            return run(trial)
+        except UpdateFinishedTrialError:
+            raise SystemExit(
+                "This trial was silent for so long that another process has it; the same command goes on with the next."
+            ) from None
+
+    def tell(study: Study, trial: FrozenTrial) -> None:
+        bar.update(len(counted(study, ENDED)) - bar.n)
+        if _counts(trial):
             tqdm.write(f"trial {trial.number}: {_outcome(trial)}; best {_best(study)}; {trial.params}")
 
-        study.optimize(
-            lambda trial: objective(trial, suggest(trial, space, recipe), *images),
-            callbacks=[tell, MaxTrialsCallback(trials, states=ENDED)],
-            catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
-        )
+    fail_stale_trials(study)
+    with tqdm(total=trials, initial=len(counted(study, ENDED)), desc="trials", disable=None) as bar:
+        while len(counted(study, begun)) < trials:
+            study.optimize(
+                run_unless_one_too_many,
+                n_trials=1,
+                callbacks=[tell],
+                catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
+            )
+
+
+def counted(study: Study, states: Collection[TrialState]) -> list[FrozenTrial]:
+    """Return the trials in some states, but for those that were tried again, or were one too many."""
+    trials = study.get_trials(deepcopy=False)
+    again = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+    return [trial for trial in trials if trial.state in states and trial.number not in again and _counts(trial)]
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Say whether it is none that was given up before its first epoch, as one too many."""
+    return trial.state != TrialState.PRUNED or trial.last_step is not None
 
 
 def _best(study: Study) -> str:

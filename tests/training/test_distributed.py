@@ -1,65 +1,147 @@
-import subprocess
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
+import pytest
 import torch
 import yaml
 
-from tests.conftest import QUICK_RECIPE
-from tests.stack import ROOT
-from training.checkpoint import load
-from training.config import Recipe
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-
-GRADIENTS = """
-import sys
-import torch
+from tests.conftest import FORKS, QUICK_RECIPE
+from tests.stack import HOWTO, ROOT, documented, free_ports, times, wait_until
 from training import distributed
+from training.checkpoint import load
+from training.config import Recipe, RecipeError, load_recipe
+from training.data import load_images, stratified_split
 from training.models import ARCHITECTURES
-
-distributed.start()
-torch.manual_seed(0)
-model = ARCHITECTURES["cnn"](4, 0.0).double()
-images, labels = torch.randn(7, 3, 32, 32).double(), torch.arange(7) % 4
-mine = slice(distributed.rank(), None, distributed.world_size())
-parallel = distributed.parallel(model)
-logits = parallel(images[mine])
-loss = torch.nn.functional.cross_entropy(logits, labels[mine], reduction="sum") * distributed.world_size() / 7
-loss.backward()
-if distributed.rank() == 0:
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    torch.save(gradients | dict(model.named_buffers()), sys.argv[1])
-distributed.stop()
-"""
+from training.run import Run
+from training.train import train
 
 
-def both_ways(folder: Path, module: list[str], *arguments: object) -> None:
-    for name, launcher in {"one": [sys.executable], "two": TORCHRUN}.items():
-        command = [*launcher, *module, *(str(argument).replace("*", name) for argument in arguments)]
-        subprocess.run(command, cwd=ROOT, check=True, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+def join(rank: int, port: int) -> None:
+    """Be one of two processes, as torchrun would start it."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.start()
+
+
+def two_processes(target: Any, *arguments: object) -> None:
+    """Call a function in two processes that have joined, and wait until both have ended well."""
+    (port,) = free_ports(1)
+    processes = [FORKS.Process(target=target, args=(rank, port, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def gradients() -> dict[str, Any]:
+    """Return the gradients and the batch norms' statistics after a batch that the processes share."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES["cnn"](4, 0.0).double()
+    images, labels = torch.randn(7, 3, 32, 32).double(), torch.arange(7) % 4
+    mine = slice(distributed.rank(), None, distributed.world_size())
+    parallel = distributed.parallel(model)
+    logits = parallel(images[mine])
+    loss = torch.nn.functional.cross_entropy(logits, labels[mine], reduction="sum") * distributed.world_size() / 7
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()} | dict(model.named_buffers())
+
+
+def save_gradients(rank: int, port: int, folder: Path) -> None:
+    join(rank, port)
+    torch.save(gradients(), folder / f"{rank}.pth")
+    distributed.stop()
 
 
 def test_gradients_and_batch_norms_are_those_of_one_process(tmp_path: Path) -> None:
-    script = tmp_path / "gradients.py"
-    script.write_text(GRADIENTS)
-    both_ways(tmp_path, [str(script)], tmp_path / "*.pth")
-    one, two = (load(tmp_path / f"{name}.pth") for name in ("one", "two"))
-    for name, value in one.items():
-        assert torch.allclose(value, two[name], rtol=1e-9, atol=1e-12), name
+    two_processes(save_gradients, tmp_path)
+    one = gradients()
+    for rank in range(2):
+        two = load(tmp_path / f"{rank}.pth")
+        for name, value in one.items():
+            assert torch.allclose(value, two[name], rtol=1e-9, atol=1e-12), name
 
 
-def test_two_processes_train_as_one_does(dataset: Path, tmp_path: Path) -> None:
-    recipe, changes = tmp_path / "recipe.yaml", {"batch_size": 120, "optimizer": {"name": "sgd", "lr": 0.01}}
-    recipe.write_text(yaml.safe_dump(Recipe.model_validate(QUICK_RECIPE | changes).model_dump(mode="json")))
-    arguments = ["--recipe", recipe, "--data", dataset, "--output", tmp_path / "*"]
-    both_ways(tmp_path, ["-m", "training.train"], *arguments)
+def train_with_seed_of_rank(rank: int, port: int, dataset: Path, folder: Path) -> None:
+    join(rank, port)
+    with pytest.raises(RecipeError, match="give all hosts the same"):
+        train(Recipe.model_validate(QUICK_RECIPE | {"seed": rank}), dataset, folder, resume=False)
+    distributed.stop()
 
-    one, two = (load(tmp_path / name / "last.pth") for name in ("one", "two"))
+
+def test_processes_that_differ_do_not_begin(dataset: Path, tmp_path: Path) -> None:
+    two_processes(train_with_seed_of_rank, dataset, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def short(workspace: Path) -> Path:
+    path, changes = workspace / "short.yaml", {"batch_size": 120, "epochs": 3, "optimizer": {"name": "sgd", "lr": 0.01}}
+    path.write_text(yaml.safe_dump(Recipe.model_validate(QUICK_RECIPE | changes).model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(short: Path, dataset: Path) -> dict[str, Any]:
+    """What a run in one process ends with."""
+    recipe = load_recipe(short)
+    run = Run(recipe, *stratified_split(load_images(dataset, "train"), recipe.validation_fraction, recipe.split_seed))
+    while not run.finished:
+        run.train_epoch()
+    return run.state_dict()
+
+
+@pytest.fixture
+def host(short: Path, dataset: Path, tmp_path: Path) -> Iterator[Any]:
+    """Start the how-to's command once more, as on another host."""
+    (port,) = free_ports(1)
+    places = {
+        ".venv/bin/torchrun": f"{sys.executable} -m torch.distributed.run",
+        "first.example:29500": f"127.0.0.1:{port}",
+        "training/recipes/cnn.yaml": short,
+        "my-images": dataset,
+        "/shared/cnn": tmp_path / "run",
+    }
+    command = [*documented(HOWTO, ".venv/bin/torchrun", places), "--save-seconds", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    hosts = []
+
+    def start() -> psutil.Popen:
+        hosts.append(psutil.Popen(command, cwd=ROOT, env=environment))
+        return hosts[-1]
+
+    yield start
+    for started in hosts:
+        kill(started)
+
+
+def kill(process: psutil.Popen) -> None:
+    if process.is_running():
+        for each in (*process.children(recursive=True), process):
+            each.kill()
+    process.wait()
+
+
+def test_two_hosts_train_as_one_process_does_though_one_is_lost(
+    alone: dict[str, Any], host: Any, tmp_path: Path
+) -> None:
+    hosts, last = [host(), host()], tmp_path / "run" / "last.pth"
+    for _ in range(times(0, 1)):
+        wait_until(last.exists)
+        kill(hosts[1])
+        assert hosts[0].wait() != 0
+        assert len(load(last)["history"]) < 3
+        hosts = [host(), host()]
+    assert [each.wait() for each in hosts] == [0, 0]
+
+    two = load(last)
     for part in ("model", "average"):
-        for name, value in one[part].items():
+        for name, value in alone[part].items():
             # Single precision: a pixel that rounds to the other side of a maximum moves on from there.
             assert torch.allclose(value, two[part][name], rtol=1e-3, atol=5e-4), name
-    for row, other in zip(one["history"], two["history"], strict=True):
+    for row, other in zip(alone["history"], two["history"], strict=True):
         assert abs(row["train_loss"] - other["train_loss"]) < 1e-3
-    assert (tmp_path / "two" / "drawn.pth").exists()
+    assert (tmp_path / "run" / "drawn.pth").exists()

@@ -1,15 +1,25 @@
+import os
 import re
+import shutil
 import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+import torch
 import yaml
+from optuna import create_study, get_all_study_names, load_study
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from tests.conftest import QUICK_RECIPE, run_module
-from tests.stack import ROOT
+from tests.conftest import FORKS, QUICK_RECIPE, run_module
+from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
 from training.config import Recipe, RecipeError, load_recipe
-from training.tune import changed, load_space
+from training.tune import ENDED, changed, counted, load_space, search
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
@@ -62,19 +72,110 @@ def test_a_study_stays_with_its_subject(recipe: Path, space: Path, dataset: Path
         run_module("training.tune", *command, "--epochs", "2")
 
 
-def test_processes_share_a_study(recipe: Path, space: Path, dataset: Path, tmp_path: Path) -> None:
-    storage = ["--storage", f"sqlite:///{tmp_path}/study.db"]
-    outputs = [tmp_path / "a", tmp_path / "b"]
-    run_module("training.tune", *arguments(recipe, space, dataset, outputs[0], 1), *storage)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "training.tune", *arguments(recipe, space, dataset, output, 5), *storage], cwd=ROOT
-        )
-        for output in outputs
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
-    trials = [int(re.search(r"^(\d+) trials", (output / "report.md").read_text(), re.M)[1]) for output in outputs]  # type: ignore[index]
-    assert max(trials) in (5, 6)
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a PostgreSQL of its own; the password is where libpq looks for it, in the environment."""
+    places = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    binaries = Path(shutil.which("initdb", path=os.pathsep.join(places)) or "PostgreSQL is not installed").parent
+    (port,) = free_ports(1)
+    monkeypatch.setenv("PGPASSWORD", "of the test")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "password").write_text("of the test")
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        if user:  # PostgreSQL refuses to run as root
+            for path in (folder, f"{folder}/password"):
+                shutil.chown(path, "postgres")
+        cluster = ["--pgdata", f"{folder}/data", "--username=tuner", f"--pwfile={folder}/password", "--no-sync"]
+        subprocess.run([*user, f"{binaries}/initdb", *cluster, "--auth=scram-sha-256"], cwd=folder, check=True)
+        options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        control = [*user, f"{binaries}/pg_ctl", "--pgdata", f"{folder}/data", "--wait", "--log", f"{folder}/log"]
+        subprocess.run([*control, "--options", options, "start"], cwd=folder, check=True)
+        yield f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres"
+        subprocess.run([*control, "--mode=immediate", "stop"], cwd=folder, check=True)
+
+
+def tune(command: list[str], environment: dict[str, str]) -> None:
+    """Be one process of a study whose dead are noticed after two seconds."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with patch("training.tune.HEARTBEAT", 1):
+        run_module("training.tune", *command)
+
+
+def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
+    recipe: Path, space: Path, dataset: Path, tmp_path: Path, database: str
+) -> None:
+    def begin(name: str) -> BaseProcess:
+        places = {
+            "training/recipes/cnn.yaml": f"{recipe} --space {space}",
+            "my-images": dataset,
+            "--trials 20 --epochs 3": "--trials 6 --epochs 1",
+            "postgresql+psycopg://tuner@db.example/studies": database,
+            "runs/tune": tmp_path / name,
+        }
+        command = documented(HOWTO, ".venv/bin/python -m training.tune", places)[3:]
+        process = FORKS.Process(target=tune, args=(command, {"PGPASSWORD": os.environ["PGPASSWORD"]}))
+        process.start()
+        return process
+
+    def running() -> list[FrozenTrial]:
+        trials = load_study(study_name="drawn", storage=database).get_trials(states=(TrialState.RUNNING,))
+        return [trial for trial in trials if trial.params]
+
+    first = begin("first")
+    wait_until(lambda: "drawn" in get_all_study_names(database) and running())
+    second = begin("second")
+    wait_until(lambda: len(running()) == 2)
+    second.kill()
+    second.join()
+    third = begin("third")
+    for process in (first, third):
+        process.join()
+        assert process.exitcode == 0
+
+    study = load_study(study_name="drawn", storage=database)
+    ended = counted(study, ENDED)
+    (died,) = study.get_trials(states=(TrialState.FAIL,))
+    (again,) = (trial for trial in ended if RetryHeartbeatStaleTrialCallback.retry_history(trial) == [died.number])
+    assert again.params == died.params
+    assert len(ended) == 6
+    assert {trial.state for trial in ended} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    pages = [(tmp_path / name / "report.md").read_text() for name in ("first", "third")]
+    assert any(page.count("6 trials of at most 1 epochs each") for page in pages)
+
+
+def test_says_why_a_data_base_cannot_be_used(
+    recipe: Path, space: Path, dataset: Path, tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "another")
+    command = arguments(recipe, space, dataset, tmp_path / "study", 1)
+    with pytest.raises(SystemExit, match=r"data base of --storage cannot be used.*password authentication failed"):
+        run_module("training.tune", *command, "--storage", database)
+
+
+def test_gives_up_a_trial_that_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, begun = create_study(), (*ENDED, TrialState.RUNNING)
+    optimize = study.optimize
+
+    def second(*arguments: Any, **options: Any) -> None:
+        study.add_trial(create_trial(value=0.5))  # another process, between the look at the study and the trial
+        optimize(*arguments, **options)
+
+    monkeypatch.setattr(study, "optimize", second)
+    search(study, lambda trial: 0.9, 1, begun)
+    assert [trial.value for trial in counted(study, begun)] == [0.5]
+
+
+def test_a_machine_that_slept_says_that_its_trial_is_gone() -> None:
+    study = create_study()
+
+    def run(trial: Trial) -> float:
+        study.tell(trial, state=TrialState.FAIL)  # another process, which has heard nothing of it
+        trial.report(0.5, 1)
+        return 0.5
+
+    with pytest.raises(SystemExit, match="another process has it"):
+        search(study, run, 1, ENDED)
 
 
 def test_a_grid_tries_every_combination(recipe: Path, dataset: Path, tmp_path: Path) -> None:
