@@ -1,6 +1,7 @@
 """Which node is asked: each in its turn, one that failed just now after all others, and the next where one fails."""
 
 import errno
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ POOL_SIZE = 64  # connections kept to each node, not a limit
 REST = 5.0  # seconds in which a node that failed is asked last
 CANNOT_NOW = (502, 503)  # a node is not there behind its proxy, has no worker, or too much to do; another may answer
 Headers = dict[str, str]
+LOG = logging.getLogger(__name__)
 
 # A machine that loses its power closes nothing; the kernel asks every second whether it is there.
 SOCKET_OPTIONS = [
@@ -25,10 +27,6 @@ SOCKET_OPTIONS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000),
 ]
-
-
-def can_now(answer: BaseHTTPResponse) -> bool:
-    return answer.status not in CANNOT_NOW
 
 
 class TorchServeError(Exception):
@@ -43,22 +41,22 @@ class TooSlow(TorchServeError):
     """No answer within the time limit."""
 
 
-class Nodes:
-    """Servers that answer alike, by their base URLs. `timeout`, in seconds, is that of an answer."""
+Ask = Callable[[str, str, bytes | None, Headers], BaseHTTPResponse]
+Check = Callable[[Ask], None]
 
-    def __init__(self, addresses: list[str], timeout: float) -> None:
-        self._nodes = [_Node(address, timeout) for address in addresses]
+
+class Nodes:
+    """Servers that answer alike, by their base URLs. `timeout`, in seconds, is that of an answer.
+
+    `check` is told how to ask a node that was away, and raises TorchServeError where it does not work yet.
+    """
+
+    def __init__(self, addresses: list[str], timeout: float, check: Check = lambda ask: None) -> None:
+        self._nodes = [_Node(address, timeout, check) for address in addresses]
         self._turns = count()
 
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        headers: Headers,
-        will_do: Callable[[BaseHTTPResponse], bool] = can_now,
-    ) -> BaseHTTPResponse:
-        """Ask one after the other; returns the first answer that `will_do`, or else that of the last one.
+    def ask(self, method: str, path: str, body: bytes | None, headers: Headers) -> BaseHTTPResponse:
+        """Ask one after the other; returns the first answer other than CANNOT_NOW, or else that of the last one.
 
         Raises TooSlow as soon as one takes too long, and Unavailable if the last one cannot be reached.
         """
@@ -68,7 +66,7 @@ class Nodes:
                 answer = node.ask(method, path, body, headers)
             except Unavailable:
                 continue
-            if will_do(answer):
+            if answer.status not in CANNOT_NOW:
                 return answer
         return last.ask(method, path, body, headers)
 
@@ -79,27 +77,30 @@ class Nodes:
 
 
 class _Node:
-    """One server: its connections, and until when it is asked last (as monotonic has it; 0 if it did not fail)."""
+    """One server: its connections, and until when it is asked last (as monotonic has it; 0 where it works)."""
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, check: Check) -> None:
         limits = Timeout(connect=CONNECT_TIMEOUT, read=timeout)
         self._pool = connection_from_url(address, timeout=limits, maxsize=POOL_SIZE, socket_options=SOCKET_OPTIONS)
-        self.rests_until = 0.0
+        self._address, self._check = address, check
+        self.rests_until = time.monotonic()
 
     def ask(self, method: str, path: str, body: bytes | None, headers: Headers) -> BaseHTTPResponse:
-        if self.rests_until:  # one request alone finds out whether it is back, as that may take CONNECT_TIMEOUT
-            self._rest()
         try:
+            if self.rests_until:
+                self._rest()  # for the others, while this request finds out whether it works again
+                self._see_that_it_works()
             answer = self._send(method, path, body, headers)
-        except HTTPError as error:
+        except ReadTimeoutError:
             self._rest()
-            if isinstance(error, ReadTimeoutError):
-                raise TooSlow("The model took too long to answer.") from None
+            raise TooSlow("The model took too long to answer.") from None
+        except (HTTPError, Unavailable):
+            self._rest()
             raise Unavailable("TorchServe cannot be reached.") from None
-        if can_now(answer):
-            self.rests_until = 0.0
-        else:
+        if answer.status in CANNOT_NOW:
             self._rest()
+        else:
+            self.rests_until = 0.0
         return answer
 
     def _rest(self) -> None:
@@ -114,7 +115,20 @@ class _Node:
         except HTTPError as error:
             if not _has_ended(error):
                 raise
+            self._see_that_it_works()
             return request()  # the connection had been kept, and ended just now: a fresh one decides
+
+    def _see_that_it_works(self) -> None:
+        """Raise Unavailable where it does not, or does not say so within CONNECT_TIMEOUT."""
+
+        def ask(method: str, path: str, body: bytes | None, headers: Headers) -> BaseHTTPResponse:
+            return self._pool.urlopen(method, path, body, headers, retries=False, timeout=CONNECT_TIMEOUT)
+
+        try:
+            self._check(ask)
+        except (HTTPError, TorchServeError) as error:
+            LOG.warning("The node %s is not asked now: %s", self._address, error)
+            raise Unavailable("TorchServe cannot be reached.") from None
 
 
 def _has_ended(error: HTTPError) -> bool:

@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from filelock import FileLock
 
@@ -37,8 +37,8 @@ class TokenFile:
         except OSError as error:
             raise TorchServeError(f"The token of the nodes cannot be read: {error}.") from None
 
-    def renew(self, kind: str, expired: str) -> NoReturn:
-        raise TorchServeError("A node wants a key of its own; start it with deploy/torchserve.properties.")
+    def renew(self, kind: str, expired: str) -> str:
+        return self.read(kind)
 
 
 class Keys:

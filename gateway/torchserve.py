@@ -11,7 +11,7 @@ from urllib3 import BaseHTTPResponse
 from urllib3.filepost import encode_multipart_formdata
 
 from gateway import metrics
-from gateway.nodes import Headers, Nodes, TorchServeError, Unavailable, can_now
+from gateway.nodes import Ask, Headers, Nodes, TorchServeError, Unavailable
 from gateway.nodes import TooSlow as TooSlow  # which those who ask TorchServe have to know
 from gateway.tokens import Keys, TokenFile, Tokens, bearer
 
@@ -87,12 +87,12 @@ class TorchServe:
         """Return what the deployed model says of itself: `card` and `device`, asked once per worker start; its
         `version`; and how many of its `workers` are ready, on one node where there are several.
 
-        Raises Unavailable while no worker of the default version is ready on any node.
+        Raises Unavailable while no worker of the default version is ready there.
         """
         if not self.models():
             raise Unavailable("No model is registered.")
-        description = self._call("management", "GET", self._path(), will_do=_has_ready_worker)[0]
-        started = tuple((each["id"], each["startTime"]) for each in description["workers"] if each["status"] == "READY")
+        description = self.describe()[0]
+        started = tuple((worker["id"], worker["startTime"]) for worker in _ready(description))
         if not started:
             raise Unavailable("The model is not ready yet.")
         return self._told(description["modelVersion"], started)
@@ -114,7 +114,7 @@ class TorchServe:
             {
                 "version": each["modelVersion"],
                 "default": each["modelVersion"] == default,
-                "workers": sum(worker["status"] == "READY" for worker in each["workers"]),
+                "workers": len(_ready(each)),
             }
             for each in self.describe("all")
         ]
@@ -172,19 +172,13 @@ class TorchServe:
         return told
 
     def _call(
-        self,
-        kind: str,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Headers | None = None,
-        will_do: Callable[[BaseHTTPResponse], bool] = can_now,
+        self, kind: str, method: str, path: str, body: bytes | None = None, headers: Headers | None = None
     ) -> Any:
-        """Send one request with a valid token to a node whose answer will do; returns the JSON of the reply."""
+        """Send one request with a valid token; returns the JSON of the reply."""
 
         def send(token: str) -> BaseHTTPResponse:
             content = {"Content-Type": BINARY, **(headers or {})}
-            return self._nodes[kind].ask(method, path, body, {**content, **bearer(token)}, will_do)
+            return self._nodes[kind].ask(method, path, body, {**content, **bearer(token)})
 
         token = self._tokens.read(kind)
         response = send(token)
@@ -201,8 +195,13 @@ class TorchServeNodes(TorchServe):
 
     def __init__(self, addresses: list[str], token_file: Path, timeout: float) -> None:
         asked = addresses if len(addresses) > 1 else addresses * 2  # asked again, a name may lead to another node
-        self._nodes = dict.fromkeys(KINDS, Nodes(asked, timeout))
+        self._nodes = dict.fromkeys(KINDS, Nodes(asked, timeout, self._check))
         self._tokens = TokenFile(token_file)
+
+    def _check(self, ask: Ask) -> None:
+        """Raise Unavailable where a node has no worker yet, as it keeps what it is asked until it has."""
+        if not _ready(_result(ask("GET", self._path(), None, bearer(self._tokens.read("management"))))[0]):
+            raise Unavailable("The model is not ready yet.")
 
     def _change(self, method: str, path: str) -> NoReturn:
         raise TorchServeError("Several nodes serve the model; deploy them anew to change what they serve.")
@@ -221,8 +220,9 @@ def _versioned(path: str, version: str | None) -> str:
     return f"{path}/{version}" if version else path
 
 
-def _has_ready_worker(response: BaseHTTPResponse) -> bool:
-    return b'"READY"' in response.data
+def _ready(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the workers that can answer."""
+    return [worker for worker in description["workers"] if worker["status"] == "READY"]
 
 
 def _token_expired(response: BaseHTTPResponse) -> bool:

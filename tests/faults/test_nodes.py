@@ -21,6 +21,7 @@ from tests.machines import Machine, machines
 from tests.stack import ROOT, Record, free_ports, seconds_until, times, wait_until
 
 RATE = 30  # requests a second
+STARTING = 7  # seconds, proxy_read_timeout of nginx, which cannot see that a node is only starting
 TOKEN = "letters123"
 CONFIG = ROOT / "deploy" / "torchserve.properties"
 TEMPLATE = ROOT / "deploy" / "nginx" / "torchserve.conf.template"
@@ -96,17 +97,18 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             address = f"http://{machine.address}:8080"
             service.env |= {"TS_INFERENCE_ADDRESS": address, "TS_MANAGEMENT_ADDRESS": address}
             nodes.append(Node(machine, start(service)))
-        servers = "".join(f"server {machine.address}:8080 fail_timeout=2s; " for machine in others)
+        servers = "".join(f"server {machine.address}:8080 fail_timeout=5s; " for machine in others)
         (folder / "nginx.conf").write_text(NGINX)
         filled = Template(TEMPLATE.read_text()).safe_substitute(SERVERS=servers, TOKEN=TOKEN)
         (folder / "torchserve.conf").write_text(filled)
         command = front.command(["nginx", "-e", "stderr", "-p", f"{folder}/", "-c", "nginx.conf"])
         start(Service("nginx", command, folder, {}, folder / "nginx.log"))
-        wait_until(lambda: all(workers(node, token_file) == 2 for node in nodes))
+        wait_until(lambda: all(workers(node, token_file) == 2 for node in nodes), seconds=120)
         yield Cluster(nodes, f"http://{front.address}:8000", token_file)
 
 
 def workers(node: Node, token_file: Path) -> int:
+    time.sleep(0.2)  # as it has better things to do than to answer
     try:
         return TorchServeNodes([node.url], token_file, timeout=10).details()["workers"]
     except TorchServeError:
@@ -153,14 +155,14 @@ def test_nothing_is_lost_with_a_node_that_is_killed(
                 while time.monotonic() < until:
                     states.add(status(url, "health"))
                 victim.service.start()
-                again.append(seconds_until(victim.predictions))
+                again.append(seconds_until(victim.predictions))  # which it counts from its start
     record_property(
         f"{len(again)} times one of two nodes killed, asked {way} {RATE} times a second",
         f"{dict(ledger.outcomes())}, {slowest(ledger):.1f} s at most, both serve {max(again):.1f} s after its start",
     )
     assert set(ledger.outcomes()) == {"right"}
     assert states == {200}
-    assert slowest(ledger) < 5
+    assert slowest(ledger) < STARTING + CONNECT_TIMEOUT + 1
 
 
 @pytest.mark.timeout(1200)

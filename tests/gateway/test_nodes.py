@@ -20,7 +20,13 @@ from gateway.torchserve import TorchServeError, TorchServeNodes
 from tests.stack import free_ports, wait_until
 
 Answer = tuple[int, object]
-PREDICTION = {"predicted_class": "red", "confidence": 1.0, "class_probabilities": {"red": 1.0}, "in_distribution": True}
+PREDICTION = {
+    "predicted_class": "red",
+    "confidence": 1.0,
+    "class_probabilities": {"red": 1.0},
+    "in_distribution": True,
+    "version": "1.0",
+}
 DIES = 0  # instead of a status
 DIED = {"code": 500, "type": "InternalServerException", "message": "Worker died."}
 FULL = {"code": 503, "type": "ServiceUnavailableException", "message": "No worker is available."}
@@ -34,7 +40,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, answer: Callable[[str], Answer], port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.answer = answer
-        self.asked: list[tuple[str, str | None]] = []
+        self.asked: list[bytes] = []  # what was posted
+        self.tokens: set[str] = set()
         Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -47,18 +54,20 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((f"{self.command} {self.path}", self.headers["Authorization"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.tokens.add(self.headers.get("Authorization", ""))
+        if self.command == "POST":
+            self.server.asked.append(body)
         status, said = self.server.answer(self.path)
         if status == DIES:
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        body = json.dumps(said).encode()
+        reply = json.dumps(said).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(reply)
 
     do_POST = do_GET  # noqa: N815
 
@@ -66,8 +75,23 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def ready(path: str, predictions: Answer = (200, PREDICTION), status: str = "READY") -> Answer:
+    """Answer for management as a node does whose worker has a status."""
+    worker = {"id": "9000", "startTime": "now", "status": status}
+    said = {"card": {"name": "drawn"}, "device": "cpu"}
+    if "limit" in path:
+        return 200, {"models": [{"modelName": "classifier"}]}
+    if path.startswith("/models"):
+        return 200, [{"modelVersion": "1.0", "workers": [worker], "customizedMetadata": said}]
+    return predictions
+
+
 def good(path: str) -> Answer:
-    return 200, PREDICTION
+    return ready(path)
+
+
+def starting(path: str) -> Answer:
+    return ready(path, status="UNLOADING")
 
 
 def full(path: str) -> Answer:
@@ -198,7 +222,7 @@ def test_who_asks_knows_when_all_are_away(refusing: str) -> None:
 
 
 def test_what_a_worker_had_is_asked_of_another_node_once(token_file: Path) -> None:
-    with serving(lambda path: (500, DIED), good) as servers:
+    with serving(lambda path: ready(path, (500, DIED)), good) as servers:
         torchserve = TorchServeNodes([server.url for server in servers], token_file, timeout=5)
         assert torchserve.predict(b"image") == PREDICTION
         assert [len(server.asked) for server in servers] == [1, 1]
@@ -206,21 +230,29 @@ def test_what_a_worker_had_is_asked_of_another_node_once(token_file: Path) -> No
 
 def test_a_name_is_asked_again_as_it_may_lead_to_another(token_file: Path) -> None:
     answers = iter([(503, FULL), (200, PREDICTION)])
-    with serving(lambda path: next(answers)) as (server,):
+    with serving(lambda path: ready(path, next(answers)) if path.startswith("/pred") else good(path)) as (server,):
         assert TorchServeNodes([server.url], token_file, timeout=5).predict(b"image") == PREDICTION
 
 
-def test_a_node_that_is_starting_does_not_speak_for_the_others(token_file: Path) -> None:
-    def node(status: str) -> Callable[[str], Answer]:
-        worker = {"id": "9000", "startTime": "now", "status": status}
-        said = {"card": {"name": "drawn"}, "device": "cpu"}
-        description = [{"modelVersion": "1.0", "workers": [worker], "customizedMetadata": said}]
-        return lambda path: (200, {"models": [{"modelName": "classifier"}]} if "limit" in path else description)
-
-    with serving(node("UNLOADING"), node("READY")) as servers:
-        asked = client([server.url for server in servers], token_file)
+def test_a_node_that_is_starting_is_asked_nothing_and_speaks_for_nobody(token_file: Path) -> None:
+    with serving(starting, good) as (first, second):
+        asked = client([first.url, second.url], token_file)
         states = [asked.get("/health").get_json() for _ in range(4)]
         assert {(state["status"], state["workers"]) for state in states} == {("healthy", 1)}
+        assert {asked.post("/predict", data=upload()).status_code for _ in range(4)} == {200}
+        assert (len(first.asked), len(second.asked)) == (0, 4)
+
+
+def test_a_node_that_was_started_again_unseen_is_asked_when_it_is_ready(token_file: Path) -> None:
+    with serving(good, good) as (first, second):
+        torchserve = TorchServeNodes([first.url, second.url], token_file, timeout=5)
+        for _ in range(4):
+            torchserve.predict(b"image")
+        first.answer = lambda path: starting(path) if path.startswith("/models") else (DIES, None)
+        before = len(first.asked)
+        for _ in range(4):
+            torchserve.predict(b"image")
+        assert len(first.asked) == before + 1  # on the connection that ended, and not again
 
 
 def test_a_client_is_told_to_come_again_when_all_are_away(refusing: str, token_file: Path) -> None:
