@@ -15,13 +15,6 @@ VENV = .venv/bin
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
-# Debian would begin to run it as a service where it installs it; the tests start their own.
-PROMETHEUS = { command -v prometheus > /dev/null || { apt-get install -y -qq --no-install-recommends prometheus > /dev/null \
-	&& if [ -d /run/systemd/system ]; then systemctl disable --quiet --now prometheus; fi; }; }
-INITDB = $(firstword $(wildcard /usr/lib/postgresql/*/bin/initdb) initdb)
-POSTGRESQL = { command -v $(INITDB) > /dev/null || { own=/etc/postgresql-common/createcluster.d/none.conf \
-	&& mkdir -p $${own%/*} && echo 'create_main_cluster = false' > $$own \
-	&& apt-get install -y -qq --no-install-recommends postgresql > /dev/null && rm $$own; }; }
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -67,17 +60,8 @@ lock: .venv/test ## renew the lock files from pyproject.toml, both or none
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
-tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts, PostgreSQL for studies; the distribution's where there are any
-	@missing=; for tool in chromium wrk prometheus $(INITDB); do command -v $$tool > /dev/null || missing=1; done; \
-	[ -z "$$missing" ] && ldconfig -p | grep -q libjemalloc && exit; \
-	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null && $(PROMETHEUS) && $(POSTGRESQL); \
-	else \
-		for tool in wrk prometheus $(INITDB); do \
-			command -v $$tool > /dev/null || { echo "$$tool is not installed; your distribution has it." >&2; exit 1; }; \
-		done; \
-		$(VENV)/playwright install --with-deps chromium; \
-	fi
+tools: .venv/test
+	@tests/tools.sh
 
 clean: ## remove what was installed and built
 	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256

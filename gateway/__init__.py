@@ -6,7 +6,7 @@ from threading import Semaphore
 from typing import Any, NoReturn
 
 from flasgger import Swagger
-from flask import Flask
+from flask import Config, Flask
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
@@ -14,11 +14,21 @@ from gateway import access, errors, routes
 from gateway.admission import Admission
 from gateway.batches import Batches
 from gateway.local import Backend, Local
-from gateway.torchserve import TorchServe
+from gateway.torchserve import TorchServe, TorchServeNodes
 
 ROOT = Path(__file__).parent
 EXPLANATIONS = 2  # at once, as each takes the time of dozens of predictions
 TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
+SETTINGS = {
+    "TORCHSERVE_CONFIG": "config.properties",
+    "KEY_FILE": "key_file.json",
+    "TORCHSERVE": "",
+    "TOKEN_FILE": "token",
+    "MODEL_DIR": "",
+    "TIMEOUT": TIMEOUT,
+    "CALLS": 2,
+    "CORS_ORIGINS": "*",
+}
 SWAGGER = {
     "openapi": "3.0.3",
     "title": "Image classifier",
@@ -43,13 +53,13 @@ class StrictJSON(DefaultJSONProvider):
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), or instead MODEL_DIR (an archive, unpacked, to run in this
-    process); TIMEOUT (seconds), CALLS (to the model at once, with small images and with large ones), CORS_ORIGINS.
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's on this machine); or else TORCHSERVE (the URLs of its nodes
+    with commas between them, or one that leads to them all) and TOKEN_FILE (path of the token they ask for); or else
+    MODEL_DIR (an archive, unpacked, to run in this process). TIMEOUT (seconds), CALLS (to the model at once, with small
+    images and with large ones), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
-    app.config.update(
-        TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=TIMEOUT, CALLS=2, CORS_ORIGINS="*"
-    )
+    app.config.update(SETTINGS)
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
@@ -65,9 +75,11 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     return app
 
 
-def _backend(config: dict[str, Any]) -> Backend:
-    if "MODEL_DIR" in config:
+def _backend(config: Config) -> Backend:
+    if config["MODEL_DIR"]:
         return Local(Path(config["MODEL_DIR"]))
+    if addresses := config["TORCHSERVE"].replace(",", " ").split():
+        return TorchServeNodes(addresses, Path(config["TOKEN_FILE"]), config["TIMEOUT"])
     return TorchServe(Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"]), config["TIMEOUT"])
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -52,12 +52,12 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
         (run / URL_FILE).write_text(f"http://{host}:{port}")
         services = []
         if backend == TORCHSERVE:
-            services.append(_torchserve(archive, config, run, find_java(), scratch))
+            services.append(torchserve(archive, config, run, find_java(), scratch))
             settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
         else:
             shutil.unpack_archive(archive, f"{scratch}/model", "zip")
             settings = {"MODEL_DIR": Path(scratch, "model")}
-        services.append(_gateway(host, port, settings, run, scratch))
+        services.append(gateway(host, port, settings, run, scratch))
         try:
             for service in services:
                 service.start()
@@ -129,7 +129,7 @@ def _java_version(home: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
+def torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
     """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
     store = run / "model_store"  # for scripts/models.py, which knows this folder alone
     store.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch
     return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
 
 
-def _gateway(host: str, port: int, settings: dict[str, Path], run: Path, scratch: str) -> Service:
+def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, scratch: str) -> Service:
     counts = Path(scratch) / "metrics"
     counts.mkdir()
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]

@@ -84,6 +84,12 @@ def documented(page: Path, start: str, places: dict[str, object]) -> list[str]:
     return shlex.split(command)
 
 
+def seconds_until(condition: Callable[[], object]) -> float:
+    started = time.monotonic()
+    wait_until(condition)
+    return time.monotonic() - started
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

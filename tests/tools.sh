@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Install what the tests drive and pip does not have: Chromium for the page, jemalloc for training, wrk for load,
+# Prometheus for the alerts, PostgreSQL for studies, nginx and ip for several nodes; the distribution's where it is Debian.
+set -euo pipefail
+PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
+
+missing() {
+	for tool in "$@"; do command -v "$tool" > /dev/null || echo "$tool"; done
+}
+
+if [ -z "$(missing chromium wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
+	exit
+fi
+if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+	services=$(missing prometheus nginx)
+	own=/etc/postgresql-common/createcluster.d/none.conf
+	mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"
+	apt-get update -qq
+	apt-get install -y -qq chromium fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
+	apt-get install -y -qq --no-install-recommends nginx postgresql prometheus > /dev/null
+	rm "$own"
+	for service in $services; do # Debian begins to run them where it installs them; the tests start their own
+		update-rc.d "$service" disable
+		service "$service" stop > /dev/null
+	done
+else
+	for tool in $(missing wrk prometheus initdb nginx ip); do
+		echo "$tool is not installed; your distribution has it." >&2
+		exit 1
+	done
+	.venv/bin/playwright install --with-deps chromium
+fi
