@@ -13,9 +13,10 @@ VENV = .venv/bin
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
-# Debian would begin to run it as a service where it installs it; the tests start their own.
-PROMETHEUS = { command -v prometheus > /dev/null || { apt-get install -y -qq --no-install-recommends prometheus > /dev/null \
-	&& if [ -d /run/systemd/system ]; then systemctl disable --quiet --now prometheus; fi; }; }
+# Debian begins to run them as services where it installs them; the tests start their own.
+SERVICES = for tool in prometheus nginx; do command -v $$tool > /dev/null \
+	|| { apt-get install -y -qq --no-install-recommends $$tool > /dev/null && update-rc.d $$tool disable && service $$tool stop > /dev/null; } \
+	|| exit 1; done
 INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
@@ -64,13 +65,13 @@ lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
-tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts; the distribution's where there are any
-	@missing=; for tool in chromium wrk prometheus; do command -v $$tool > /dev/null || missing=1; done; \
+tools: .venv/test # Chromium for the page, jemalloc for training, wrk for benchmarks, Prometheus for the alerts, nginx and ip for several nodes; the distribution's where there are any
+	@missing=; for tool in chromium wrk prometheus nginx ip; do command -v $$tool > /dev/null || missing=1; done; \
 	[ -z "$$missing" ] && ldconfig -p | grep -q libjemalloc && exit; \
 	if command -v apt-get > /dev/null && [ "$$(id -u)" = 0 ]; then \
-		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core libjemalloc2 wrk > /dev/null && $(PROMETHEUS); \
+		apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null && $(SERVICES); \
 	else \
-		for tool in wrk prometheus; do \
+		for tool in wrk prometheus nginx ip; do \
 			command -v $$tool > /dev/null || { echo "$$tool is not installed; your distribution has it." >&2; exit 1; }; \
 		done; \
 		$(VENV)/playwright install --with-deps chromium; \

@@ -6,14 +6,14 @@ from threading import Semaphore
 from typing import Any, NoReturn
 
 from flasgger import Swagger
-from flask import Flask
+from flask import Config, Flask
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from gateway import access, errors, routes
 from gateway.admission import Admission
 from gateway.batches import Batches
-from gateway.torchserve import TorchServe
+from gateway.torchserve import TorchServe, TorchServeNodes
 
 ROOT = Path(__file__).parent
 EXPLANATIONS = 2  # at once, as each takes the time of dozens of predictions
@@ -42,19 +42,19 @@ class StrictJSON(DefaultJSONProvider):
 def create_app(config: dict[str, Any] | None = None) -> Flask:
     """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's), TIMEOUT (seconds), CALLS (to TorchServe at once, with small
-    images and with large ones), CORS_ORIGINS.
+    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's on this machine), or else TORCHSERVE (the URLs of its nodes
+    with commas between them, or one that leads to them all) and TOKEN_FILE (path of the token they ask for); TIMEOUT
+    (seconds), CALLS (to TorchServe at once, with small images and with large ones), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
-    app.config.update(
-        TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json", TIMEOUT=TIMEOUT, CALLS=2, CORS_ORIGINS="*"
-    )
+    app.config.update(TORCHSERVE="", TORCHSERVE_CONFIG="config.properties", KEY_FILE="key_file.json")
+    app.config.update(TOKEN_FILE="token", TIMEOUT=TIMEOUT, CALLS=2, CORS_ORIGINS="*")  # noqa: S106
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
-    timeout = app.config["TIMEOUT"]
-    torchserve = TorchServe(Path(app.config["TORCHSERVE_CONFIG"]), Path(app.config["KEY_FILE"]), timeout)
-    app.extensions.update(torchserve=torchserve, batches=Batches(torchserve, app.config["CALLS"], timeout))
+    torchserve = _torchserve(app.config)
+    batches = Batches(torchserve, app.config["CALLS"], app.config["TIMEOUT"])
+    app.extensions.update(torchserve=torchserve, batches=batches)
     app.extensions["explaining"] = Semaphore(EXPLANATIONS)
     access.register(app)
     app.register_blueprint(routes.blueprint)
@@ -63,6 +63,12 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
     app.wsgi_app = Admission(app)  # type: ignore[method-assign]
     return app
+
+
+def _torchserve(config: Config) -> TorchServe:
+    if addresses := config["TORCHSERVE"].replace(",", " ").split():
+        return TorchServeNodes(addresses, Path(config["TOKEN_FILE"]), config["TIMEOUT"])
+    return TorchServe(Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"]), config["TIMEOUT"])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,39 +1,29 @@
-"""The only module that knows TorchServe: its inference, management and token APIs."""
+"""The only module that knows TorchServe's inference and management APIs; its token API is known to tokens.py."""
 
-import json
 import re
-import time
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, urlencode
 
-from filelock import FileLock
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+from urllib3 import BaseHTTPResponse
 from urllib3.filepost import encode_multipart_formdata
 
 from gateway import metrics
+from gateway.nodes import Headers, Nodes, TorchServeError, Unavailable, can_now
+from gateway.nodes import TooSlow as TooSlow  # which those who ask TorchServe have to know
+from gateway.tokens import Keys, TokenFile, Tokens, bearer
 
 MODEL = "classifier"  # the name a model is served under, whatever its archive is called
 PREDICTIONS = f"/predictions/{MODEL}"
 EXPLANATIONS = f"/explanations/{MODEL}"
+KINDS = ("inference", "management")
 BINARY = "application/octet-stream"
-Headers = dict[str, str]
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
-CONNECT_TIMEOUT = 2.0  # seconds
-POOL_SIZE = 64  # connections kept, not a limit
-POLL_INTERVAL = 0.005  # seconds
-KEY_FILE_PATIENCE = 0.5  # seconds; TorchServe does not replace the file in one step
-
-
-class TorchServeError(Exception):
-    """TorchServe did not do what it was asked. A message of its own is for operators, not for clients."""
-
-
-class Unavailable(TorchServeError):
-    """TorchServe or the model is not there, or is too busy; asking again later may work."""
+REMEMBERED = 8  # nodes, or starts of a worker, of which it is known what they say of themselves
 
 
 class WorkerDied(Unavailable):
@@ -42,10 +32,6 @@ class WorkerDied(Unavailable):
 
 class NoSuchVersion(TorchServeError):
     """The model has no version of that number."""
-
-
-class TooSlow(TorchServeError):
-    """No answer within the time limit."""
 
 
 class ImageRefused(TorchServeError):
@@ -64,13 +50,8 @@ class TorchServe:
 
     def __init__(self, config: Path, key_file: Path, timeout: float) -> None:
         properties = read_properties(config)
-        limits = Timeout(connect=CONNECT_TIMEOUT, read=timeout)
-        self._pools = {
-            kind: connection_from_url(properties[f"{kind}_address"], timeout=limits, maxsize=POOL_SIZE)
-            for kind in ("inference", "management")
-        }
-        self._tokens = Tokens(key_file, self._pools["management"])
-        self._details: tuple[Any, dict[str, Any]] | None = None
+        self._nodes = {kind: Nodes([properties[f"{kind}_address"]], timeout) for kind in KINDS}
+        self._tokens: Tokens = Keys(key_file, self._nodes["management"])
 
     def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
         """Classify the bytes of an image file, by the default version or a given one; returns predicted_class,
@@ -104,21 +85,17 @@ class TorchServe:
 
     def details(self) -> dict[str, Any]:
         """Return what the deployed model says of itself: `card` and `device`, asked once per worker start; its
-        `version`; and how many of its `workers` are ready.
+        `version`; and how many of its `workers` are ready, on one node where there are several.
 
-        Raises Unavailable while no worker of the default version is ready.
+        Raises Unavailable while no worker of the default version is ready on any node.
         """
         if not self.models():
             raise Unavailable("No model is registered.")
-        description = self.describe()[0]
-        workers = [worker for worker in description["workers"] if worker["status"] == "READY"]
-        if not workers:
+        description = self._call("management", "GET", self._path(), will_do=_has_ready_worker)[0]
+        started = tuple((each["id"], each["startTime"]) for each in description["workers"] if each["status"] == "READY")
+        if not started:
             raise Unavailable("The model is not ready yet.")
-        started = description["modelVersion"], [(worker["id"], worker["startTime"]) for worker in workers]
-        if self._details is None or self._details[0] != started:
-            told = {**self.said(), "version": description["modelVersion"], "workers": len(workers)}
-            self._details = started, told
-        return self._details[1]
+        return self._told(description["modelVersion"], started)
 
     def said(self, version: str | None = None) -> dict[str, Any]:
         """Return what a worker says of itself: `card`, `device` and its `pid`. It has answered all it had before then.
@@ -153,20 +130,20 @@ class TorchServe:
         """
         workers = self.describe()[0]["minWorkers"] if self.models() else 1
         options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true"})
-        return self._call("management", "POST", f"/models?{options}")["status"]
+        return self._change("POST", f"/models?{options}")
 
     def scale(self, workers: int, version: str | None = None) -> str:
         """Run exactly `workers` workers; returns what happened."""
         options = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "true"})
-        return self._call("management", "PUT", f"{self._path(version)}?{options}")["status"]
+        return self._change("PUT", f"{self._path(version)}?{options}")
 
     def set_default(self, version: str) -> str:
         """Serve `version` where none is named; returns what happened."""
-        return self._call("management", "PUT", f"{self._path(version)}/set-default")["status"]
+        return self._change("PUT", f"{self._path(version)}/set-default")
 
     def unregister(self, version: str) -> str:
         """Stop and forget `version`; returns what happened."""
-        return self._call("management", "DELETE", self._path(version))["status"]
+        return self._change("DELETE", self._path(version))
 
     def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         with metrics.INFERENCE.time():
@@ -182,43 +159,53 @@ class TorchServe:
     def _path(self, version: str | None = None) -> str:
         return _versioned(f"/models/{MODEL}", version)
 
+    def _change(self, method: str, path: str) -> str:
+        """Change what is served; returns what happened."""
+        return self._call("management", method, path)["status"]
+
+    @cached_property
+    def _told(self) -> Callable[[str, tuple[Any, ...]], dict[str, Any]]:
+        @lru_cache(REMEMBERED)
+        def told(version: str, started: tuple[Any, ...]) -> dict[str, Any]:
+            return {**self.said(), "version": version, "workers": len(started)}
+
+        return told
+
     def _call(
-        self, kind: str, method: str, path: str, body: bytes | None = None, headers: Headers | None = None
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Headers | None = None,
+        will_do: Callable[[BaseHTTPResponse], bool] = can_now,
     ) -> Any:
-        """Send one request with a valid token; returns the JSON of the reply."""
+        """Send one request with a valid token to a node whose answer will do; returns the JSON of the reply."""
+
+        def send(token: str) -> BaseHTTPResponse:
+            content = {"Content-Type": BINARY, **(headers or {})}
+            return self._nodes[kind].ask(method, path, body, {**content, **bearer(token)}, will_do)
+
         token = self._tokens.read(kind)
-        response = _send(self._pools[kind], method, path, token, body, headers)
+        response = send(token)
         if _token_expired(response):
-            response = _send(self._pools[kind], method, path, self._tokens.renew(kind, token), body, headers)
+            response = send(self._tokens.renew(kind, token))
         return _result(response)
 
 
-class Tokens:
-    """TorchServe's short-lived keys, which it writes into `key_file` and nowhere else."""
+class TorchServeNodes(TorchServe):
+    """A client of TorchServe on several machines, or of one name for them all, by the token in a file.
 
-    def __init__(self, key_file: Path, management: HTTPConnectionPool) -> None:
-        self._key_file, self._management = key_file, management
+    Each of `addresses` answers for inference and management. What would change one node and not the others is refused.
+    """
 
-    def read(self, kind: str) -> str:
-        """Return the current key for `inference`, `management` or `API`."""
-        until = time.monotonic() + KEY_FILE_PATIENCE
-        while True:
-            try:
-                return json.loads(self._key_file.read_text())[kind]["key"]
-            except (ValueError, KeyError, TypeError):  # half-written: another process is renewing
-                if time.monotonic() > until:
-                    raise Unavailable("TorchServe's keys cannot be read.") from None
-            except OSError:
-                raise Unavailable("TorchServe is not running, or is just starting.") from None
-            time.sleep(POLL_INTERVAL)
+    def __init__(self, addresses: list[str], token_file: Path, timeout: float) -> None:
+        asked = addresses if len(addresses) > 1 else addresses * 2  # asked again, a name may lead to another node
+        self._nodes = dict.fromkeys(KINDS, Nodes(asked, timeout))
+        self._tokens = TokenFile(token_file)
 
-    def renew(self, kind: str, expired: str) -> str:
-        """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
-        # Polls, as a blocking lock would stop all greenlets of the process, the one that holds it included.
-        with FileLock(self._key_file.with_suffix(".lock"), poll_interval=POLL_INTERVAL):
-            if self.read(kind) == expired:
-                _send(self._management, "GET", f"/token?type={kind}", self.read("API"))
-            return self.read(kind)
+    def _change(self, method: str, path: str) -> NoReturn:
+        raise TorchServeError("Several nodes serve the model; deploy them anew to change what they serve.")
 
 
 def read_properties(path: Path) -> dict[str, str]:
@@ -228,34 +215,14 @@ def read_properties(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _send(
-    pool: HTTPConnectionPool,
-    method: str,
-    path: str,
-    token: str,
-    body: bytes | None = None,
-    headers: Headers | None = None,
-) -> BaseHTTPResponse:
-    all_headers = {"Authorization": f"Bearer {token}", "Content-Type": BINARY, **(headers or {})}
-
-    def request() -> BaseHTTPResponse:
-        return pool.urlopen(method, path, body=body, headers=all_headers, retries=False)
-
-    try:
-        try:
-            return request()
-        except ProtocolError:  # the connection had been kept and was closed just now: a fresh one decides
-            return request()
-    except ReadTimeoutError:
-        raise TooSlow("The model took too long to answer.") from None
-    except HTTPError:
-        raise Unavailable("TorchServe cannot be reached.") from None
-
-
 def _versioned(path: str, version: str | None) -> str:
     if version and not VERSION.fullmatch(version):  # `..` would lead elsewhere
         raise NoSuchVersion(f"There is no version {version!r}.")
     return f"{path}/{version}" if version else path
+
+
+def _has_ready_worker(response: BaseHTTPResponse) -> bool:
+    return b'"READY"' in response.data
 
 
 def _token_expired(response: BaseHTTPResponse) -> bool:

@@ -109,7 +109,7 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path) -> None:
     (run / "model_store").symlink_to(archive.parent.resolve())  # for scripts/models.py, which knows this folder alone
     # TorchServe keeps the sockets of its workers and the unpacked models there, the gateway what it counts.
     with tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
-        services = [_torchserve(archive, config, run, java_home, scratch), _gateway(host, port, config, run, scratch)]
+        services = [torchserve(archive, config, run, java_home, scratch), gateway(host, port, config, run, scratch)]
         try:
             for service in services:
                 service.start()
@@ -166,7 +166,7 @@ def _java_version(home: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
+def torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
     """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
     home = Path(ts.__file__).parent.parent
     command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
@@ -187,7 +187,7 @@ def _torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch
     return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
 
 
-def _gateway(host: str, port: int, config: Path, run: Path, scratch: str) -> Service:
+def gateway(host: str, port: int, config: Path, run: Path, scratch: str) -> Service:
     counts = Path(scratch) / "metrics"
     counts.mkdir()
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]

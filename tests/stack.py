@@ -72,6 +72,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def seconds_until(condition: Callable[[], object]) -> float:
+    started = time.monotonic()
+    wait_until(condition)
+    return time.monotonic() - started
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -5,5 +5,3 @@ import tomllib
 from tests.stack import ROOT
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-# What the manifests name and the gateway brings with its support for several nodes; goes once that is here.
-AWAITED = {"TORCHSERVE", "TOKEN_FILE", "torchserve.conf.template"}

@@ -89,7 +89,6 @@ def stops(running: Container) -> bool:
 
 def test_the_gateway_runs_without_torch_and_writes_nowhere_else(tmp_path: Path) -> None:
     image = read("gateway")
-    image.copied["config.properties"] = image.folder / "config.properties"  # until it knows GATEWAY_TORCHSERVE
     settings = {"GATEWAY_TORCHSERVE": "http://nginx:8000", "GATEWAY_TOKEN_FILE": "/run/secrets/token"}
     with container(image, LOCKS["gateway"], tmp_path, settings) as running:
         wait_until(lambda: healthy(running, image, settings), 20)

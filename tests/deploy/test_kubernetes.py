@@ -1,5 +1,6 @@
 """deploy/kubernetes: objects by the schemas of Kubernetes and KServe, and that they fit together. No cluster runs."""
 
+import re
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from gateway import create_app
-from tests.deploy import AWAITED, VERSION
+from tests.deploy import VERSION
 from tests.deploy.image import read
 from tests.deploy.kserve import KINDS, Schemas, models
 from tests.stack import ROOT
@@ -32,8 +33,7 @@ def objects(folder: Path) -> Iterator[Object]:
         path = folder / resource
         yield from objects(path.resolve()) if path.is_dir() else yaml.safe_load_all(path.read_text())
     for generated in kustomization.get("configMapGenerator", []):
-        assert [file for file in generated["files"] if not (folder / file).is_file() and file not in AWAITED] == []
-        data = dict.fromkeys(generated["files"], "")
+        data = {file: (folder / file).read_text() for file in generated["files"]}
         yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data}
 
 
@@ -202,11 +202,11 @@ def test_images_are_ours_or_of_a_fixed_version(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_containers_name_is_there(overlay: str) -> None:
-    app = create_app({"TORCHSERVE_CONFIG": str(ROOT / "config.properties")})
+    app = create_app({"TORCHSERVE": "http://torchserve:8000"})
     routes = {rule.rule for rule in app.url_map.iter_rules()}
     (gateway,) = (each for each in containers(overlay) if each["name"] == "gateway")
     settings = {each["name"].removeprefix("GATEWAY_"): each["value"] for each in gateway["env"]}
-    assert settings.keys() <= app.config.keys() | AWAITED
+    assert settings.keys() <= app.config.keys()
     assert [port["containerPort"] for port in gateway["ports"]] == read("gateway").ports
     assert {gateway[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")} <= routes
     token = Path(settings["TOKEN_FILE"])
@@ -222,8 +222,12 @@ def test_a_node_is_asked_what_it_answers_and_may_write_where_it_does(overlay: st
     for probe in ("startup", "liveness", "readiness"):
         assert node[f"{probe}Probe"]["exec"]["command"] == image.healthcheck
     (nginx,) = (each for each in containers(overlay) if each["name"] == "nginx")
+    template = of_kind(overlay, "ConfigMap")["nginx"]["data"]["torchserve.conf.template"]
+    assert {each["name"] for each in nginx["env"]} == set(re.findall(r"\$\{(\w+)\}", template))
     (server,) = (each["value"] for each in nginx["env"] if each["name"] == "SERVERS")
     assert server == f"server 127.0.0.1:{image.ports[0]};"
+    (port,) = of_kind(overlay, "Service")["torchserve"]["spec"]["ports"]
+    assert f"listen {port['targetPort']};" in template
     for each in containers(overlay):
         if each["image"] in IMAGES:
             written = read(IMAGES[each["image"]]).environment["TMPDIR"]

@@ -5,7 +5,6 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,15 +13,9 @@ import requests
 
 from tests.drawing import draw, encode
 from tests.faults.ledger import FORM, Ledger, Pictures, form
-from tests.stack import JAVA, WORKER, Record, Stack, serve, times, wait_until
+from tests.stack import JAVA, WORKER, Record, Stack, seconds_until, serve, times, wait_until
 
 PHOTO = encode(draw("red", 1).resize((4000, 3000)), "JPEG")
-
-
-def seconds_until(condition: Callable[[], object]) -> float:
-    started = time.monotonic()
-    wait_until(condition)
-    return time.monotonic() - started
 
 
 @pytest.mark.timeout(1200)

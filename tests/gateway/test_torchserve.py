@@ -1,28 +1,15 @@
 """The client of TorchServe against the real one, whose keys last six seconds here."""
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import requests
 
-from gateway.torchserve import ImageRefused, TorchServe, TorchServeError, read_properties
+from gateway.torchserve import ImageRefused, TorchServeError, read_properties
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
 PICTURE = encode(draw("azure", 5))
-
-
-def renew(config: Path, key_file: Path, expired: str) -> str:
-    return TorchServe(config, key_file, timeout=60)._tokens.renew("inference", expired)
-
-
-def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:
-    expired = stack.torchserve._tokens.read("inference")
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        renewed = pool.starmap(renew, [(stack.config, stack.run / "key_file.json", expired)] * 8)
-    assert len(set(renewed)) == 1
-    assert renewed[0] != expired
 
 
 def test_tells_what_the_deployed_model_says_of_itself(stack: Stack) -> None:

@@ -1,0 +1,191 @@
+"""Two machines with TorchServe, of which one is killed under load and comes back: behind nginx, and without it."""
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+import pytest
+import requests
+
+from gateway.nodes import CONNECT_TIMEOUT, SILENCE
+from gateway.torchserve import TorchServeError, TorchServeNodes
+from scripts.serve import Service, find_java, gateway, torchserve
+from tests.faults.ledger import Ledger, Pictures
+from tests.machines import Machine, machines
+from tests.stack import ROOT, Record, free_ports, seconds_until, times, wait_until
+
+RATE = 30  # requests a second
+TOKEN = "letters123"
+CONFIG = ROOT / "deploy" / "torchserve.properties"
+TEMPLATE = ROOT / "deploy" / "nginx" / "torchserve.conf.template"
+# What nginx's image brings besides, and where this one may write.
+NGINX = """
+daemon off;
+user root;
+worker_processes 2;
+pid nginx.pid;
+error_log stderr;
+events {}
+http {
+    access_log off;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include torchserve.conf;
+}
+"""
+
+
+@dataclass
+class Node:
+    """A machine with TorchServe."""
+
+    machine: Machine
+    service: Service
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.machine.address}:8080"
+
+    def kill(self) -> None:
+        assert self.service.process
+        os.killpg(self.service.process.pid, signal.SIGKILL)
+        self.service.process.wait()
+
+    def predictions(self) -> int:
+        """Return how many calls for predictions it has answered since it was started; 0 where it does not answer."""
+        try:
+            counted = requests.get(f"{self.url}/metrics", timeout=1).text
+        except requests.RequestException:
+            return 0
+        return sum(int(float(count)) for count in re.findall(r"^ts_inference_requests_total\{.*} (\S+)", counted, re.M))
+
+
+@dataclass
+class Cluster:
+    """Two nodes, the address of the nginx before them, and the file with the token that it asks for."""
+
+    nodes: list[Node]
+    nginx: str
+    token_file: Path
+
+
+@pytest.fixture(scope="module")
+def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("nodes")
+    token_file = folder / "token"
+    token_file.write_text(TOKEN)
+    with machines(3) as (front, *others), contextlib.ExitStack() as running:
+
+        def start(service: Service) -> Service:
+            service.start()
+            running.callback(service.stop)
+            return service
+
+        nodes = []
+        for machine in others:
+            run = folder / machine.name
+            (run / "scratch").mkdir(parents=True)
+            service = torchserve(archive, CONFIG, run, find_java(), str(run / "scratch"))
+            service.command = machine.command(service.command)
+            address = f"http://{machine.address}:8080"
+            service.env |= {"TS_INFERENCE_ADDRESS": address, "TS_MANAGEMENT_ADDRESS": address}
+            nodes.append(Node(machine, start(service)))
+        servers = "".join(f"server {machine.address}:8080 fail_timeout=2s; " for machine in others)
+        (folder / "nginx.conf").write_text(NGINX)
+        filled = Template(TEMPLATE.read_text()).safe_substitute(SERVERS=servers, TOKEN=TOKEN)
+        (folder / "torchserve.conf").write_text(filled)
+        command = front.command(["nginx", "-e", "stderr", "-p", f"{folder}/", "-c", "nginx.conf"])
+        start(Service("nginx", command, folder, {}, folder / "nginx.log"))
+        wait_until(lambda: all(workers(node, token_file) == 2 for node in nodes))
+        yield Cluster(nodes, f"http://{front.address}:8000", token_file)
+
+
+def workers(node: Node, token_file: Path) -> int:
+    try:
+        return TorchServeNodes([node.url], token_file, timeout=10).details()["workers"]
+    except TorchServeError:
+        return 0
+
+
+@contextlib.contextmanager
+def gateway_before(addresses: list[str], token_file: Path, folder: Path) -> Iterator[str]:
+    """Run a gateway on this machine that asks these; yields its address."""
+    (port,) = free_ports(1)
+    service = gateway("127.0.0.1", port, CONFIG, folder, str(folder))
+    service.env |= {"GATEWAY_TORCHSERVE": ",".join(addresses), "GATEWAY_TOKEN_FILE": str(token_file)}
+    service.start()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: status(url, "ready") == 200)
+        yield url
+    finally:
+        service.stop()
+
+
+def status(url: str, path: str) -> int:
+    try:
+        return requests.get(f"{url}/{path}").status_code
+    except requests.ConnectionError:
+        return 0
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("way", ["through nginx", "by their addresses"])
+def test_nothing_is_lost_with_a_node_that_is_killed(
+    cluster: Cluster, way: str, pictures: Pictures, tmp_path: Path, record_property: Record
+) -> None:
+    addresses = [cluster.nginx] if way == "through nginx" else [node.url for node in cluster.nodes]
+    again, states = [], set()
+    with gateway_before(addresses, cluster.token_file, tmp_path) as url:
+        ledger = Ledger(url, pictures)
+        with ledger.under_load(RATE):
+            for number in range(times(1, 20)):
+                time.sleep(1)
+                victim = cluster.nodes[number % 2]
+                victim.kill()
+                until = time.monotonic() + 1
+                while time.monotonic() < until:
+                    states.add(status(url, "health"))
+                victim.service.start()
+                again.append(seconds_until(victim.predictions))
+    record_property(
+        f"{len(again)} times one of two nodes killed, asked {way} {RATE} times a second",
+        f"{dict(ledger.outcomes())}, {slowest(ledger):.1f} s at most, both serve {max(again):.1f} s after its start",
+    )
+    assert set(ledger.outcomes()) == {"right"}
+    assert states == {200}
+    assert slowest(ledger) < 5
+
+
+@pytest.mark.timeout(1200)
+def test_nothing_is_lost_with_a_machine_that_vanishes(
+    cluster: Cluster, pictures: Pictures, tmp_path: Path, record_property: Record
+) -> None:
+    again = []
+    with gateway_before([node.url for node in cluster.nodes], cluster.token_file, tmp_path) as url:
+        ledger = Ledger(url, pictures)
+        with ledger.under_load(RATE):
+            for number in range(times(1, 20)):
+                time.sleep(1)
+                node = cluster.nodes[number % 2]
+                before = node.predictions()
+                node.machine.unplug()
+                time.sleep(times(8, 15))
+                node.machine.plug()
+                again.append(seconds_until(lambda: node.predictions() > before + RATE / 4))  # noqa: B023
+    record_property(
+        f"{len(again)} times one of two machines unplugged, asked {RATE} times a second",
+        f"{dict(ledger.outcomes())}, {slowest(ledger):.1f} s at most, both serve {max(again):.1f} s after",
+    )
+    assert set(ledger.outcomes()) == {"right"}
+    assert slowest(ledger) < SILENCE + CONNECT_TIMEOUT + 3
+
+
+def slowest(ledger: Ledger) -> float:
+    return max(entry.seconds for entry in ledger.entries)
