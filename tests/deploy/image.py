@@ -108,19 +108,28 @@ def locked(lock: Path) -> dict[str, str]:
 class Container:
     """A running image: its process, and all it has printed."""
 
+    image: Image
     process: subprocess.Popen[str]
     log: Path
 
-    def run(self, command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as `docker exec` would."""
-        enter = ["nsenter", f"--target={self.process.pid}", "--user", "--mount", "--net", "--root", "--wd"]
-        enter += ["--preserve-credentials", "env", "-i", *_assignments(environment)]
+        enter = [
+            "nsenter",
+            f"--target={self.process.pid}",
+            "--user",
+            "--preserve-credentials",
+            "--mount",
+            "--net",
+            "--root",
+        ]
+        enter += ["env", "-i", f"--chdir={self.image.folder}", *_assignments(self.image.environment)]
         return subprocess.run([*enter, *command], capture_output=True, text=True)
 
 
 @contextmanager
-def container(image: Image, lock: Path, folder: Path, settings: dict[str, str]) -> Iterator[Container]:
-    """Run an image's command with `settings` besides its own environment until the block ends."""
+def container(image: Image, lock: Path, folder: Path) -> Iterator[Container]:
+    """Run an image's command until the block ends, with its files and root below an empty folder."""
     for source, destination in image.copied.items():
         place = folder / "image" / destination.relative_to("/")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +139,11 @@ def container(image: Image, lock: Path, folder: Path, settings: dict[str, str]) 
     root.mkdir()
     namespaces = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
     command = [*namespaces, "sh", str(SET_UP), str(root), str(folder / "image"), image.user, str(image.folder)]
-    command += [sys.base_prefix, sys.prefix, "--", "env", "-i", *_assignments(image.environment | settings)]
+    command += [sys.base_prefix, sys.prefix, "--", "env", "-i", *_assignments(image.environment)]
     with log.open("w") as printed:
         process = subprocess.Popen([*command, *image.command], stdout=printed, stderr=subprocess.STDOUT, text=True)
     try:
-        yield Container(process, log)
+        yield Container(image, process, log)
     finally:
         process.kill()
         process.wait()

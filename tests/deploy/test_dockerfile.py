@@ -11,7 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from gateway.torchserve import MODEL
-from tests.deploy.image import DOCKERFILE, Container, Image, container, locked, read
+from scripts.serve import START_TIMEOUT
+from tests.deploy.image import DOCKERFILE, Container, container, locked, read
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, wait_until
 from training.files import digest_path, write_digest
@@ -77,9 +78,9 @@ def test_torch_for_a_cpu_leaves_the_rest_hashed_and_whole(tmp_path: Path) -> Non
     assert names <= rest.keys() | gone
 
 
-def healthy(running: Container, image: Image, settings: dict[str, str]) -> bool:
+def healthy(running: Container) -> bool:
     assert running.process.poll() is None, running.log.read_text()
-    return running.run(image.healthcheck, image.environment | settings).returncode == 0
+    return running.run(*running.image.healthcheck).returncode == 0
 
 
 def stops(running: Container) -> bool:
@@ -89,25 +90,26 @@ def stops(running: Container) -> bool:
 
 def test_the_gateway_runs_without_torch_and_writes_nowhere_else(tmp_path: Path) -> None:
     image = read("gateway")
-    settings = {"GATEWAY_TORCHSERVE": "http://nginx:8000", "GATEWAY_TOKEN_FILE": "/run/secrets/token"}
-    with container(image, LOCKS["gateway"], tmp_path, settings) as running:
-        wait_until(lambda: healthy(running, image, settings), 20)
-        assert running.run(["python", "-c", "import torch"], image.environment).stderr.endswith("'torch'\n")
-        assert running.run(["touch", "here"], image.environment).returncode != 0
-        assert running.run(["id", "-u"], image.environment).stdout == f"{image.user.split(':')[0]}\n"
+    image.environment |= {"GATEWAY_TORCHSERVE": "http://nginx:8000", "GATEWAY_TOKEN_FILE": "/run/secrets/token"}
+    with container(image, LOCKS["gateway"], tmp_path) as running:
+        wait_until(lambda: healthy(running), 20)
+        assert running.run("python", "-c", "import torch").stderr.endswith("'torch'\n")
+        assert running.run("touch", "here").returncode != 0
+        assert running.run("id", "-u").stdout == f"{image.user.split(':')[0]}\n"
         assert stops(running), running.log.read_text()
 
 
 def test_a_node_serves_its_archive_and_writes_nowhere_else(archive: Path, tmp_path: Path) -> None:
-    image, settings = read("torchserve"), {"ARCHIVE": archive.name}
+    image = read("torchserve")
+    image.environment["ARCHIVE"] = archive.name
     store = image.folder / image.environment["MODEL_STORE"]
     image.copied = {source: place for source, place in image.copied.items() if place.parent != store}
     image.copied |= {str(file): store / file.name for file in (archive, digest_path(archive))}
-    with container(image, LOCKS["torchserve"], tmp_path, settings) as running:
-        wait_until(lambda: healthy(running, image, settings), 60)
-        answer = running.run(["python", "-c", CLASSIFY, encode(draw("red", 1)).hex()], image.environment)
+    with container(image, LOCKS["torchserve"], tmp_path) as running:
+        wait_until(lambda: healthy(running), START_TIMEOUT)
+        answer = running.run("python", "-c", CLASSIFY, encode(draw("red", 1)).hex())
         assert json.loads(answer.stdout)["predicted_class"] in TEN
-        assert running.run(["touch", "here"], image.environment).returncode != 0
+        assert running.run("touch", "here").returncode != 0
         assert stops(running), running.log.read_text()
 
 
