@@ -12,6 +12,7 @@ import shutil
 import string
 import subprocess
 import sys
+import sysconfig
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,16 +115,14 @@ class Container:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as `docker exec` would."""
-        enter = [
-            "nsenter",
-            f"--target={self.process.pid}",
-            "--user",
+        enter = ["nsenter", f"--target={self.process.pid}", "--user", "--mount", "--net", "--root"]
+        enter += [
             "--preserve-credentials",
-            "--mount",
-            "--net",
-            "--root",
+            "env",
+            "-i",
+            f"--chdir={self.image.folder}",
+            *_assignments(self.image.environment),
         ]
-        enter += ["env", "-i", f"--chdir={self.image.folder}", *_assignments(self.image.environment)]
         return subprocess.run([*enter, *command], capture_output=True, text=True)
 
 
@@ -157,8 +156,6 @@ def _install(lock: Path, folder: Path) -> None:
     """Make an environment of what a lock file names, by links to what is installed here."""
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/*/site-packages")
-    for name in locked(lock):
-        installed = files(name) or []
-        for top in {file.parts[0] for file in installed} - {"..", "__pycache__"}:
-            if not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(installed[0].locate())).parents[len(installed[0].parts) - 1] / top)
+    installed = {file.parts[0] for name in locked(lock) for file in files(name) or []}
+    for top in installed - {"..", "__pycache__"}:
+        (packages / top).symlink_to(Path(sysconfig.get_path("purelib")) / top)
