@@ -50,12 +50,15 @@ docs: .venv/test ## build the documentation's site into build/site
 screenshot: .venv/test tools $(ARCHIVE) ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
-lock: .venv/test ## renew the lock files from pyproject.toml, both or none
+lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --no-header pyproject.toml --extra serve --extra train"; \
-	rm -f .serve.lock .test.lock && $$lock -o .serve.lock \
-		&& $$lock --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
-		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock
+		--no-annotate --no-header pyproject.toml"; \
+	rm -f .*.lock && $$lock --extra serve --extra train -o .serve.lock \
+		&& $$lock --extra serve --extra train --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
+		&& $$lock --extra gateway -c .serve.lock -o .gateway.lock \
+		&& $$lock --extra torchserve -c .serve.lock -o .torchserve.lock \
+		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock \
+		&& mv .gateway.lock deploy/gateway.lock && mv .torchserve.lock deploy/torchserve.lock
 
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock

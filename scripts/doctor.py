@@ -29,6 +29,7 @@ from scripts.serve import ServeError, check_ports, find_java
 from training.files import DigestError, check_digest
 
 PROJECT = "image-classifier"  # its name in pyproject.toml
+SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last names the others
 ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
@@ -78,7 +79,7 @@ def _python() -> str:
 
 def _packages() -> str:
     known = map(Requirement, requires(PROJECT) or ())
-    wanted = [each for each in known if each.marker and each.marker.evaluate({"extra": "serve"})]
+    wanted = [each for each in known if each.name != PROJECT and _serves(each)]
     for each in wanted:
         try:
             found = version(each.name)
@@ -87,6 +88,10 @@ def _packages() -> str:
         if found not in each.specifier:
             raise WrongError(f"{each.name} is {found}, not {each.specifier}; {ANEW}.")
     return f"the {len(wanted)} that serve are as pyproject.toml has them"
+
+
+def _serves(package: Requirement) -> bool:
+    return any(package.marker and package.marker.evaluate({"extra": extra}) for extra in SERVING)
 
 
 def _disk(run: Path) -> str:

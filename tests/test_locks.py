@@ -16,6 +16,8 @@ from tests.stack import ROOT, Record, times
 
 LOCKED = re.compile(r"^filetype==.*(?:\n +--hash=\S+.*)+", re.MULTILINE)  # small, and of Python alone
 
+LOCKS = ("requirements.lock", "requirements-test.lock", "deploy/gateway.lock", "deploy/torchserve.lock")
+
 
 def download(requirements: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "requirements.lock").write_text(requirements)
@@ -39,9 +41,10 @@ def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: Record) -> None:
-    locks = [tmp_path / name for name in ("requirements.lock", "requirements-test.lock")]
-    for name in ("Makefile", "pyproject.toml", "README.md", *(lock.name for lock in locks)):
-        shutil.copy2(ROOT / name, tmp_path)
+    locks = [tmp_path / name for name in LOCKS]
+    (tmp_path / "deploy").mkdir()
+    for name in ("Makefile", "pyproject.toml", "README.md", *LOCKS):
+        shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
 
     def renew() -> subprocess.Popen[bytes]:

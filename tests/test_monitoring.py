@@ -57,9 +57,12 @@ def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     requests.post(f"{stack.url}/predict", files={"file": encode(draw("red", 1))})
     root = tmp_path_factory.mktemp("monitoring")
     shutil.copytree(ROOT / FOLDER, root / FOLDER)
-    config = root / FOLDER / "prometheus.yml"
-    here = config.read_text().replace("localhost:5001", urlsplit(stack.url).netloc).replace("15s", "1s")
-    config.write_text(here)
+    for name, old, new in (
+        ("prometheus.yml", "15s", "1s"),
+        ("targets.yml", "localhost:5001", urlsplit(stack.url).netloc),
+    ):
+        file = root / FOLDER / name
+        file.write_text(file.read_text().replace(old, new))
     address = f"127.0.0.1:{free_ports(1)[0]}"
     with (root / "log").open("wb") as log:
         started = [part.replace("127.0.0.1:9090", address) for part in command("prometheus")]
