@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shlex
 import signal
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HOWTO = ROOT / "docs" / "howto" / "several_machines.md"
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
+
+# Below those that the system hands out, and others for each process of pytest-xdist: a server binds its own only later.
+FIRST_PORT = 20_000 + 6_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+PORTS = cycle(random.sample(range(FIRST_PORT, FIRST_PORT + 6_000), 6_000))
 
 LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs the tests
 Record = Callable[[str, object], None]  # pytest's record_property: a promise, and what was measured of it
@@ -91,11 +97,12 @@ def seconds_until(condition: Callable[[], object]) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    return list(islice(filter(_is_free, PORTS), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def write_config(path: Path, **changes: object) -> Path:

@@ -17,6 +17,8 @@ from tests.stack import JAVA, WORKER, Record, Stack, seconds_until, serve, times
 
 PHOTO = encode(draw("red", 1).resize((4000, 3000)), "JPEG")
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.timeout(1200)
 def test_no_request_is_lost_with_a_worker_that_is_killed(

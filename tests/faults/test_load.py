@@ -14,6 +14,7 @@ from gateway.routes import MAX_IMAGE_BYTES
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
 from tests.stack import GATEWAY, LONG, ROOT, Record, Stack, serve, times
 
+pytestmark = pytest.mark.alone
 CONNECTIONS = 1000  # of a flood: more than wait in the product, and than are refused within a tenth of a second
 RELEASED = ROOT / "model_store" / "cifar10_whitened_resnet.pth"
 
