@@ -87,7 +87,7 @@ def _unidentified(data: bytes) -> ImageError:
     kind = filetype.guess(data)
     if kind is None or kind.extension.upper().replace("JPG", "JPEG") in FORMATS:
         return _damaged()
-    return ImageError(f"This is a {kind.mime} file; send a JPEG, PNG or GIF.", status=415)
+    return ImageError(f"The file is of type {kind.mime}; send a JPEG, PNG or GIF.", status=415)
 
 
 def _too_many_pixels() -> ImageError:

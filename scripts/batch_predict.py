@@ -6,17 +6,18 @@
     find photos -name '*.jpg' -mtime -1 | scripts/batch_predict.py --list - -o predictions.jsonl --json
     scripts/batch_predict.py drop-folder --watch -o predictions.csv
 
-Folders and globs are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes
-are, the accuracy is printed, and which classes are confused. Rows are gathered in <output>.part, which becomes the
-output when it is whole; where a run was killed, or the gateway went away, the same command goes on after them. With
---watch they are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM. Exit status:
-0 all classified, 1 some not (see the column `error`), 2 stopped before the end.
+Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
+hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in
+<output>.part, which becomes the output when it is whole; where a run was killed, or the gateway went away, the same
+command goes on after them. With --watch they are appended to the output itself, for files that appear as well, until
+Ctrl-C or SIGTERM. Exit status: 0 all classified, 1 some not (see the column `error`), 2 stopped before the end.
 """
 
 import argparse
 import signal
 import sys
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate, chain
 from pathlib import Path
@@ -26,10 +27,10 @@ from scripts import options
 from scripts.contact_sheet import draw_sheet
 from scripts.drop_folder import arrivals
 from scripts.gateway_client import Gateway, GatewayGone
-from scripts.images import grouped, list_images, paths_of
+from scripts.images import count_others, grouped, list_images, paths_of
 from scripts.options import Outcome, Stopped
-from scripts.predictions import FORMS, Journal, Row, columns, rows_of, write_parquet
-from scripts.summary import Summary, as_document, as_text, summarise
+from scripts.predictions import FORMS, Journal, Row, columns, legible, rows_of, write_parquet
+from scripts.summary import Summary, as_document, as_text, few, summarise
 
 AWAY_INTERVAL = 5  # seconds
 
@@ -118,8 +119,17 @@ def batch_predict(arguments: argparse.Namespace) -> Outcome:
     if sheet and summary.uncertain:
         draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
-    document = as_document(summary, classes) | {"output": str(output)}
-    return Outcome(1 if summary.failed else 0, "\n".join([text, *as_text(summary, classes)]), document)
+    others = count_others(paths, but={output, sheet})
+    lines = [text, *skipped(others), *as_text(summary, classes)]
+    document = as_document(summary, classes) | {"skipped": others, "output": str(output)}
+    return Outcome(1 if summary.failed else 0, "\n".join(lines), document)
+
+
+def skipped(others: Counter[str]) -> list[str]:
+    """Return a line with the number of files that are no images by their names, the most frequent extensions first."""
+    kinds = [f"{legible(extension) or 'without extension'} {count:,}" for extension, count in others.most_common()]
+    files = "file" if others.total() == 1 else "files"
+    return [f"{others.total():,} other {files} skipped ({few(kinds)})"] if kinds else []
 
 
 def say(note: str) -> None:

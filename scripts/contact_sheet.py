@@ -4,21 +4,24 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from scripts.predictions import legible
 from training.files import written_whole
 
 COLUMNS = 6
-PICTURE, CAPTION, GAP = 160, 40, 8  # pixels
+PICTURE, CAPTION, GAP = 160, 56, 8  # pixels
 FONT = ImageFont.load_default(14)
 
 
 def draw_sheet(path: Path, images: list[tuple[float, str, str]]) -> None:
-    """Draw images, given as (confidence, file, class), with class and confidence under each, as a PNG."""
+    """Draw images, given as (confidence, file, class), with file, class and confidence under each, as a PNG."""
     rows = -(-len(images) // COLUMNS)
     width, height = PICTURE + GAP, PICTURE + CAPTION + GAP
     sheet = Image.new("RGB", (COLUMNS * width + GAP, rows * height + GAP), "white")
     for index, (confidence, file, name) in enumerate(images):
         row, column = divmod(index, COLUMNS)
-        sheet.paste(_cell(Path(file), f"{name}\n{confidence:.1%}"), (GAP + column * width, GAP + row * height))
+        sheet.paste(
+            _cell(Path(file), f"{_end_of(file)}\n{name}\n{confidence:.1%}"), (GAP + column * width, GAP + row * height)
+        )
     with written_whole(path) as temporary:
         sheet.save(temporary, "PNG")
 
@@ -33,6 +36,15 @@ def _cell(file: Path, caption: str) -> Image.Image:
         drawing.text((PICTURE / 2, PICTURE / 2), "moved or removed", "grey", FONT, "mm")  # from a drop folder, say
     drawing.text((PICTURE / 2, PICTURE + CAPTION / 2), caption, "black", FONT, "mm", align="center")
     return cell
+
+
+def _end_of(file: str) -> str:
+    """Return as much of the end of a file's name as fits under a picture."""
+    shown = name = legible(file)
+    while FONT.getlength(shown) > PICTURE:
+        name = name[1:]
+        shown = f"…{name}"
+    return shown
 
 
 def _picture(file: Path) -> Image.Image:

@@ -4,7 +4,8 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from scripts.options import Stopped
@@ -47,13 +48,37 @@ def find_images(named: Iterable[Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         elif glob.has_magic(str(path)):
-            yield from _images(map(Path, glob.iglob(str(path), recursive=True)))
+            yield from _images(_matching(path))
         else:
             raise Stopped(f"There is no file or folder {path}.")
 
 
+def count_others(named: Iterable[Path], but: Collection[Path | None] = ()) -> Counter[str]:
+    """Count by extension the files that `find_images` leaves out of folders and globs, but hidden and given ones."""
+    files: set[Path] = set()
+    for path in named:
+        if path.is_dir():
+            files.update(file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
+        elif not path.is_file():
+            files.update(_matching(path))
+    others = (file for file in files.difference(but) if not _is_image(file) and file.is_file())
+    return Counter(file.suffix.lower() for file in others)
+
+
+def _matching(path: Path) -> Iterator[Path]:
+    return map(Path, glob.iglob(str(path), recursive=True))
+
+
 def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted({file for file in files if file.suffix.lower() in EXTENSIONS and file.is_file()})
+    return sorted({file for file in files if _is_image(file) and file.is_file()})
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in EXTENSIONS
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:

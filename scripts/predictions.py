@@ -32,6 +32,11 @@ def _row(path: Path, answer: Answer, classes: list[str]) -> Row:
     return [str(path), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
 
 
+def legible(file: str) -> str:
+    """Return the name of a file as it can be printed: a byte that is no UTF-8 becomes its number."""
+    return os.fsencode(file).decode(errors="backslashreplace")
+
+
 class Csv:
     """A header and a line a row; files are named by the bytes that the file system has.
 
@@ -132,13 +137,13 @@ class Journal:
 
 
 def write_parquet(path: Path, rows: list[Row], names: list[str]) -> None:
-    """Write rows as strings, doubles and booleans; a byte of a file's name that is no UTF-8 becomes its number."""
+    """Write rows as strings, doubles and booleans; files as `legible` has them."""
     import pyarrow  # takes a third of a second, which most runs need not spend
     from pyarrow import parquet
 
     types = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     files, *figures = zip(*rows, strict=True)
-    legible = [os.fsencode(file).decode(errors="backslashreplace") for file in files]
-    arrays = [pyarrow.array(values, types[kind]) for values, kind in zip((legible, *figures), _kinds(), strict=False)]
+    values = (list(map(legible, files)), *figures)
+    arrays = [pyarrow.array(column, types[kind]) for column, kind in zip(values, _kinds(), strict=False)]
     with written_whole(path) as temporary:
         parquet.write_table(pyarrow.table(arrays, names=names), temporary)

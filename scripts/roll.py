@@ -139,7 +139,7 @@ def _compare(torchserve: TorchServe, old: str, new: str, images: list[Path], lab
             answer, took = _ask(torchserve, version, image, limits.seconds)
             seconds[version].append(took)
             right[version] += answer["predicted_class"] == image.parent.name
-    times = {version: f"{1000 * median(took):.1f} ms" for version, took in seconds.items()}
+    times = {version: f"{_two_digits(1000 * median(took)):g} ms" for version, took in seconds.items()}
     shares = {version: f"{count / len(images):.2%}" for version, count in right.items()}
     if median(seconds[new]) > limits.slower * median(seconds[old]):
         raise Refused(
@@ -153,6 +153,11 @@ def _compare(torchserve: TorchServe, old: str, new: str, images: list[Path], lab
         return f"{speed} How much it has right was not measured; --sample does."
     before = f"; before it was {shares[old]}" if same_classes else ""
     return f"{speed} It has {shares[new]} of {len(images)} images right{before}."
+
+
+def _two_digits(value: float) -> float:
+    """Round to two significant digits, as the next is noise in a time that few images took."""
+    return float(f"{value:.2g}")
 
 
 def _compare_classes(

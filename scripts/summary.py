@@ -3,14 +3,15 @@
 import shutil
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.predictions import Row
+from scripts.predictions import Row, legible
 
-NARROWEST = 3  # characters of a class name at the head of a column
+WIDTH = 100  # characters of a line where no terminal tells
+NAMED = 3  # in a list for people
 UNCERTAIN = 36  # images that are kept for a contact sheet
 
 
@@ -18,18 +19,24 @@ UNCERTAIN = 36  # images that are kept for a contact sheet
 class Summary:
     """Counts of images, and the least certain of them as (confidence, file, class), the lowest confidence first.
 
-    `confusion` counts, by true and predicted class, the classified images in folders named as classes.
+    `labelled` counts images in folders named as classes, `confusion` those of them that were classified, by true and
+    predicted class; `strangers` names the other folders.
     """
 
     images: int = 0
     failed: int = 0
     labelled: int = 0
     confusion: Counter[tuple[str, str]] = field(default_factory=Counter)
+    strangers: set[str] = field(default_factory=set)
     uncertain: list[tuple[float, str, str]] = field(default_factory=list)
 
     @property
     def right(self) -> int:
         return sum(count for (true, predicted), count in self.confusion.items() if true == predicted)
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.right / self.confusion.total() if self.confusion else None
 
 
 def summarise(rows: Iterable[Row], classes: list[str]) -> Summary:
@@ -39,6 +46,8 @@ def summarise(rows: Iterable[Row], classes: list[str]) -> Summary:
         summary.images += 1
         summary.failed += bool(error)
         summary.labelled += folder in classes
+        if folder and folder not in classes:
+            summary.strangers.add(folder)
         if error:
             continue
         if folder in classes:
@@ -49,7 +58,7 @@ def summarise(rows: Iterable[Row], classes: list[str]) -> Summary:
 
 
 def as_document(summary: Summary, classes: list[str]) -> dict[str, Any]:
-    """Return a summary as JSON has it; what needs labels is null without any."""
+    """Return a summary as JSON has it; what needs labels is null where no image with one was classified."""
     confusion = {true: {predicted: summary.confusion[true, predicted] for predicted in classes} for true in classes}
     return {
         "images": summary.images,
@@ -57,34 +66,68 @@ def as_document(summary: Summary, classes: list[str]) -> dict[str, Any]:
         "failed": summary.failed,
         "labelled": summary.labelled,
         "right": summary.right,
-        "accuracy": summary.right / summary.labelled if summary.labelled else None,
-        "confusion": confusion if summary.labelled else None,
+        "labelled_failed": summary.labelled - summary.confusion.total(),
+        "accuracy": summary.accuracy,
+        "confusion": confusion if summary.confusion else None,
+        "folders_without_class": sorted(summary.strangers),
     }
 
 
 def as_text(summary: Summary, classes: list[str]) -> list[str]:
-    """Return lines with the accuracy and the confusion of classes, as wide as the terminal; none without labels."""
-    if not summary.labelled:
-        return []
-    right, labelled = summary.right, summary.labelled
+    """Return lines with the accuracy, what is not in it, and the confusion of classes, as wide as the terminal."""
+    classified = summary.confusion.total()
+    failed, strangers = summary.labelled - classified, _strangers(summary)
+    if summary.accuracy is None:
+        lines = [f"no accuracy: {failed:,} images in folders named as classes, none classified"] if failed else []
+        return lines + [f"no accuracy: {each}" for each in strangers]
     return [
-        f"accuracy {right / labelled:.2%} ({right:,} of {labelled:,} in folders named as classes)",
-        *confusion_table(summary, classes, shutil.get_terminal_size().columns),
+        f"accuracy {summary.accuracy:.2%} ({summary.right:,} of {classified:,} in folders named as classes"
+        f"{f'; {failed:,} not classified' if failed else ''})",
+        *(f"not in accuracy: {each}" for each in strangers),
+        *confusion_table(summary, classes, shutil.get_terminal_size((WIDTH, 0)).columns),
     ]
 
 
+def _strangers(summary: Summary) -> list[str]:
+    names = few(sorted(map(legible, summary.strangers)))
+    match len(summary.strangers):
+        case 0:
+            return []
+        case 1:
+            return [f"the folder {names} is no class of the model"]
+        case _:
+            return [f"the folders {names} are no classes of the model"]
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def confusion_table(summary: Summary, classes: list[str], width: int) -> list[str]:
-    """Return a line for each class that images are of, a column for each class; names are cut to fit into `width`."""
-    margin = max(map(len, classes))
-    digits = max(len(str(count)) for count in [0, *summary.confusion.values()])
-    column = (width - margin) // len(classes) - 1
-    if column < max(digits, NARROWEST):
+    """Return a line for each class that images are of, a column for each class.
+
+    Where the names do not fit beside each other into `width`, the columns are numbered, and every class has a line.
+    """
+    digits = max(map(len, map(str, summary.confusion.values())))
+    numbers = list(map(str, range(1, len(classes) + 1)))
+    numbered = [f"{number:>{len(numbers[-1])}} {name}" for number, name in zip(numbers, classes, strict=True)]
+    for heads, names in ((classes, classes), (numbers, numbered)):
+        margin, columns = max(map(len, names)), [max(digits, len(head)) for head in heads]
+        if margin + sum(columns) + len(columns) <= width:
+            break
+    else:
         return [f"{len(classes)} classes make too wide a table of what is confused for this terminal; --json has it."]
-    column = min(column, max(margin, digits))
-    lines = ["rows: true class, columns: predicted class"]
-    lines += [" ".join([" " * margin, *(f"{name[:column]:>{column}}" for name in classes)])]
-    for true in classes:
+
+    def line(name: str, cells: Iterable[object]) -> str:
+        return " ".join(
+            [f"{name:{margin}}", *(f"{cell:>{column}}" for cell, column in zip(cells, columns, strict=True))]
+        )
+
+    lines = ["rows: true class, columns: predicted class", line("", heads)]
+    for name, true in zip(names, classes, strict=True):
         counts = [summary.confusion[true, predicted] for predicted in classes]
-        if any(counts):
-            lines += [" ".join([f"{true:{margin}}", *(f"{count or '.':>{column}}" for count in counts)])]
+        if any(counts) or heads is numbers:
+            lines += [line(name, (count or "." for count in counts))]
     return lines

@@ -3,7 +3,7 @@
     python -m training.evaluate model_store/cifar10_whitened_resnet.pth
 
 prints the accuracy and writes, into runs/<checkpoint>-report unless --output says otherwise, report.json with all
-figures, pictures of confusion, reliability and the worst mistakes, and report.md, which shows it all.
+figures, pictures of confusion, reliability and the worst mistakes if any, and report.md, which shows it all.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torchmetrics.functional.classification import (
 )
 
 from training import unfamiliar
-from training.calibrate import separation
+from training.calibrate import ACCEPTED, separation
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import DataError, Images, load_images
 from training.files import save_figure, write_whole
@@ -54,9 +54,13 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     }
     save_figure(_confusion(report["confusion"], images.classes), folder / "confusion.png")
     save_figure(_reliability(report["reliability"]), folder / "reliability.png")
-    save_figure(_mistakes(probabilities, images), folder / "mistakes.png")
+    worst = worst_mistakes(probabilities, labels)
+    if worst:
+        save_figure(_mistakes(worst, probabilities, images), folder / "mistakes.png")
+    else:
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of a report before
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write_whole(folder / "report.md", _page(report))
+    write_whole(folder / "report.md", _page(report, bool(worst)))
     return report
 
 
@@ -81,6 +85,13 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]
         for confident, right in rows
         if len(right)
     ]
+
+
+def worst_mistakes(probabilities: Tensor, labels: Tensor) -> list[int]:
+    """Return which images were classified wrongly with the greatest confidence, that first."""
+    confidence, predicted = probabilities.max(dim=1)
+    wrong = (predicted != labels).nonzero().flatten()
+    return wrong[confidence[wrong].argsort(descending=True)][:WORST].tolist()
 
 
 def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
@@ -109,29 +120,31 @@ def _reliability(rows: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def _mistakes(probabilities: Tensor, images: Images) -> Figure:
-    """Show the images that were classified wrongly with the greatest confidence."""
+def _mistakes(worst: list[int], probabilities: Tensor, images: Images) -> Figure:
     confidence, predicted = probabilities.max(dim=1)
-    wrong = (predicted != images.labels).nonzero().flatten()
-    worst = wrong[confidence[wrong].argsort(descending=True)][:WORST].tolist()
     figure = Figure(figsize=(12, 7), layout="constrained")
-    for axes in figure.subplots(4, WORST // 4).flat:
+    grid = figure.subplots(4, WORST // 4).ravel()
+    for axes in grid:
         axes.set_axis_off()
-        if worst:
-            index = worst.pop(0)
-            axes.imshow(images.pixels[index].permute(1, 2, 0))
-            true, said = (images.classes[labels[index]] for labels in (images.labels, predicted))
-            axes.set_title(f"{true}, not {said}\n({confidence[index]:.0%})", fontsize=8)
+    for axes, index in zip(grid, worst, strict=False):
+        axes.imshow(images.pixels[index].permute(1, 2, 0))
+        true, said = (images.classes[labels[index]] for labels in (images.labels, predicted))
+        axes.set_title(f"{true}, not {said}\n({confidence[index]:.0%})", fontsize=8)
     return figure
 
 
-def _page(report: dict[str, Any]) -> str:
+def _page(report: dict[str, Any], mistaken: bool) -> str:
     low, high = wilson_interval(report["accuracy"], report["images"])
     classes = "\n".join(
         f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
         for name, row in report["classes"].items()
     )
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in report["familiarity"]["auroc"].items())
+    mistakes = (
+        "![The mistakes made with the greatest confidence](mistakes.png)"
+        if mistaken
+        else f"No mistakes among {report['images']:,} images."
+    )
     return f"""# {report["name"]}
 
 Accuracy {report["accuracy"]:.2%} (95 % interval {low:.2%} to {high:.2%}) on {report["images"]:,} test images,
@@ -155,7 +168,11 @@ fitted on the validation images.
 ## Images unlike the training images
 
 The score is `{report["familiarity"]["score"]}`; its threshold accepts {report["familiarity"]["accepted"]:.1%} of the
-test images. Area under the ROC curve of telling the test images from others, none of which the score was fitted on:
+test images. About {ACCEPTED:.0%} is good, the share of the validation images that the threshold was set by: with far
+less, `in_distribution` is false for too many good images, as where the validation images were few or of another kind.
+
+Area under the ROC curve of telling the test images from others, none of which the score was fitted on; 1 is best, and
+0.5 is chance:
 
 | others | AUROC |
 |---|---|
@@ -163,7 +180,7 @@ test images. Area under the ROC curve of telling the test images from others, no
 
 ## Worst mistakes
 
-![The mistakes made with the greatest confidence](mistakes.png)
+{mistakes}
 """
 
 

@@ -71,7 +71,7 @@ def train(
         run.load_state_dict(state)
     _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
     steps = recipe.epochs * len(Epoch(training, recipe, 1))
-    if steps < FEW_STEPS:
+    if steps < FEW_STEPS and not recipe.initial:  # a trained network has less to learn
         _say(f"These are {steps} steps in all, which is little; a smaller batch_size or more epochs would teach more.")
     saver = Saver(run, last, save_seconds)
     while not run.finished:

@@ -5,7 +5,8 @@
 const FOR = [178, 24, 43]; // red and blue of ColorBrewer's scale RdBu: equally dark, and told apart by the colour-blind
 const AGAINST = [33, 102, 172];
 const MOST_OPAQUE = 217; // of 255; the image stays visible
-const NOTICEABLE = 0.005; // of probability; less would show noise in full colour
+const NOTICEABLE = 0.005; // of probability
+const FULL = 0.1; // of probability, or the most there is if that is more, has the full colour; so noise has hardly any
 const PLACES = [
   ["upper left", "upper middle", "upper right"],
   ["left", "middle", "right"],
@@ -51,26 +52,32 @@ function tell(message) {
 function picture({ input, heat_map: rows, explained_class: name }) {
   for (const image of document.querySelectorAll(".seen")) image.src = input;
   lay(rows);
-  element("where").textContent = `${sentence(rows, 1, name, "for", "falls")} ${sentence(rows, -1, name, "against", "rises")}`;
+  const most = strength(rows);
+  element("legend").hidden = most < NOTICEABLE;
+  element("where").textContent =
+    most < NOTICEABLE
+      ? `Hiding any one part hardly changes the probability of ${name}, by about ${points(most)} at most.`
+      : `${sentence(rows, 1, name, "for", "falls")} ${sentence(rows, -1, name, "against", "rises")}`;
   element("explaining").hidden = true;
   element("explained").hidden = false;
 }
+
+const strength = (rows) => Math.max(...rows.flat().map(Math.abs));
+const points = (share) => `${(100 * share).toFixed(1)} percentage points`;
 
 function lay(rows) {
   const canvas = element("heat");
   canvas.width = rows[0].length;
   canvas.height = rows.length;
-  const values = rows.flat();
-  const most = Math.max(NOTICEABLE, ...values.map(Math.abs));
-  const pixels = values.flatMap((value) => [...(value > 0 ? FOR : AGAINST), (MOST_OPAQUE * Math.abs(value)) / most]);
+  const most = Math.max(FULL, strength(rows));
+  const pixels = rows.flat().flatMap((value) => [...(value > 0 ? FOR : AGAINST), (MOST_OPAQUE * Math.abs(value)) / most]);
   canvas.getContext("2d").putImageData(new ImageData(Uint8ClampedArray.from(pixels), canvas.width), 0, 0);
 }
 
 function sentence(rows, sign, name, side, moves) {
   const { place, most } = strongest(rows.map((row) => row.map((value) => sign * value)));
   if (most < NOTICEABLE) return `No part speaks ${side} ${name}.`;
-  const points = (100 * most).toFixed(1);
-  return `The ${place} speaks most ${side} ${name}, whose probability ${moves} by up to ${points} percentage points where parts of it are hidden.`;
+  return `The ${place} speaks most ${side} ${name}, whose probability ${moves} by up to ${points(most)} where parts of it are hidden.`;
 }
 
 // Of the nine places that with the largest sum of what is positive, and the most in it.

@@ -36,7 +36,8 @@ function agreement({ asked }) {
 }
 
 function summary({ asked }) {
-  const short = ({ answer }) => answer.error || `${answer.predicted_class} ${percent(answer.confidence)}`;
+  const short = ({ answer }) =>
+    answer.error || `${answer.predicted_class} ${percent(answer.confidence)}${answer.in_distribution === false ? " (unlike)" : ""}`;
   if (asked.length === 1) return short(asked[0]);
   return asked.map((each) => `${each.answer.version ?? "?"}: ${short(each)}`).join("\n");
 }

@@ -15,6 +15,10 @@ const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`; // on one line
 // path, answer, milliseconds, and whether it is `lost`, as the server was not ready.
 const visit = [];
 const waiting = []; // those of them that have not been asked yet
+const examples = Array.from(document.querySelectorAll("#examples button"), (button) => [
+  button.firstElementChild.getAttribute("src").split("/").pop(),
+  button,
+]);
 let asking = 0;
 let chosen = null; // the one that is shown
 
@@ -184,6 +188,8 @@ async function welcome() {
 async function listClasses() {
   const { classes } = await ask("/classes");
   element("classes").textContent = classes ? `It knows ${classes.length} classes: ${classes.join(", ")}.` : "";
+  for (const [name, button] of examples) button.hidden = !classes?.includes(name.replace(".jpg", ""));
+  element("offer").hidden = examples.every(([, { hidden }]) => hidden);
 }
 
 async function listVersions() {
@@ -227,10 +233,7 @@ for (const id of ["version", "compare"]) {
   element(id).addEventListener("change", () => chosen && askAgain([chosen]));
 }
 
-for (const button of document.querySelectorAll("#examples button")) {
-  const name = button.firstElementChild.getAttribute("src").split("/").pop();
-  button.addEventListener("click", () => classifyExample(name));
-}
+for (const [name, button] of examples) button.addEventListener("click", () => classifyExample(name));
 
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {

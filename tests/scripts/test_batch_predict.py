@@ -58,6 +58,7 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
     assert "8 of 10 images classified" in done.stdout
     assert "accuracy " in done.stdout
     assert "of 8 in folders named as classes)" in done.stdout
+    assert "skipped" not in done.stdout
     written = rows(output)
     expected = [broken, *sorted((dataset / "test" / "cyan").iterdir()), other]
     assert [row["file"] for row in written] == [str(path) for path in expected]
@@ -70,10 +71,15 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     draw("red", 1).save(tmp_path / "holiday" / "one.PNG")
+    for name in ("two.webp", "three.webp", "notes.txt", ".hidden"):
+        (tmp_path / "holiday" / name).touch()
     done = batch_predict(tmp_path / "holiday", "-o", tmp_path / "out.csv", "--url", stack.url)
     assert done.returncode == 0
-    assert "1 of 1 images classified" in done.stdout
-    assert "in folders named as classes" not in done.stdout
+    assert done.stdout.splitlines() == [
+        f"1 of 1 images classified; wrote {tmp_path / 'out.csv'}",
+        "3 other files skipped (.webp 2, .txt 1)",
+        "no accuracy: the folder holiday is no class of the model",
+    ]
 
 
 def test_tells_machines_and_eyes_how_it_did(stack: Stack, dataset: Path, tmp_path: Path) -> None:
@@ -93,6 +99,7 @@ def test_tells_machines_and_eyes_how_it_did(stack: Stack, dataset: Path, tmp_pat
     right = [row["predicted_class"] == folder for row, folder in zip(written, folders, strict=True)]
     assert (found["images"], found["failed"], found["labelled"]) == (24, 0, 24)
     assert found["accuracy"] == sum(right) / 24
+    assert (found["skipped"], found["folders_without_class"]) == ({}, [])
     assert found["confusion"]["red"]["red"] == sum(right[8:16])
     with Image.open(sheet) as drawn:
         assert drawn.format == "PNG"
@@ -224,7 +231,7 @@ def test_goes_on_after_the_rows_of_whole_requests(
     assert (tmp_path / "out.csv").read_bytes() == whole
     assert (f"Going on after the {kept} images in " in done.stderr) is (kept > 0)
     assert f"{len(lines) - 2} of {len(lines) - 1} images classified" in done.stdout
-    assert f"of {len(lines) - 2} in folders named as classes)" in done.stdout
+    assert f"of {len(lines) - 2} in folders named as classes" in done.stdout
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

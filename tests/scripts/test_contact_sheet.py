@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scripts.contact_sheet import CAPTION, COLUMNS, GAP, PICTURE, draw_sheet
+from scripts.contact_sheet import CAPTION, COLUMNS, FONT, GAP, PICTURE, _end_of, draw_sheet
 
 
 def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
@@ -32,3 +32,11 @@ def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
     for column in range(2):
         assert min(cell(1, column).crop((0, PICTURE, PICTURE, PICTURE + CAPTION)).tobytes()) < 100
     assert min(cell(1, 1).crop((0, 0, PICTURE, PICTURE)).tobytes()) < 200
+
+
+def test_a_long_name_is_cut_at_its_left() -> None:
+    assert _end_of("cat/1.png") == "cat/1.png"
+    shown = _end_of(f"{'photos/' * 20}caf\udce9/1.png")
+    assert shown.startswith("…")
+    assert shown.endswith("photos/caf\\xe9/1.png")
+    assert PICTURE - 20 < FONT.getlength(shown) <= PICTURE

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.images import BYTES_AT_ONCE, find_images, grouped, list_images, paths_of
+from scripts.images import BYTES_AT_ONCE, count_others, find_images, grouped, list_images, paths_of
 from scripts.options import Stopped
 
 
@@ -36,6 +36,23 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_folders_and_globs_in_order_and_files_as_named(photos: Path, named: list[str], found: list[str]) -> None:
     assert list(find_images(map(Path, named))) == [photos / name for name in found]
+
+
+@pytest.mark.parametrize(
+    ("named", "left_out"),
+    [
+        (["photos"], {".txt": 1, ".webp": 2, "": 1}),
+        (["photos", "photos/**", "photos/deep"], {".txt": 1, ".webp": 2, "": 1}),
+        (["photos/*.jpg", "photos/notes.txt", "none"], {}),
+    ],
+)
+def test_counts_once_what_is_left_out_but_for_hidden_and_written_files(
+    photos: Path, named: list[str], left_out: dict[str, int]
+) -> None:
+    for name in ("one.webp", "deep/two.WEBP", "README", ".hidden", ".git/config", "out.csv"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    assert count_others(map(Path, named), but={photos / "out.csv", None}) == left_out
 
 
 @pytest.mark.parametrize(

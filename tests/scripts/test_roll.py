@@ -11,6 +11,7 @@ from threading import Event
 import pytest
 import requests
 
+from scripts.roll import _two_digits
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.scripts.test_models import models
@@ -108,6 +109,11 @@ def test_no_request_is_lost_while_versions_are_rolled(rolling: Stack, sample: Pa
                 assert served(rolling) == [("2.0", "second.mar")]
     record_property(f"{ROLLS} rolls and rollbacks under load", sorted(outcomes))
     assert outcomes == {(200, "azure")}
+
+
+@pytest.mark.parametrize(("measured", "said"), [(59.23, "59"), (4.449, "4.4"), (123.4, "120"), (15_432.0, "15000")])
+def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
+    assert f"{_two_digits(measured):g}" == said
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from PIL import Image
 
 from tests.conftest import run_module
 from training.checkpoint import load_checkpoint
-from training.evaluate import per_class, reliability
+from training.data import load_images
+from training.evaluate import per_class, reliability, write_report
+from training.metrics import predict
 
 
 def test_report_says_what_the_card_says_and_shows_it(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
@@ -30,6 +32,18 @@ def test_report_says_what_the_card_says_and_shows_it(checkpoint: Path, dataset: 
     for name in pictures:
         assert f"]({name})" in page
         assert min(Image.open(tmp_path / "report" / name).size) > 300
+
+
+def test_without_mistakes_it_says_so_and_shows_none(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    loaded, images = load_checkpoint(checkpoint), load_images(dataset, "test")
+    right = predict(loaded.classifier(), images.pixels)[0].argmax(dim=1) == images.labels
+    (tmp_path / "mistakes.png").touch()  # of a report before
+    write_report(loaded, images._replace(pixels=images.pixels[right], labels=images.labels[right]), tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert f"No mistakes among {int(right.sum())} images." in page
+    assert "mistakes.png" not in page
+    assert not (tmp_path / "mistakes.png").exists()
+    assert "About 95% is good" in page
 
 
 def test_precision_and_recall_are_told_apart() -> None:

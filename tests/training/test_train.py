@@ -50,6 +50,16 @@ def test_learns_what_it_is_shown(trained: Path) -> None:
     assert last["train_loss"] < first["train_loss"]
 
 
+@pytest.mark.parametrize("begins", ["anew", "trained"])
+def test_warns_of_few_steps_unless_it_begins_from_a_trained_network(
+    begins: str, checkpoint: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    initial = {"initial": str(checkpoint)} if begins == "trained" else {}
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"batch_size": 180, "epochs": 1} | initial)
+    train(recipe, dataset, tmp_path, resume=False)
+    assert ("These are 2 steps in all" in capsys.readouterr().out) is (begins == "anew")
+
+
 def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recipe: Path) -> None:
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 120))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.stack import Stack
 from training.archive import archive
@@ -14,6 +14,15 @@ from training.checkpoint import load_checkpoint
 @pytest.fixture
 def served(page: Page, stack: Stack) -> Page:
     page.goto(stack.url)
+    return page
+
+
+@pytest.fixture
+def with_examples(page: Page, stack: Stack) -> Page:
+    """The page of a model that says it knows two classes of the examples."""
+    page.route("**/classes", lambda route: route.fulfill(json={"classes": ["ship", "truck", "owl"]}))
+    page.goto(stack.url)
+    expect(page.locator("#offer")).to_be_visible()
     return page
 
 

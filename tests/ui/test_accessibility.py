@@ -61,6 +61,11 @@ def test_axe_finds_nothing_in_any_state(served: Page) -> None:
     assert_accessible(served)
     served.get_by_role("button", name="Cancel").click()
 
+    served.get_by_role("button", name="Model card").click()
+    expect(served.get_by_role("definition").first).to_be_visible()
+    assert_accessible(served)
+    served.keyboard.press("Escape")
+
     served.context.set_offline(True)
     served.set_input_files("#file", upload())
     expect(served.locator("#status")).to_have_text("The server is not ready")

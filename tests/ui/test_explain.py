@@ -1,5 +1,6 @@
 """What the model saw of an image, and what of it speaks for a class."""
 
+import base64
 import re
 
 import pytest
@@ -9,6 +10,11 @@ from playwright.sync_api import Page, expect
 from tests.drawing import SIZE, draw, encode
 from tests.ui.uploads import upload
 
+BLUE = re.compile("(for|against|of) blue")
+PIXEL = f"data:image/png;base64,{base64.b64encode(encode(Image.new('RGB', (1, 1)))).decode()}"
+OPACITIES = (
+    """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, 2, 2).data].filter((value, at) => at % 4 === 3)"""
+)
 OPAQUE = """(canvas) => canvas.getContext("2d").getImageData(0, 0, 32, 32).data
     .filter((value, at) => at % 4 === 3 && value > 100).length"""
 
@@ -48,9 +54,21 @@ def test_shows_what_it_saw_and_what_speaks_for_the_class(explained: Page) -> Non
     expect(explained.get_by_text("Redder regions speak for it, bluer against.")).to_be_visible()
 
 
+def test_what_hardly_changes_the_answer_is_not_exaggerated(served: Page) -> None:
+    unchanging = {"input": PIXEL, "explained_class": "green", "heat_map": [[0.004, -0.003], [0, 0.001]]}
+    served.route("**/explain?*", lambda route: route.fulfill(json=unchanging))
+    served.set_input_files("#file", upload())
+    served.get_by_text("What the model saw, and why").click()
+    expect(served.locator("#where")).to_have_text(
+        "Hiding any one part hardly changes the probability of green, by about 0.4 percentage points at most."
+    )
+    expect(served.get_by_text("Redder regions speak for it")).to_be_hidden()
+    assert max(served.locator("#heat").evaluate(OPACITIES)) < 255 / 20
+
+
 def test_explains_why_it_is_no_other_class(explained: Page, asked: list[str]) -> None:
     explained.get_by_label("What to explain").select_option("Why not blue?")
-    expect(explained.locator("#where")).to_contain_text(re.compile("(for|against) blue"))
+    expect(explained.locator("#where")).to_contain_text(BLUE)
     explained.get_by_label("What to explain").select_option("Why green?")
     expect(explained.locator("#where")).to_contain_text("for green")
     assert len(asked) == 2  # and not the first one again
@@ -58,7 +76,7 @@ def test_explains_why_it_is_no_other_class(explained: Page, asked: list[str]) ->
 
 def test_stays_open_for_another_image_and_remembers(explained: Page, asked: list[str]) -> None:
     explained.set_input_files("#file", upload(encode(draw("blue", 3))))
-    expect(explained.locator("#where")).to_contain_text("for blue")
+    expect(explained.locator("#where")).to_contain_text(BLUE)
     explained.locator("#visit button").first.click()
     expect(explained.locator("#where")).to_contain_text("for green")
     assert len(asked) == 2
@@ -79,4 +97,4 @@ def test_a_failure_is_told_in_its_place_and_mended(explained: Page) -> None:
     expect(explained.locator("#explaining")).to_contain_text("The server cannot be reached")
     expect(explained.locator(".predicted")).to_be_visible()
     explained.context.set_offline(False)
-    expect(explained.locator("#where")).to_contain_text(re.compile("(for|against) blue"), timeout=10_000)
+    expect(explained.locator("#where")).to_contain_text(BLUE, timeout=10_000)

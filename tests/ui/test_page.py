@@ -18,7 +18,7 @@ DROP = """([name, type, bytes]) => {
     document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
 }"""
 OPEN_DETAILS = "document.querySelectorAll('details').forEach((details) => (details.open = true))"
-NOT_REACHED = """[...document.querySelectorAll("a, button, input, select, summary, pre")]
+NOT_REACHED = """[...document.querySelectorAll("a, button, input, select, summary")]
     .filter((control) => control.checkVisibility() && !control.dataset.reached).map((control) => control.outerHTML)"""
 PASTE = """([name, type, bytes]) => {
     const data = new DataTransfer();
@@ -55,11 +55,18 @@ def test_warns_of_an_image_unlike_the_training_images(served: Page) -> None:
     expect(served.locator(".unfamiliar")).to_be_hidden()
     served.set_input_files("#file", upload(encode(Image.effect_noise((64, 64), 200).convert("RGB"))))
     expect(served.locator(".unfamiliar")).to_contain_text("unlike those the model was trained on")
+    expect(served.locator("#visit .said")).to_have_text([re.compile(r"%$"), re.compile(r"% \(unlike\)$")])
 
 
-def test_an_example_is_a_click_away(served: Page) -> None:
-    served.get_by_role("button", name="Ship").click()
-    expect(served.locator(".bars li")).to_have_count(10)
+def test_an_example_of_a_class_of_the_model_is_a_click_away(with_examples: Page) -> None:
+    expect(with_examples.locator("#examples").get_by_role("button")).to_have_count(2)
+    with_examples.get_by_role("button", name="Ship").click()
+    expect(with_examples.locator(".bars li")).to_have_count(10)
+
+
+def test_a_model_with_other_classes_has_no_examples(served: Page) -> None:
+    expect(served.locator("#classes")).to_contain_text("10 classes")
+    expect(served.get_by_text("Or try one of these")).to_be_hidden()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,8 @@ def test_loads_nothing_from_elsewhere(page: Page, stack: Stack) -> None:
     assert not [url for url in requests if not url.startswith((stack.url, "data:", "blob:"))]
 
 
-def test_works_with_the_keyboard_alone(served: Page) -> None:
+def test_works_with_the_keyboard_alone(with_examples: Page) -> None:
+    served = with_examples
     served.keyboard.press("Tab")
     assert served.evaluate("document.activeElement.id") == "file"
     while not served.evaluate("document.activeElement.closest('#examples')"):

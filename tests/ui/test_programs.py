@@ -22,6 +22,8 @@ def test_copies_a_program_that_asks_the_same(served: Page, tmp_path: Path, name:
     served.context.grant_permissions(["clipboard-read", "clipboard-write"])
     served.get_by_role("button", name=f"Copy as {name}").click()
     expect(served.get_by_role("button", name="Copied")).to_be_visible()
+    cut = "boxes => boxes.filter((box) => box.scrollWidth > box.clientWidth).length"
+    assert served.locator("pre").evaluate_all(cut) == 0
     code = served.evaluate("navigator.clipboard.readText()")
     done = subprocess.run([*RUN[name], code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "green" in done.stdout, done.stderr
