@@ -18,6 +18,7 @@ import signal
 import sys
 from bisect import bisect
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import accumulate, chain
 from pathlib import Path
 from threading import Event
@@ -26,7 +27,7 @@ from scripts import options
 from scripts.contact_sheet import draw_sheet
 from scripts.drop_folder import arrivals
 from scripts.gateway_client import Gateway, GatewayGone
-from scripts.images import grouped, list_images, paths_of
+from scripts.images import grouped, list_images, names_of, paths_of
 from scripts.options import Outcome, Stopped
 from scripts.predictions import FORMS, Journal, Row, columns, rows_of, write_parquet
 from scripts.summary import Summary, as_document, as_text, summarise
@@ -100,12 +101,10 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
     return summarise(chain(rows, journal.append(appearing())), classes)
 
 
-def batch_predict(arguments: argparse.Namespace) -> Outcome:
-    """Carry out the command. Raises Stopped."""
-    output, sheet = arguments.output, arguments.contact_sheet
+def ask_gateway(arguments: argparse.Namespace) -> tuple[Summary, list[str]]:
+    """Have the gateway classify the images; returns what they come to, and the classes. Raises Stopped."""
+    output = Path(arguments.output)
     options.check_output("--output", output, FORMS)
-    if sheet:
-        options.check_output("--contact-sheet", sheet, [".png"])
     if arguments.watch and output.suffix == ".parquet":
         raise Stopped(
             "With --watch rows are appended, which Parquet does not allow; name a .csv or .jsonl as --output."
@@ -113,12 +112,37 @@ def batch_predict(arguments: argparse.Namespace) -> Outcome:
     paths = paths_of(arguments)
     gateway = Gateway(arguments.url, arguments.connections)
     classes = gateway.classes()
-    summary = (follow if arguments.watch else classify)(paths, gateway, classes, output)
+    return (follow if arguments.watch else classify)(paths, gateway, classes, output), classes
+
+
+def ask_ray(arguments: argparse.Namespace) -> tuple[Summary, list[str]]:
+    """Have an archive classify the images on all machines of a Ray cluster; otherwise as `ask_gateway`."""
+    if arguments.watch or not arguments.archive:
+        raise Stopped(
+            "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.mar, and no --watch."
+        )
+    if not find_spec("ray"):
+        raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
+    from scripts import ray_engine
+
+    rows, classes = ray_engine.classify(names_of(arguments), arguments.archive, arguments.output, arguments.address)
+    return summarise(rows, classes), classes
+
+
+ENGINES = {"gateway": ask_gateway, "ray": ask_ray}
+
+
+def batch_predict(arguments: argparse.Namespace) -> Outcome:
+    """Carry out the command. Raises Stopped."""
+    output, sheet = arguments.output, arguments.contact_sheet
+    if sheet:
+        options.check_output("--contact-sheet", sheet, [".png"])
+    summary, classes = ENGINES[arguments.engine](arguments)
     text = f"{summary.images - summary.failed:,} of {summary.images:,} images classified; wrote {output}"
     if sheet and summary.uncertain:
         draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
-    document = as_document(summary, classes) | {"output": str(output)}
+    document = as_document(summary, classes) | {"output": output}
     return Outcome(1 if summary.failed else 0, "\n".join([text, *as_text(summary, classes)]), document)
 
 
@@ -131,7 +155,12 @@ def main() -> int:
     options.add_images(parser)
     options.add_gateway(parser)
     options.add_connections(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, help=f"the file to write: {', '.join(FORMS)}")
+    parser.add_argument(
+        "-o", "--output", required=True, help=f"the file to write: {', '.join(FORMS)}; Ray's is a folder"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="gateway", help="who classifies (%(default)s)")
+    parser.add_argument("--archive", type=Path, metavar="MAR", help="with Ray: what classifies")
+    parser.add_argument("--address", help="with Ray: its cluster; RAY_ADDRESS, or else this machine, without it")
     parser.add_argument("--watch", action="store_true", help="go on with files that appear, until Ctrl-C")
     parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the least certain images")
     return options.execute(batch_predict, parser.parse_intermixed_args())
