@@ -5,12 +5,19 @@
     scripts/batch_predict.py 'photos/**/*.jpg' -o predictions.parquet --contact-sheet uncertain.png
     find photos -name '*.jpg' -mtime -1 | scripts/batch_predict.py --list - -o predictions.jsonl --json
     scripts/batch_predict.py drop-folder --watch -o predictions.csv
+    scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos photos.parquet -o predictions
 
 Folders and globs are searched for JPEG, PNG and GIF files. Where the folders that hold the images are named as classes
 are, the accuracy is printed, and which classes are confused. Rows are gathered in <output>.part, which becomes the
 output when it is whole; where a run was killed, or the gateway went away, the same command goes on after them. With
---watch they are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM. Exit status:
-0 all classified, 1 some not (see the column `error`), 2 stopped before the end.
+--watch they are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
+
+With --engine ray an archive's own code classifies, on all cores of a Ray cluster or of this machine, without a gateway.
+Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and
+contents (`bytes` or `image`). The output is a folder, or URL, of Parquet files with the same columns; run again, the
+command asks only for images that have no row there.
+
+Exit status: 0 all classified, 1 some not (see the column `error`), 2 stopped before the end.
 """
 
 import argparse

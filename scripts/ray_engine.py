@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 CODE = "handler/onnx_engine.py"  # in an archive; without it an installed repository's would be taken
+BLOCK = 4 * 1024 * 1024  # bytes of images from a Parquet file that one worker takes at once
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 ALONE = {  # a Ray that is started for one command is reached from this machine alone, and with a key
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback, on Linux as well
@@ -168,4 +169,7 @@ def dataset_of(source: Source) -> "Dataset":
     if isinstance(source.images, list):
         return ray.data.from_arrow(source.images)
     folder, fields = source.images
-    return ray.data.read_parquet(folder.path, filesystem=folder.filesystem, columns=fields)
+    # With a core for each of these tasks, as the newer reader takes, a cluster full of classifiers would wait for ever.
+    context = ray.data.DataContext.get_current()
+    context.use_datasource_v2, context.target_max_block_size = False, BLOCK
+    return ray.data.read_parquet(folder.path, filesystem=folder.filesystem, columns=fields, num_cpus=0)

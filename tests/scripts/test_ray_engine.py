@@ -4,20 +4,26 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from zipfile import ZipFile
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import Table, parquet, table
 
+import scripts.batch_predict
 from scripts import ray_engine
+from scripts.batch_predict import ask_ray
+from scripts.options import Stopped
 from scripts.ray_sources import GROUP
 from tests.drawing import draw
 from tests.stack import ROOT, Record, Stack, wait_until
+from training.files import write_digest
 
 STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
 NOTICE = {"RAY_health_check_period_ms": "300", "RAY_health_check_failure_threshold": "2"}  # a dead node within a second
@@ -36,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
             from ray.cluster_utils import Cluster
 
-            node = {"num_cpus": 1, "object_store_memory": STORE}
+            node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE}
             nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
             nodes.add_node(**node)
         yield nodes
@@ -146,3 +152,48 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     assert left.items() <= times_written(output).items(), "it asked again for what was there"
     assert {path.suffix for path in output.iterdir()} == {".parquet"}
     record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
+
+
+def test_says_why_nothing_was_done(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("others", "torn"):
+        Path(folder).mkdir()
+    draw("red", 1).save("one.png")
+    Path("torn/rows.parquet").write_bytes(b"PAR1")
+    with ZipFile("old.mar", "w") as old:
+        old.writestr("index_to_name.json", "{}")
+    write_digest(Path("old.mar"), Path("old.mar"))
+    parquet.write_table(table({"file": ["one.png"]}), "others/rows.parquet")
+    parquet.write_table(table({"path": ["one.png"]}), "empty.parquet")
+    parquet.write_table(table({"path": ["one.png"] * 2, "bytes": [b""] * 2}), "twice.parquet")
+    for arguments, sentence in (
+        (["one.png", "--watch"], "--engine ray takes an --archive"),
+        (["one.png", "--archive", "none.mar"], "There is no archive none.mar; build it"),
+        (["one.png", "--archive", "old.mar"], "old.mar is older than handler/onnx_engine.py; build it anew"),
+        (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
+        (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
+        (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),
+        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to begin anew."),
+        (["one.png", "-o", "torn"], "torn cannot be read"),
+        (["none.png"], "There is no file or folder none.png."),
+        (["no://photos"], "no://photos cannot be reached"),
+        (["torn"], "There are no JPEG, PNG or GIF files"),
+        (["none.parquet"], "none.parquet cannot be read as Parquet"),
+        (["empty.parquet"], "(it has no column bytes or image); name another."),
+        (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
+    ):
+        known = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "-o", "rows"]
+        monkeypatch.setattr(sys, "argv", known + arguments)
+        assert scripts.batch_predict.main() == 2
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
+    arguments = Namespace(watch=False, archive=Path("any.mar"))
+    with pytest.raises(Stopped, match="install it with"):
+        ask_ray(arguments)
