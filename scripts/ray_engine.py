@@ -25,7 +25,7 @@ from scripts import predictions, ray_worker
 from scripts.options import Stopped
 from scripts.predictions import FIGURES, FORMS, Row, columns
 from scripts.ray_sources import GROUP, Source, find_sources, open_folder
-from scripts.ray_worker import Classifier, Folder
+from scripts.ray_worker import UNFINISHED, Classifier, Folder
 from training.files import DigestError, check_digest
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def open_output(name: str) -> Folder:
     try:
         folder.filesystem.create_dir(folder.path)
         for path in folder.files():
-            if path.endswith(".part"):
+            if UNFINISHED.search(path):
                 folder.filesystem.delete_file(path)
     except OSError as error:
         raise Stopped(f"{folder.name} cannot be written to ({error}); name another --output.") from None
@@ -134,9 +134,11 @@ def cluster(address: str | None) -> Iterator[None]:
     with redirect_stdout(sys.stderr):  # where Ray's notes belong
         try:
             ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            yield
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise Stopped(f"There is no Ray at {address or 'hand'} ({error}); name its --address.") from None
+            reason = str(error).splitlines()[0]
+            raise Stopped(f"There is no Ray at {address or 'hand'} ({reason}); name its --address.") from None
+        try:
+            yield
         except ray.exceptions.RayError as error:
             reason = str(error).splitlines()[-1]  # of a remote traceback
             raise Stopped(f"Ray stopped before the end ({reason}); the same command goes on.") from None

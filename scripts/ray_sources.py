@@ -1,12 +1,11 @@
 """What scripts.ray_engine is to classify: image files, here or in an object store, and images in Parquet files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pyarrow
 import pyarrow.dataset
-from pyarrow import types
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from scripts.images import EXTENSIONS, find_images
@@ -15,6 +14,7 @@ from scripts.ray_worker import Contents, Files, Folder, stored
 
 GROUP = 256  # images in a file of the output
 NAMES, CONTENTS = ("path", "file"), ("bytes", "image")  # the columns of a Parquet file that holds images
+TEXT, BYTES = (pyarrow.string(), pyarrow.large_string()), (pyarrow.binary(), pyarrow.large_binary())
 
 
 class Source(NamedTuple):
@@ -73,18 +73,21 @@ def find_stored(name: str) -> Source:
     folder = open_folder(name)
     try:
         images = pyarrow.dataset.dataset(folder.path, filesystem=folder.filesystem, format="parquet")
-        fields = [field_of(images.schema, NAMES, types.is_string), field_of(images.schema, CONTENTS, types.is_binary)]
+        fields = [field_of(images.schema, NAMES, TEXT), field_of(images.schema, CONTENTS, BYTES)]
         files = images.to_table(columns=fields[:1])[0].to_pylist()
+        if None in files:
+            raise ValueError(f"not every image in it has a {fields[0]}")
     except (OSError, ValueError) as error:
         raise Stopped(f"{folder.name} cannot be read as Parquet ({error}); name another.") from None
     return Source(files, (folder, fields), stored)
 
 
-def field_of(schema: pyarrow.Schema, names: tuple[str, str], fits: Callable[[pyarrow.DataType], bool]) -> str:
+def field_of(schema: pyarrow.Schema, names: tuple[str, str], kinds: tuple[pyarrow.DataType, ...]) -> str:
+    """Return the one of `names` that is a column of such a kind. Raises ValueError where there is none."""
     for field in schema:
-        if field.name in names and fits(field.type):
+        if field.name in names and field.type in kinds:
             return field.name
-    raise ValueError(f"it has no column {' or '.join(names)}")
+    raise ValueError(f"it has no column {' or '.join(names)} of {kinds[0]}")
 
 
 def open_folder(name: str) -> Folder:

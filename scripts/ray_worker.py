@@ -6,6 +6,7 @@ repository.
 
 import hashlib
 import io
+import re
 import sys
 import tempfile
 import zipfile
@@ -22,6 +23,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from scripts.predictions import as_table, columns, rows_of
 
 READ_AT_ONCE = 32  # files of a group, as a store far away takes long to answer, but answers many
+UNFINISHED = re.compile(r"/\.[0-9a-f]{64}\.parquet\.[0-9a-f]{32}\.part$")
 
 Content = bytes | OSError
 Contents = Callable[[pyarrow.Table], Iterator[Content]]  # of each image in a table
@@ -44,7 +46,7 @@ class Folder:
         return sorted(info.path for info in found if info.type == FileType.File)
 
     def write(self, name: str, table: pyarrow.Table) -> None:
-        """Write a Parquet file whole or not at all; the names of others begin with a dot and end in `.part`."""
+        """Write a Parquet file whole or not at all; until it is whole, UNFINISHED finds its path."""
         part = f"{self.path}/.{name}.{uuid4().hex}.part"
         with self.filesystem.open_output_stream(part) as stream:
             parquet.write_table(table, stream)
@@ -69,7 +71,7 @@ class Classifier:
 
     def __call__(self, images: pyarrow.Table) -> pyarrow.Table:
         """Write the rows of a group to a file of the output; returns a table that tells how many they are."""
-        images = images.filter(compute.invert(compute.is_in(images[0], self.done)))
+        images = images.filter(compute.invert(compute.is_in(images[0].cast(pyarrow.string()), self.done)))
         files = images[0].to_pylist()
         if files:
             answers = self.model.predict(list(map(self._item, self.contents(images))))

@@ -140,7 +140,8 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
         process.kill()
     left = times_written(output)
     assert 0 < len(left) < GROUPS
-    (output / ".0.parquet.1.part").write_bytes(b"what a kill leaves of a file")
+    (output / f".{'0' * 64}.parquet.{'1' * 32}.part").write_bytes(b"what a kill leaves of a file")
+    (output / "my.csv.part").write_bytes(b"what is another's")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(process, output, len(left) + 2)
         cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
@@ -150,7 +151,7 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     assert rows(output)["file"].to_pylist() == sorted(map(str, many.iterdir()))
     assert set(rows(output)["predicted_class"].to_pylist()) == {"red"}
     assert left.items() <= times_written(output).items(), "it asked again for what was there"
-    assert {path.suffix for path in output.iterdir()} == {".parquet"}
+    assert [path.name for path in output.iterdir() if path.suffix != ".parquet"] == ["my.csv.part"]
     record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
 
 
@@ -167,6 +168,7 @@ def test_says_why_nothing_was_done(
     write_digest(Path("old.mar"), Path("old.mar"))
     parquet.write_table(table({"file": ["one.png"]}), "others/rows.parquet")
     parquet.write_table(table({"path": ["one.png"]}), "empty.parquet")
+    parquet.write_table(table({"file": ["one.png", None], "image": [b"", b""]}), "unnamed.parquet")
     parquet.write_table(table({"path": ["one.png"] * 2, "bytes": [b""] * 2}), "twice.parquet")
     for arguments, sentence in (
         (["one.png", "--watch"], "--engine ray takes an --archive"),
@@ -181,7 +183,8 @@ def test_says_why_nothing_was_done(
         (["no://photos"], "no://photos cannot be reached"),
         (["torn"], "There are no JPEG, PNG or GIF files"),
         (["none.parquet"], "none.parquet cannot be read as Parquet"),
-        (["empty.parquet"], "(it has no column bytes or image); name another."),
+        (["empty.parquet"], "(it has no column bytes or image of binary); name another."),
+        (["unnamed.parquet"], "(not every image in it has a file); name another."),
         (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
     ):
         known = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "-o", "rows"]
