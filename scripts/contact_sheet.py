@@ -33,7 +33,7 @@ def _cell(file: Path, caption: str) -> Image.Image:
         picture = _picture(file)
         cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
     else:
-        drawing.text((PICTURE / 2, PICTURE / 2), "moved or removed", "grey", FONT, "mm")  # from a drop folder, say
+        drawing.text((PICTURE / 2, PICTURE / 2), "not on this disk", "grey", FONT, "mm")  # but moved, or in a store
     drawing.text((PICTURE / 2, PICTURE + CAPTION / 2), caption, "black", FONT, "mm", align="center")
     return cell
 

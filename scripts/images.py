@@ -17,19 +17,24 @@ BYTES_AT_ONCE = 4 * 1024 * 1024  # nor more than 10 MB together
 
 def paths_of(arguments: argparse.Namespace) -> list[Path]:
     """Return what the options of `add_images` name. Raises Stopped without any."""
-    paths = arguments.paths + (read_list(arguments.list) if arguments.list else [])
-    if not paths:
+    return list(map(Path, names_of(arguments)))
+
+
+def names_of(arguments: argparse.Namespace) -> list[str]:
+    """Return it as it was written, as a URL is no path. Raises Stopped without any."""
+    names = arguments.paths + (read_list(arguments.list) if arguments.list else [])
+    if not names:
         raise Stopped("Name folders, globs or files, or a --list of them.")
-    return paths
+    return names
 
 
-def read_list(name: str) -> list[Path]:
-    """Return the paths in a file, or in the standard input for `-`, one a line. Raises Stopped."""
+def read_list(name: str) -> list[str]:
+    """Return the lines of a file, or of the standard input for `-`. Raises Stopped."""
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Stopped(f"{name} cannot be read ({error.strerror}); name another --list.") from None
-    return [Path(os.fsdecode(line)) for line in content.splitlines() if line]
+    return [os.fsdecode(line) for line in content.splitlines() if line]
 
 
 def list_images(named: Iterable[Path]) -> list[Path]:

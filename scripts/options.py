@@ -38,7 +38,7 @@ def add_json(parser: argparse.ArgumentParser, default: Any = False) -> None:
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Add the images to send: `paths`, `list`; see `images.paths_of`."""
-    parser.add_argument("paths", type=Path, nargs="*", metavar="FOLDER|GLOB|FILE")
+    parser.add_argument("paths", nargs="*", metavar="FOLDER|GLOB|FILE")
     parser.add_argument("--list", metavar="FILE", help="a file with more of these, one a line; - is the standard input")
 
 

@@ -4,14 +4,17 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.gateway_client import Answer
 from scripts.options import Stopped
 from training.files import written_whole
+
+if TYPE_CHECKING:
+    import pyarrow
 
 FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
 Row = list[Any]  # the file, FIGURES, the probability of every class; None where there is none
@@ -23,13 +26,13 @@ def columns(classes: list[str]) -> list[str]:
     return ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
 
 
-def rows_of(paths: list[Path], answers: list[Answer], classes: list[str]) -> list[Row]:
-    return [_row(path, answer, classes) for path, answer in zip(paths, answers, strict=True)]
+def rows_of(files: Sequence[Path | str], answers: list[Answer], classes: list[str]) -> list[Row]:
+    return [_row(file, answer, classes) for file, answer in zip(files, answers, strict=True)]
 
 
-def _row(path: Path, answer: Answer, classes: list[str]) -> Row:
+def _row(file: Path | str, answer: Answer, classes: list[str]) -> Row:
     probabilities = answer.get("class_probabilities", {})
-    return [str(path), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
+    return [str(file), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
 
 
 def legible(file: str) -> str:
@@ -137,13 +140,19 @@ class Journal:
 
 
 def write_parquet(path: Path, rows: list[Row], names: list[str]) -> None:
-    """Write rows as strings, doubles and booleans; files as `legible` has them."""
-    import pyarrow  # takes a third of a second, which most runs need not spend
-    from pyarrow import parquet
+    """Write rows as `as_table` has them."""
+    from pyarrow import parquet  # takes a third of a second, which most runs need not spend
+
+    with written_whole(path) as temporary:
+        parquet.write_table(as_table(rows, names), temporary)
+
+
+def as_table(rows: list[Row], names: list[str]) -> "pyarrow.Table":
+    """Return rows as strings, doubles and booleans; files as `legible` has them."""
+    import pyarrow
 
     types = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     files, *figures = zip(*rows, strict=True)
     values = (list(map(legible, files)), *figures)
     arrays = [pyarrow.array(column, types[kind]) for column, kind in zip(values, _kinds(), strict=False)]
-    with written_whole(path) as temporary:
-        parquet.write_table(pyarrow.table(arrays, names=names), temporary)
+    return pyarrow.table(arrays, names=names)

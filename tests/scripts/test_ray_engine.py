@@ -1,0 +1,202 @@
+"""Batch prediction by Ray Data, on a real cluster of two nodes that know nothing of this repository."""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from zipfile import ZipFile
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import Table, parquet, table
+
+import scripts.batch_predict
+from scripts import ray_engine
+from scripts.batch_predict import ask_ray
+from scripts.options import Stopped
+from scripts.ray_sources import GROUP
+from tests.drawing import draw
+from tests.stack import ROOT, Record, Stack, wait_until
+from training.files import write_digest
+
+STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
+NOTICE = {"RAY_health_check_period_ms": "300", "RAY_health_check_failure_threshold": "2"}  # a dead node within a second
+GROUPS = 8
+KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head and another node of a core each, on loopback, for which the rooms of this repository are not there."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for room in ("scripts", "training", "gateway", "handler"):
+        (elsewhere / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
+    access = ray_engine.QUIET | ray_engine.ALONE | KEYS
+    with patch.dict(os.environ, access):
+        with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
+            from ray.cluster_utils import Cluster
+
+            node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE}
+            nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+            nodes.add_node(**node)
+        yield nodes
+        nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight groups of images that take a moment each."""
+    folder = tmp_path_factory.mktemp("many")
+    draw("red", 1).resize((500, 500)).save(folder / "0000.png")
+    for number in range(1, GROUPS * GROUP):
+        (folder / f"{number:04}.png").hardlink_to(folder / "0000.png")
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "batch_predict.py"), "--engine", "ray", *map(str, arguments)]
+
+
+def rows(folder: Path) -> Table:
+    return parquet.read_table(folder).sort_by("file")
+
+
+def times_written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, files: int) -> None:
+    wait_until(lambda: len(times_written(folder)) >= files or process.poll() is not None, seconds=200)
+    assert process.poll() is None, "it ended before it was disturbed"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """The address of an object store that speaks S3."""
+    with patch.dict(os.environ, KEYS):
+        server = ThreadedMotoServer("127.0.0.1", 0)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"{host}:{port}"
+        server.stop()
+
+
+def test_files_urls_and_parquet_are_classified_as_they_are_served(
+    cluster: Any, store: str, stack: Stack, archive: Path, dataset: Path, tmp_path: Path
+) -> None:
+    images = [*sorted((dataset / "test").rglob("*.png")), tmp_path / "broken.png"]
+    images[-1].write_bytes(b"broken")
+    client = boto3.client("s3", endpoint_url=f"http://{store}", region_name="us-east-1")
+    client.create_bucket(Bucket="photos")
+    for image in images:
+        client.put_object(Bucket="photos", Key=f"some/{image.parent.name}/{image.name}", Body=image.read_bytes())
+    client.put_object(Bucket="photos", Key="some/notes.txt", Body=b"no image")
+    contents = [image.read_bytes() for image in images]
+    kept = tmp_path / "kept.parquet"
+    names = [f"kept/{image.parent.name}/{image.name}" for image in images]
+    parquet.write_table(table({"image": contents, "note": names, "path": names}), kept)
+    url = f"s3://photos/some?endpoint_override={store}&scheme=http&region=us-east-1"
+
+    served, output = tmp_path / "served.parquet", tmp_path / "rows"
+    gateway = [sys.executable, "scripts/batch_predict.py", *map(str, images), "-o", str(served), "--url", stack.url]
+    by_gateway = subprocess.run([*gateway, "--json"], cwd=ROOT, capture_output=True, text=True)
+    arguments = ["--archive", archive, "--address", cluster.address, "-o", output, "--json"]
+    done = subprocess.run(command(*images, url, kept, *arguments), cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 1, done.stderr
+    found, expected = json.loads(done.stdout), json.loads(by_gateway.stdout)
+    assert found["labelled"] == 3 * expected["labelled"]
+    assert found["right"] == 3 * expected["right"]
+    assert found["failed"] == 3
+    there = {row["file"]: row for row in rows(output).to_pylist()}
+    assert len(there) == 3 * len(images)
+    for row in parquet.read_table(served).to_pylist():
+        path = Path(row["file"])
+        place = f"{path.parent.name}/{path.name}"
+        for name in (str(path), f"s3://photos/some/{place}", f"kept/{place}"):
+            same = there[name]
+            assert list(same) == list(row)
+            assert {key: same[key] for key in ("predicted_class", "in_distribution", "error")} == {
+                key: row[key] for key in ("predicted_class", "in_distribution", "error")
+            }
+            figures = [key for key in row if key.startswith("probability_") or key == "confidence"]
+            assert [same[key] for key in figures] == pytest.approx([row[key] for key in figures], abs=1e-5)
+
+
+@pytest.mark.timeout(600)
+def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
+    cluster: Any, archive: Path, many: Path, tmp_path: Path, record_property: Record
+) -> None:
+    output = tmp_path / "rows"
+    arguments = command(many, "--archive", archive, "--address", cluster.address, "-o", output)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(process, output, 2)
+        process.kill()
+    left = times_written(output)
+    assert 0 < len(left) < GROUPS
+    (output / f".{'0' * 64}.parquet.{'1' * 32}.part").write_bytes(b"what a kill leaves of a file")
+    (output / "my.csv.part").write_bytes(b"what is another's")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(process, output, len(left) + 2)
+        cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
+        printed, noted = process.communicate(timeout=200)
+    assert process.returncode == 0, noted
+    assert printed == f"{GROUPS * GROUP:,} of {GROUPS * GROUP:,} images classified; wrote {output}\n"
+    assert rows(output)["file"].to_pylist() == sorted(map(str, many.iterdir()))
+    assert set(rows(output)["predicted_class"].to_pylist()) == {"red"}
+    assert left.items() <= times_written(output).items(), "it asked again for what was there"
+    assert [path.name for path in output.iterdir() if path.suffix != ".parquet"] == ["my.csv.part"]
+    record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
+
+
+def test_says_why_nothing_was_done(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("others", "torn"):
+        Path(folder).mkdir()
+    draw("red", 1).save("one.png")
+    Path("torn/rows.parquet").write_bytes(b"PAR1")
+    with ZipFile("old.mar", "w") as old:
+        old.writestr("index_to_name.json", "{}")
+    write_digest(Path("old.mar"), Path("old.mar"))
+    parquet.write_table(table({"file": ["one.png"]}), "others/rows.parquet")
+    parquet.write_table(table({"path": ["one.png"]}), "empty.parquet")
+    parquet.write_table(table({"file": ["one.png", None], "image": [b"", b""]}), "unnamed.parquet")
+    parquet.write_table(table({"path": ["one.png"] * 2, "bytes": [b""] * 2}), "twice.parquet")
+    for arguments, sentence in (
+        (["one.png", "--watch"], "--engine ray takes an --archive"),
+        (["one.png", "--archive", "none.mar"], "There is no archive none.mar; build it"),
+        (["one.png", "--archive", "old.mar"], "old.mar is older than handler/onnx_engine.py; build it anew"),
+        (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
+        (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
+        (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),
+        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to begin anew."),
+        (["one.png", "-o", "torn"], "torn cannot be read"),
+        (["none.png"], "There is no file or folder none.png."),
+        (["no://photos"], "no://photos cannot be reached"),
+        (["torn"], "There are no JPEG, PNG or GIF files"),
+        (["none.parquet"], "none.parquet cannot be read as Parquet"),
+        (["empty.parquet"], "(it has no column bytes or image of binary); name another."),
+        (["unnamed.parquet"], "(not every image in it has a file); name another."),
+        (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
+    ):
+        known = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "-o", "rows"]
+        monkeypatch.setattr(sys, "argv", known + arguments)
+        assert scripts.batch_predict.main() == 2
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
+    arguments = Namespace(watch=False, archive=Path("any.mar"))
+    with pytest.raises(Stopped, match="install it with"):
+        ask_ray(arguments)
