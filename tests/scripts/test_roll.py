@@ -23,10 +23,11 @@ CLIENTS = 8
 PAUSE = 0.02  # seconds between a client's requests, which leaves something of the machine for a version to start
 PICTURE = encode(draw("azure", 5))
 INITIALIZE = "super().initialize(context)"
-READ = "return [[_read(file) for file in request.values()] or [_read(None)] for request in data]"
+WARM = 'self.classifier.warm(settings["batchSize"])'
+READ = "return [[read(file) for file in request.values()] or [read(None)] for request in data]"
 BAD = {
     "renamed": ("index_to_name.json", "azure", "teal"),
-    "confused": ("image_classifier.py", "for index in range(len(self.mapping))", "for index in range(9, -1, -1)"),
+    "confused": ("image_classifier.py", WARM, f"{WARM}; self.classifier.classes.reverse()"),
     "raising": ("image_classifier.py", READ, "raise RuntimeError"),
     "dying": ("image_classifier.py", INITIALIZE, "raise RuntimeError"),
     "sleeping": ("image_classifier.py", READ, f"__import__('time').sleep(0.25); {READ}"),
