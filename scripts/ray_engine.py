@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 CODE = "handler/onnx_engine.py"  # in an archive; without it an installed repository's would be taken
 BLOCK = 4 * 1024 * 1024  # bytes of images from a Parquet file that one worker takes at once
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a cluster that is not there is known after a minute, not a quarter of an hour
+}
 ALONE = {  # a Ray that is started for one command is reached from this machine alone, and with a key
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback, on Linux as well
     "RAY_AUTH_MODE": "token",

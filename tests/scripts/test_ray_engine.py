@@ -141,7 +141,7 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     left = times_written(output)
     assert 0 < len(left) < GROUPS
     (output / f".{'0' * 64}.parquet.{'1' * 32}.part").write_bytes(b"what a kill leaves of a file")
-    (output / "my.csv.part").write_bytes(b"what is another's")
+    (output / ".my.csv.part").write_bytes(b"what is another's")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(process, output, len(left) + 2)
         cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
@@ -151,7 +151,7 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     assert rows(output)["file"].to_pylist() == sorted(map(str, many.iterdir()))
     assert set(rows(output)["predicted_class"].to_pylist()) == {"red"}
     assert left.items() <= times_written(output).items(), "it asked again for what was there"
-    assert [path.name for path in output.iterdir() if path.suffix != ".parquet"] == ["my.csv.part"]
+    assert [path.name for path in output.iterdir() if path.suffix != ".parquet"] == [".my.csv.part"]
     record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
 
 
