@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,10 +13,9 @@ from typing import Any
 from unittest.mock import patch
 from zipfile import ZipFile
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import Table, parquet, table
+from pyarrow.fs import S3FileSystem
 
 import scripts.batch_predict
 from scripts import ray_engine
@@ -22,7 +23,7 @@ from scripts.batch_predict import ask_ray
 from scripts.options import Stopped
 from scripts.ray_sources import GROUP
 from tests.drawing import draw
-from tests.stack import ROOT, Record, Stack, wait_until
+from tests.stack import ROOT, Record, Stack, free_ports, wait_until
 from training.files import write_digest
 
 STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
@@ -78,13 +79,21 @@ def wait_for(process: subprocess.Popen[str], folder: Path, files: int) -> None:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    """The address of an object store that speaks S3."""
-    with patch.dict(os.environ, KEYS):
-        server = ThreadedMotoServer("127.0.0.1", 0)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"{host}:{port}"
-        server.stop()
+    """The address of an object store that speaks S3: moto, in an environment of its own as it wants other versions."""
+    (port,) = free_ports(1)
+    command = ["uvx", "--quiet", "--from", "moto[s3,server]==5.2.5", "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, executable=Path(sys.executable).with_name("uvx"), start_new_session=True)
+    try:
+        wait_until(lambda: _listens(port) or server.poll() is not None, seconds=120)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_files_urls_and_parquet_are_classified_as_they_are_served(
@@ -92,11 +101,15 @@ def test_files_urls_and_parquet_are_classified_as_they_are_served(
 ) -> None:
     images = [*sorted((dataset / "test").rglob("*.png")), tmp_path / "broken.png"]
     images[-1].write_bytes(b"broken")
-    client = boto3.client("s3", endpoint_url=f"http://{store}", region_name="us-east-1")
-    client.create_bucket(Bucket="photos")
-    for image in images:
-        client.put_object(Bucket="photos", Key=f"some/{image.parent.name}/{image.name}", Body=image.read_bytes())
-    client.put_object(Bucket="photos", Key="some/notes.txt", Body=b"no image")
+    access = {"access_key": "any", "secret_key": "any", "region": "us-east-1"}
+    client = S3FileSystem(endpoint_override=store, scheme="http", allow_bucket_creation=True, **access)
+    client.create_dir("photos")
+    for key, content in {
+        "notes.txt": b"no image",
+        **{f"{image.parent.name}/{image.name}": image.read_bytes() for image in images},
+    }.items():
+        with client.open_output_stream(f"photos/some/{key}") as stream:
+            stream.write(content)
     contents = [image.read_bytes() for image in images]
     kept = tmp_path / "kept.parquet"
     names = [f"kept/{image.parent.name}/{image.name}" for image in images]
