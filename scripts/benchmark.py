@@ -44,6 +44,7 @@ CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in co
 FILES = 10_000  # of the batch prediction
 PRODUCT, LOCAL = "product", "local"
 PEERS = ("flask", "fastapi", "litserve")
+SYSTEMS = (PRODUCT, LOCAL, *PEERS)
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 15  # seconds
 WARMING = 4  # seconds
@@ -215,10 +216,10 @@ def by_minute(folder: Path, minutes: int, seconds: int = 60) -> Iterator[Figures
 Rounds = dict[str, dict[str, list[Figures]]]  # of a system, of a cell: one entry a round
 
 
-def run(folder: Path, rounds: int, seconds: int) -> Rounds:
-    """Measure every system once a round, in an order that turns."""
+def run(folder: Path, rounds: int, seconds: int, names: Iterable[str] = SYSTEMS) -> Rounds:
+    """Measure every system that is named once a round, in an order that turns."""
     measured: Rounds = defaultdict(lambda: defaultdict(list))
-    contenders = systems(folder)
+    contenders = [system for system in systems(folder) if system.name in names]
     for number in range(rounds):
         turned = contenders[number % len(contenders) :] + contenders[: number % len(contenders)]
         for system in tqdm(turned, desc=f"round {number + 1} of {rounds}", leave=False):
@@ -268,7 +269,7 @@ def verdicts(measured: Rounds) -> list[tuple[str, float, str]]:
 
 def table(measured: Rounds) -> str:
     """Return the medians as a Markdown table: answers a second, and the 50th and 99th percentile of milliseconds."""
-    names = (PRODUCT, LOCAL, *PEERS)
+    names = [name for name in SYSTEMS if name in measured]
     lines = ["| image, connections | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for image, connections in CELLS:
         cells = []
@@ -282,7 +283,7 @@ def table(measured: Rounds) -> str:
 
 def draw(measured: Rounds, path: Path) -> None:
     """Draw answers a second, a group of bars for each image and number of connections."""
-    names = (PRODUCT, LOCAL, *PEERS)
+    names = [name for name in SYSTEMS if name in measured]
     matplotlib.use("Agg")
     figure, axes = pyplot.subplots(1, len(IMAGES), figsize=(11, 3.2), layout="constrained")
     for axis, image in zip(axes, IMAGES, strict=True):
@@ -305,6 +306,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="%(default)s without it")
     parser.add_argument("--seconds", type=int, default=6, help="of load in each cell; %(default)s without it")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="path of the results, no suffix")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="all without it")
     parser.add_argument("--minutes", type=int, help="measure the product alone, minute by minute")
     arguments = parser.parse_args()
     if not shutil.which("wrk"):
@@ -316,12 +318,12 @@ def main() -> None:
                 rate, p50, p99 = (figures[figure] for figure in ("rate", "p50", "p99"))
                 print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
             return
-        measured = run(Path(folder), arguments.rounds, arguments.seconds)
+        measured = run(Path(folder), arguments.rounds, arguments.seconds, arguments.systems)
     write_whole(arguments.output.with_suffix(".json"), json.dumps(measured, indent=1))
     draw(measured, arguments.output.with_suffix(".png"))
-    print(
-        table(measured), "", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n"
-    )
+    print(table(measured))
+    if set(SYSTEMS) <= measured.keys():
+        print("", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n")
 
 
 if __name__ == "__main__":
