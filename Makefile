@@ -33,7 +33,7 @@ train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 
 archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
 
 test: .venv/test tools $(ARCHIVE) check ## set up what the tests need and run them all
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" && $(VENV)/python -m pytest -m alone
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from gateway.torchserve import MODEL
 from scripts.serve import START_TIMEOUT
+from scripts.service import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, locked, read
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, wait_until
@@ -26,7 +27,6 @@ image = bytes.fromhex(sys.argv[1])
 address = "http://127.0.0.1:8080/predictions/classifier"
 print(urlopen(Request(address, image, {"Content-Type": "application/octet-stream"})).read().decode())
 """
-STOP_TIMEOUT = 20  # seconds
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,8 @@ from training.models import ARCHITECTURES
 from training.run import Run
 from training.train import train
 
+pytestmark = pytest.mark.alone  # as one process has all cores, as it has where one trains
+
 
 def join(rank: int, port: int) -> None:
     """Be one of two processes, as torchrun would start it."""
