@@ -14,6 +14,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -33,7 +34,6 @@ SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last na
 ANEW = "run 'make clean', then 'make serve'"
 ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
 TIMEOUT = 20  # seconds
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104
 HTTP = 80  # the port of a URL without one
 
 
@@ -114,7 +114,7 @@ def _gateway(url: str, config: Path) -> str:
             health = session.get(f"{url}/health", timeout=TIMEOUT).json()
         except requests.ConnectionError:
             address = urlsplit(url)
-            if address.hostname not in LOOPBACK:
+            if not _is_here(address.hostname or ""):
                 raise WrongError(f"Nothing answers at {url}; start the gateway there, or name another --url.") from None
             check_ports(address.hostname or "", address.port or HTTP, read_properties(config))
             return "not running, and its ports are free; start it with 'make serve'"
@@ -123,6 +123,15 @@ def _gateway(url: str, config: Path) -> str:
     if health.get("status") != "healthy":
         raise WrongError(f"It runs but cannot predict: {health.get('reason')} The log of TorchServe may say why.")
     return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
+
+
+def _is_here(host: str) -> bool:
+    """Say whether a host of a URL is this machine, `0.0.0.0` included, which `make serve HOST=` may have named."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def _keys(key_file: Path) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, filterfalse, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,12 +97,12 @@ def seconds_until(condition: Callable[[], object]) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    return list(islice(filter(_is_free, PORTS), count))
+    return list(islice(filterfalse(listens, PORTS), count))
 
 
-def _is_free(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def write_config(path: Path, **changes: object) -> Path:

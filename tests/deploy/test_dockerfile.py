@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from gateway.torchserve import MODEL
+from gateway.torchserve import MODEL, read_properties
 from scripts.serve import START_TIMEOUT
 from scripts.service import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, locked, read
@@ -126,3 +126,9 @@ def test_a_node_refuses_an_archive_of_another_digest(tmp_path: Path) -> None:
 def test_a_node_serves_under_the_name_the_gateway_asks_for() -> None:
     assert f'-m "{MODEL}=$ARCHIVE"' in (ROOT / "deploy/torchserve.sh").read_text()
     assert f"/models/{MODEL}" in (ROOT / "deploy/ready.py").read_text()
+
+
+def test_a_node_has_the_limits_of_a_single_machine() -> None:
+    alone, node = (read_properties(ROOT / name) for name in ("config.properties", "deploy/torchserve.properties"))
+    for name in ("max_request_size", "job_queue_size", "allowed_urls", "install_py_dep_per_model", "vmargs"):
+        assert node[name] == alone[name]

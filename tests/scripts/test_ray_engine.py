@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -23,7 +22,7 @@ from scripts.batch_predict import ask_ray
 from scripts.options import Stopped
 from scripts.ray_sources import GROUP
 from tests.drawing import draw
-from tests.stack import ROOT, Record, Stack, free_ports, wait_until
+from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
 
 STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
@@ -84,16 +83,11 @@ def store() -> Iterator[str]:
     command = ["uvx", "--quiet", "--from", "moto[s3,server]==5.2.5", "moto_server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, executable=Path(sys.executable).with_name("uvx"), start_new_session=True)
     try:
-        wait_until(lambda: _listens(port) or server.poll() is not None, seconds=120)
+        wait_until(lambda: listens(port) or server.poll() is not None, seconds=120)
         yield f"127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_files_urls_and_parquet_are_classified_as_they_are_served(
