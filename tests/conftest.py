@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import io
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser import CHROMIUM_OPTIONS
+from tests.commands import FORKS as FORKS
 from tests.drawing import TEN, draw_dataset
 from tests.replies import assert_tells_nothing
 from tests.stack import ROOT, Stack, serve
@@ -31,10 +31,6 @@ QUICK_RECIPE = {
     "epochs": 2,
     "seed": 1,
 }
-
-
-FORKS = multiprocessing.get_context("forkserver")  # for processes to kill: they have PyTorch already
-FORKS.set_forkserver_preload(["training.train", "training.archive"])
 
 
 def run_module(module: str, *arguments: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_line
 from tests.stack import ROOT, Stack, serve
 from training.files import write_digest
 
@@ -83,9 +84,7 @@ def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
         if command in RUN_BY_CI | RUN_BY_TEST_MAKE | NEEDS_CIFAR10:
             continue
         line = translated(command, released, recipe, dataset)
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
+        done = run_line(line)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         if "curl" in line:
             assert '"error"' not in done.stdout

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.commands import run_line
 from tests.drawing import THREE, draw_dataset
 from tests.stack import ROOT, Stack, serve
 from training.files import write_digest
@@ -43,7 +43,7 @@ def run(line: str, stack: Stack, images: Path) -> str:
     }
     for place, substitute in places.items():
         line = re.sub(rf"(?<![\w/]){re.escape(place)}", str(substitute), line)
-    done = subprocess.run(["bash", "-euc", line], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = run_line(line)
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
     return done.stdout
 
