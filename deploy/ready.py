@@ -2,12 +2,13 @@
 
 import json
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 MODEL = "http://127.0.0.1:8080/models/classifier"
 
 try:
-    with urlopen(MODEL, timeout=3) as reply:
+    # Without the environment's proxy, which does not lead to this machine.
+    with build_opener(ProxyHandler({})).open(MODEL, timeout=3) as reply:
         (model,) = json.load(reply)
 except URLError as error:
     raise SystemExit(f"TorchServe does not answer: {error.reason}.") from None

@@ -7,6 +7,7 @@ packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 (cd "$MODEL_STORE" && sha256sum --check --quiet "$ARCHIVE.sha256")
 
 cd "$TMPDIR"
+rm -rf models # unpacked by a TorchServe that died
 export TEMP="$TMPDIR" # where it puts its workers' sockets
 # Its Java program itself, as its launcher would not pass SIGTERM on to it. vmargs are several arguments.
 # shellcheck disable=SC2046

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.torchserve import TorchServe, TorchServeError
-from scripts import options
+from scripts import options, served
 from scripts.options import Outcome, Stopped
-from scripts.roll import Limits, Refused, register, roll, rollback
+from scripts.roll import Limits, Refused, in_store, register, roll, rollback
+from scripts.service import ServeError
 from training.files import DigestError
 
 TIMEOUT = 120  # seconds, for workers to start
@@ -68,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     add("list", "show all versions")
-    add("register", "load an archive").add_argument("archive", help="its file in the model store")
+    add("register", "load an archive").add_argument("archive", help="its file, which is in the model store")
     add("describe", "print all TorchServe knows").add_argument("version", nargs="?")
     scale = add("scale", "change the number of workers")
     scale.add_argument("workers", type=int)
@@ -76,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("set-default", "serve a version where none is named").add_argument("version")
     add("unregister", "stop and forget a version").add_argument("version")
     rolling = add("roll", "serve an archive in the place of what is served, if it is no worse")
-    rolling.add_argument("archive", help="its file in the model store")
+    rolling.add_argument("archive", help="its file, which is in the model store")
     rolling.add_argument("--sample", type=Path, help="folder of images in folders named as classes; compares accuracy")
     rolling.add_argument("--new-classes", action="store_true", help="other classes are wanted; compares no accuracy")
     rolling.add_argument(
@@ -105,33 +106,38 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> Outcome:
 
 
 def change(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
-    """Carry out a command that changes what is served; returns what happened."""
+    """Carry out a command that changes what is served, and note it; returns what happened."""
     match arguments.command:
-        case "register":
-            return register(torchserve, Path(arguments.archive).name, arguments.run)
         case "scale":
             return torchserve.scale(arguments.workers, arguments.version)
-        case "set-default":
-            return torchserve.set_default(arguments.version)
         case "roll":
             limits = Limits(arguments.tolerance, arguments.slower, arguments.limit, arguments.new_classes)
-            return roll(torchserve, Path(arguments.archive).name, arguments.run, arguments.sample, limits)
+            archive = in_store(arguments.archive, arguments.run)
+            return roll(torchserve, archive, arguments.run, arguments.sample, limits)
         case "rollback":
             return rollback(torchserve, arguments.run)
+        case "register":
+            said = register(torchserve, in_store(arguments.archive, arguments.run), arguments.run)
+        case "set-default":
+            said = torchserve.set_default(arguments.version)
         case _:
-            return torchserve.unregister(arguments.version)
+            said = torchserve.unregister(arguments.version)
+    served.record(torchserve, arguments.run)
+    return said
 
 
 def models(arguments: argparse.Namespace) -> Outcome:
     """Carry out the command. Raises Stopped."""
     try:
-        return run(arguments, TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT))
+        torchserve = TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)
+    except FileNotFoundError:
+        raise Stopped(f"There is no file {arguments.config}; name TorchServe's with --config.") from None
+    try:
+        return run(arguments, torchserve)
     except Refused as error:
         raise Stopped(f"Nothing was changed: {error}") from None
-    except (TorchServeError, DigestError) as error:
+    except (TorchServeError, DigestError, ServeError) as error:
         raise Stopped(str(error)) from None
-    except FileNotFoundError as error:
-        raise Stopped(f"There is no file {error.filename}; name TorchServe's with --config.") from None
 
 
 def main() -> int:

@@ -3,7 +3,6 @@
 The new version has to prove itself beside the old one first; `scripts/models.py` has the commands.
 """
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -15,11 +14,11 @@ from typing import Any
 
 from gateway import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve import TooSlow, TorchServe, TorchServeError, Unavailable
+from scripts import served
 from scripts.images import find_images
-from training.files import check_digest, write_whole
+from training.files import check_digest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "ui" / "examples"
-LAST_ROLL = "last_roll.json"  # in the folder that scripts/serve.py runs in
 WARMING = 8  # predictions
 DRAIN_TIMEOUT = 120  # seconds; nobody waits so long for what is then still in the queue
 POLL_INTERVAL = 0.05  # seconds
@@ -37,6 +36,23 @@ class Limits:
     slower: float = 3.0
     seconds: float = GATEWAY_TIMEOUT
     new_classes: bool = False
+
+
+def in_store(named: str, run: Path) -> str:
+    """Return the file name of the archive that is named by it, or by a path from here, the store or the folder `run`.
+
+    Raises Refused if that is a file outside the model store, whatever the store has under its name.
+    """
+    path, store = Path(named), (run / served.STORE).resolve()
+    meant = next((place for place in (path, store / path, run / path) if place.is_file()), None)
+    if meant is None:
+        raise Refused(f"there is no archive {named}, here or in the model store {store}; name one that is there.")
+    stored = store / path.name
+    if not (stored.is_file() and stored.samefile(meant)):
+        raise Refused(
+            f"{meant.absolute()} is not in the model store; copy it and its .sha256 to {store}, then name {stored}."
+        )
+    return path.name
 
 
 def register(torchserve: TorchServe, archive: str, run: Path) -> str:
@@ -64,11 +80,9 @@ def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, l
 
 def rollback(torchserve: TorchServe, run: Path) -> str:
     """Serve again what the last roll, or rollback, has replaced; returns what happened. Raises Refused."""
-    old = _served(torchserve)
-    try:
-        last = json.loads((run / LAST_ROLL).read_text())
-    except FileNotFoundError:
-        raise Refused("there is nothing to return to, as no version was rolled.") from None
+    old, last = _served(torchserve), served.last_roll(run)
+    if last is None:
+        raise Refused("there is nothing to return to, as no version was rolled.")
     if old != last["new"]:
         raise Refused(
             f"there is nothing to return to: version {old['version']} of {old['archive']} is served, "
@@ -117,9 +131,10 @@ def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Pat
         found = check(new)
         torchserve.set_default(new)
         undo.pop_all()
-    write_whole(run / LAST_ROLL, json.dumps({"old": old, "new": {"archive": archive, "version": new}}))
+    served.record(torchserve, run, {"old": old, "new": {"archive": archive, "version": new}})
     _drain(torchserve, old["version"])
     torchserve.unregister(old["version"])
+    served.record(torchserve, run)
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"
 
 
@@ -185,15 +200,30 @@ def _listed(names: set[str]) -> str:
 
 def _ask(torchserve: TorchServe, version: str, image: Path, limit: float) -> tuple[dict[str, Any], float]:
     """Return a version's answer and the seconds it took. Raises Refused without one, or when it takes too long."""
+    try:
+        content = image.read_bytes()
+    except OSError as error:
+        raise Refused(f"the sample image {image} cannot be read ({error.strerror}); remove it.") from None
     started = time.monotonic()
     try:
-        answer = torchserve.predict(image.read_bytes(), version)
+        answer = torchserve.predict(content, version)
     except TorchServeError as error:
+        if not isinstance(error, (TooSlow, Unavailable)) and _default_refuses(torchserve, content):
+            raise Refused(f"the sample image {image} cannot be read ({error}); remove it.") from None
         raise Refused(f"version {version} fails on {image}: {error}") from None
     took = time.monotonic() - started
     if took > limit:
         raise Refused(f"version {version} takes {took:.1f} s for {image}; --limit allows {limit:g} s.")
     return answer, took
+
+
+def _default_refuses(torchserve: TorchServe, content: bytes) -> bool:
+    """Say whether the version that is served refuses an image too, so that the image is to blame."""
+    try:
+        torchserve.predict(content)
+    except TorchServeError:
+        return True
+    return False
 
 
 def _drain(torchserve: TorchServe, version: str) -> None:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -28,8 +29,9 @@ import ts
 from filelock import FileLock, Timeout
 
 from gateway.torchserve import MODEL, read_properties
+from scripts import served
 from scripts.options import ROOT, RUN, URL_FILE
-from scripts.service import ServeError, Service, say
+from scripts.service import ServeError, Service, end_left_behind, say
 from training.files import DigestError, check_digest
 
 ELSEWHERE = "in a copy of config.properties, named with CONFIG="
@@ -38,36 +40,49 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image has to have been classified
 WATCH_INTERVAL = 0.2  # seconds
 BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
+TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
+SCRATCH = "scratch"  # in the run folder: the unpacked models
+MEMORY = "memory"  # a link in the run folder to a folder in memory: what is small, and written on a full disk too
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is made with mkdtemp
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
-    """Serve `archive` until interrupted. Raises ServeError or DigestError; leaves nothing running."""
+    """Serve `archive`, or what was rolled in its place, until interrupted.
+
+    Raises ServeError or DigestError; leaves nothing running, and the signal handlers as they were.
+    """
     check_digest(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
-    # TorchServe keeps the sockets of its workers and the unpacked models there, the gateway what it counts.
-    with _alone_in(run), tempfile.TemporaryDirectory(prefix="torchserve-", ignore_cleanup_errors=True) as scratch:
+    with _alone_in(run), _memory(run) as memory:
+        end_left_behind("Gateway", run / GATEWAY_LOG)
+        end_left_behind("TorchServe", run / TORCHSERVE_LOG)
         check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
         (run / "key_file.json").unlink(missing_ok=True)
-        (run / URL_FILE).write_text(f"http://{host}:{port}")
+        (run / URL_FILE).write_text(url := open_url(host, port))
+        served.begin(archive, run)
         services = []
         if backend == TORCHSERVE:
-            services.append(torchserve(archive, config, run, find_java(), scratch))
+            services.append(torchserve(config, run, find_java(), memory))
             settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
         else:
-            shutil.unpack_archive(archive, f"{scratch}/model", "zip")
-            settings = {"MODEL_DIR": Path(scratch, "model")}
-        services.append(gateway(host, port, settings, run, scratch))
+            shutil.rmtree(run / SCRATCH, ignore_errors=True)
+            shutil.unpack_archive(run / served.STORE / served.archives(run)[0], run / SCRATCH, "zip")
+            settings = {"MODEL_DIR": (run / SCRATCH).resolve()}
+        services.append(gateway(host, port, settings, run, memory))
         try:
             for service in services:
                 service.start()
-            _wait_until_serving(f"http://{host}:{port}", services)
+            _wait_until_serving(url, services, memory)
+            if url != _url(host, port):
+                say(f"It listens on every address of this machine, port {port}.")
+            say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
             while True:
-                _watch(services)
+                _watch(services, memory)
         finally:
-            _handle_signals(signal.SIG_IGN)  # nothing may interrupt the stopping
-            for service in reversed(services):
-                service.stop()
+            with _handling_signals(signal.SIG_IGN):  # nothing may interrupt the stopping
+                for service in reversed(services):
+                    service.stop()
 
 
 @contextmanager
@@ -82,6 +97,42 @@ def _alone_in(run: Path) -> Iterator[None]:
             f"A server that was started here already keeps its files in {run}: stop it, or name another folder with "
             f"'make serve RUN=.run2'."
         ) from None
+
+
+@contextmanager
+def _memory(run: Path) -> Iterator[Path]:
+    """Make a folder in memory until the block ends, and remove what a server that was killed has left.
+
+    TorchServe keeps the sockets of its workers there, whose paths have to be short, and the gateway what it counts.
+    """
+    link = run / MEMORY
+    if link.is_symlink():
+        shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
+    place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="classifier-", dir=place, ignore_cleanup_errors=True) as folder:
+        link.symlink_to(folder)
+        try:
+            yield Path(folder)
+        finally:
+            link.unlink(missing_ok=True)
+
+
+def open_url(host: str, port: int) -> str:
+    """Return the URL by which this machine reaches a gateway that listens on `host`, which may mean all addresses."""
+    try:
+        everywhere = ip_address(host).is_unspecified
+    except ValueError:
+        everywhere = False
+    return _url(("::1" if ":" in host else "127.0.0.1") if everywhere else host, port)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def find_java() -> Path:
@@ -109,13 +160,13 @@ def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
             wanted.append(("127.0.0.1", int(value), f"set another {name} {ELSEWHERE}"))
     taken = []
     for address_host, number, remedy in wanted:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in address_host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((address_host, number))
-            except (OSError, OverflowError) as error:
-                reason = getattr(error, "strerror", None) or error
-                taken.append(f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}.")
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            taken.append(f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}.")
     if taken:
         raise ServeError("\n".join(taken))
 
@@ -129,50 +180,48 @@ def _java_version(home: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch: str) -> Service:
-    """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it."""
-    store = run / "model_store"  # for scripts/models.py, which knows this folder alone
-    store.unlink(missing_ok=True)
-    store.symlink_to(archive.parent.resolve())
-    home = Path(ts.__file__).parent.parent
+def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Service:
+    """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it.
+
+    It serves what `served` has noted in `run`, and unpacks it there.
+    """
+    home, scratch = Path(ts.__file__).parent.parent, run.resolve() / SCRATCH
     command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
     command += [
         f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
         *read_properties(config).get("vmargs", "").split(),
     ]
     command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
-    command += [
-        "-f",
-        str(config.resolve()),
-        "-s",
-        str(archive.parent.resolve()),
-        "-m",
-        f"{MODEL}={archive.name}",
-        "-ncs",
-    ]
-    return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
+    command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
+    return Service(
+        "TorchServe",
+        command,
+        run,
+        {"TEMP": str(memory)},
+        run / TORCHSERVE_LOG,
+        arguments=lambda: [f"{MODEL}={archive}" for archive in served.archives(run)],
+        scratch=scratch,
+    )
 
 
-def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, scratch: str) -> Service:
-    counts = Path(scratch) / "metrics"
-    counts.mkdir()
+def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, memory: Path) -> Service:
+    log = run.resolve() / GATEWAY_LOG
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
-    command += ["--bind", f"{host}:{port}"]
+    command += ["--bind", f"{_bracketed(host)}:{port}", "--capture-output", "--error-logfile", str(log)]
     environment = {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
-    environment["PROMETHEUS_MULTIPROC_DIR"] = str(counts)
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / "metrics")
     environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # else glibc keeps for later what a large request has taken
-    return Service("Gateway", command, ROOT, environment, run / "gateway.log")
+    return Service("Gateway", command, ROOT, environment, log, reopens=True)
 
 
-def _wait_until_serving(url: str, services: list[Service]) -> None:
+def _wait_until_serving(url: str, services: list[Service], memory: Path) -> None:
     say(f"Starting {' and '.join(service.name for service in services)} …")
     started = time.monotonic()
     while not _ready(url):
-        _watch(services)
+        _watch(services, memory)
         if time.monotonic() > started + START_TIMEOUT:
             raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
     say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
-    say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
 
 
 def _ready(url: str) -> bool:
@@ -184,19 +233,30 @@ def _ready(url: str) -> bool:
             return False
 
 
-def _watch(services: list[Service]) -> None:
+def _watch(services: list[Service], memory: Path) -> None:
+    memory.mkdir(0o700, exist_ok=True)  # it may have been tidied away
     for service in services:
         service.watch()
     time.sleep(WATCH_INTERVAL)
 
 
-def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in SIGNALS:
-        signal.signal(number, handler)
+@contextmanager
+def _handling_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Handle SIGNALS until the block ends; one that was inherited as ignored, as nohup's, stays ignored."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number, earlier in before.items() if earlier != signal.SIG_IGN]
+    try:
+        for number in handled:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _handle_signals(signal.SIG_IGN)  # make hands on a signal that its group has got already
+    for repeated in SIGNALS:  # make hands on a signal that its group has got already
+        signal.signal(repeated, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -209,13 +269,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=RUN, help="folder for logs and keys")
     parser.add_argument("--backend", choices=BACKENDS, default=TORCHSERVE, help="what runs the model")
     arguments = parser.parse_args()
-    _handle_signals(_interrupt)
-    try:
-        serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run, arguments.backend)
-    except (ServeError, DigestError) as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        say("Stopped.")
+    with _handling_signals(_interrupt):
+        try:
+            serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run, arguments.backend)
+        except (ServeError, DigestError) as error:
+            raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            say("Stopped.")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,22 @@
-"""A process that is started, watched, started again and stopped, its output in a file."""
+"""A process that is started, watched, started again and stopped, its output in a file of bounded size."""
 
 import contextlib
+import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
+LEFT_TIMEOUT = 5  # seconds for a process that an earlier command left behind, which has had its SIGTERM
 MAX_DEATHS, YOUNG = 3, 10  # so many in a row, each in so many seconds of its start, are "keeps dying"
 LOG_LINES = 15
+MAX_LOG_BYTES = 32 * 2**20  # of a log; one older file of this size is kept beside it
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+LIBC = ctypes.CDLL(None)
 
 
 class ServeError(RuntimeError):
@@ -17,31 +24,55 @@ class ServeError(RuntimeError):
 
 
 class Service:
-    """A child process in a group of its own, restarted when it dies, its output in a log file."""
+    """A child process in a group of its own, restarted when it dies, its output in a log file.
 
-    def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str], log: Path) -> None:
+    `arguments` is asked at each start for what the command ends with; the folder `scratch` is emptied then. A process
+    that `reopens` its log on SIGUSR1 loses no line of it when the log is full.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        folder: Path,
+        env: dict[str, str],
+        log: Path,
+        *,
+        arguments: Callable[[], list[str]] = list,
+        scratch: Path | None = None,
+        reopens: bool = False,
+    ) -> None:
         self.name, self.command, self.folder, self.env, self.log = name, command, folder, env, log
+        self.arguments, self.scratch, self.reopens = arguments, scratch, reopens
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.young_deaths = 0
-        self.log.write_bytes(b"")
+        if log.exists():
+            log.replace(_older(log))
 
     def start(self) -> None:
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.mkdir()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command,
+                self.command + self.arguments(),
                 cwd=self.folder,
                 env=os.environ | self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this command alone, which then stops things in order
+                preexec_fn=_end_with(os.getpid()),
             )
+        with contextlib.suppress(OSError):  # on a full disk it is served without
+            pid_file(self.log).write_text(f"{self.process.pid} {_start_time(self.process.pid)}")
         self.started = time.monotonic()
 
     def watch(self) -> None:
         """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
         if self.process and self.process.poll() is None:
+            self._bound_log(self.process)
             return
         self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG else 0
         self._kill()
@@ -58,6 +89,7 @@ class Service:
             except subprocess.TimeoutExpired:
                 say(f"{self.name} did not stop within {STOP_TIMEOUT} s and is killed.")
             self._kill()
+            pid_file(self.log).unlink(missing_ok=True)
 
     def last_lines(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
@@ -70,6 +102,63 @@ class Service:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def _bound_log(self, process: subprocess.Popen[bytes]) -> None:
+        """Begin the log again if it is full; the older lines stay in one file beside it."""
+        if not self.log.exists() or self.log.stat().st_size <= MAX_LOG_BYTES:
+            return
+        with contextlib.suppress(OSError):  # on a full disk the older lines go, and make room
+            if self.reopens:
+                self.log.replace(_older(self.log))
+                process.send_signal(signal.SIGUSR1)
+                return
+            shutil.copyfile(self.log, _older(self.log))
+        os.truncate(self.log, 0)
+
+
+def end_left_behind(name: str, log: Path) -> None:
+    """End a service that an earlier command has started and left behind, as one that is killed may."""
+    file = pid_file(log)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid, started = file.read_text().split()
+        if started == _start_time(int(pid)):
+            say(f"{name}, process {pid}, was left behind by an earlier server in {log.parent}, and is ended.")
+            until = time.monotonic() + LEFT_TIMEOUT
+            while started == _start_time(int(pid)):
+                if time.monotonic() > until:
+                    os.killpg(int(pid), signal.SIGKILL)
+                time.sleep(0.05)
+    file.unlink(missing_ok=True)
+
+
+def pid_file(log: Path) -> Path:
+    return log.with_suffix(".pid")
+
+
+def _older(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def _start_time(pid: int) -> str:
+    """Return what tells a process from all others that had or will have its number; empty if it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "" if state in "ZX" else f"{boot}/{fields[18]}"  # starttime, the 22nd field of proc(5)
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a child does first, so that it is told to stop when `parent` ends, however that ends."""
+
+    def ask_for_signal() -> None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+    return ask_for_signal
+
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(OSError):  # a full disk or a closed terminal ends nothing
+        print(line, flush=True)

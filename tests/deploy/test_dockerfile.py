@@ -80,7 +80,7 @@ def test_torch_for_a_cpu_leaves_the_rest_hashed_and_whole(tmp_path: Path) -> Non
 
 def healthy(running: Container) -> bool:
     assert running.process.poll() is None, running.log.read_text()
-    return running.run(*running.image.healthcheck).returncode == 0
+    return running.run("env", "http_proxy=http://127.0.0.1:9", *running.image.healthcheck).returncode == 0
 
 
 def stops(running: Container) -> bool:

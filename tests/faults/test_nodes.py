@@ -15,6 +15,7 @@ import requests
 
 from gateway.nodes import CONNECT_TIMEOUT, SILENCE
 from gateway.torchserve import TorchServeError, TorchServeNodes
+from scripts import served
 from scripts.serve import find_java, gateway, torchserve
 from scripts.service import Service
 from tests.faults.ledger import Ledger, Pictures
@@ -87,8 +88,9 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with machines(3) as (front, *others), contextlib.ExitStack() as running:
         for machine in others:
             run = folder / machine.name
-            (run / "scratch").mkdir(parents=True)
-            service = torchserve(archive, CONFIG, run, find_java(), str(run / "scratch"))
+            (run / "sockets").mkdir(parents=True)
+            served.begin(archive, run)
+            service = torchserve(CONFIG, run, find_java(), run / "sockets")
             service.command = machine.command(service.command)
             address = f"http://{machine.address}:8080"
             service.env |= {"TS_INFERENCE_ADDRESS": address, "TS_MANAGEMENT_ADDRESS": address}
@@ -120,7 +122,7 @@ def gateway_before(addresses: list[str], token_file: Path, folder: Path) -> Iter
     """Run a gateway on this machine that asks these; yields its address."""
     (port,) = free_ports(1)
     settings = {"TORCHSERVE": ",".join(addresses), "TOKEN_FILE": token_file}
-    service = gateway("127.0.0.1", port, settings, folder, str(folder))
+    service = gateway("127.0.0.1", port, settings, folder, folder)
     service.start()
     try:
         url = f"http://127.0.0.1:{port}"

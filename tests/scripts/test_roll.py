@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 import requests
 
-from scripts.roll import _two_digits
+from scripts.roll import Refused, _ask, _two_digits, in_store
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.scripts.test_models import models
@@ -31,6 +31,7 @@ BAD = {
     "raising": ("image_classifier.py", READ, "raise RuntimeError"),
     "dying": ("image_classifier.py", INITIALIZE, "raise RuntimeError"),
     "sleeping": ("image_classifier.py", READ, f"__import__('time').sleep(0.25); {READ}"),
+    "refusing": ("image_classifier.py", READ, "return [[ImageError('No image at all.')] for request in data]"),
     "taken": ("model-config.yaml", "maxBatchDelay: 1 ", "maxBatchDelay: 2 "),
 }
 
@@ -126,6 +127,7 @@ def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
         ("renamed", ["--new-classes"], "the sample's folders are not all classes of version 3.0: azure"),
         ("confused", [], "version 3.0 has .* of the sample right and 1.0 "),
         ("raising", [], r"version 3.0 fails on .*\.png: "),
+        ("refusing", [], r"version 3.0 fails on .*\.png: No image at all"),
         ("dying", [], "the workers of dying.mar do not start"),
         ("sleeping", [], "version 3.0 takes .* more than 3 times as long"),
         ("sleeping", ["--limit", "0.2"], "version 3.0 takes .* --limit allows 0.2 s"),
@@ -143,3 +145,30 @@ def test_a_version_that_is_no_good_is_refused(
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
     assert rolling.torchserve.predict(PICTURE)["predicted_class"] == "azure"
+
+
+def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:
+    broken, vanished = tmp_path / "broken.png", tmp_path / "vanished.png"
+    broken.write_bytes(PICTURE[:100])
+    for image in (broken, vanished):
+        with pytest.raises(Refused, match=rf"^the sample image {image} cannot be read \(.*\); remove it\.$"):
+            _ask(stack.torchserve, "1.0", image, limit=60)
+
+
+def test_a_path_means_its_own_file_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, store, elsewhere = (tmp_path / name for name in ("run", "store", "elsewhere"))
+    for folder in (run, store, elsewhere):
+        folder.mkdir()
+        (folder / "x.mar").write_text(folder.name)
+    (run / "x.mar").unlink()
+    (run / "model_store").symlink_to(store)
+    for named in ("x.mar", "model_store/x.mar", store / "x.mar"):
+        assert in_store(str(named), run) == "x.mar"
+    with pytest.raises(Refused, match=rf"{elsewhere}/x.mar is not in the model store; copy it .*, then name {store}/x"):
+        in_store(str(elsewhere / "x.mar"), run)
+    with pytest.raises(Refused, match=r"there is no archive y/x\.mar"):
+        in_store("y/x.mar", run)
+    monkeypatch.chdir(elsewhere)
+    for named in ("x.mar", "./x.mar"):
+        with pytest.raises(Refused, match="is not in the model store"):
+            in_store(named, run)

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,8 @@ import pytest
 import requests
 
 from scripts import serve as serve_module
-from scripts.serve import BACKENDS, ServeError, find_java
+from scripts import service as service_module
+from scripts.serve import BACKENDS, SIGNALS, ServeError, _handling_signals, check_ports, find_java, gateway, open_url
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
@@ -146,8 +149,10 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     write_digest(broken, broken)
     monkeypatch.setattr(serve_module, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):
         serve_module.serve(broken, "127.0.0.1", port, config, tmp_path / "run", serve_module.TORCHSERVE)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
 
 def test_keys_are_private(stack: Stack) -> None:
@@ -164,3 +169,73 @@ def test_nothing_listens_off_loopback(stack: Stack) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    caught = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with _handling_signals(lambda number, frame: caught.append(number)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5001"),
+        ("0.0.0.0", "http://127.0.0.1:5001"),
+        ("::", "http://[::1]:5001"),
+        ("::1", "http://[::1]:5001"),
+        ("localhost", "http://localhost:5001"),
+    ],
+)
+def test_the_url_of_a_host_can_be_opened(host: str, url: str) -> None:
+    assert open_url(host, 5001) == url
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6(tmp_path: Path, host: str) -> None:
+    config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
+    settings = {"TORCHSERVE_CONFIG": config, "KEY_FILE": tmp_path / "key_file.json"}
+    check_ports(host, port, {})
+    service = gateway(host, port, settings, tmp_path, tmp_path)
+    service.start()
+    try:
+        wait_until(lambda: answers(f"{open_url(host, port)}/live"))
+        with pytest.raises(ServeError, match=f"Port {port} on {host} cannot be used"):
+            check_ports(host, port, {})
+    finally:
+        service.stop()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.get(url).ok
+    return False
+
+
+def test_no_line_of_the_log_is_lost_when_it_is_full(stack: Stack) -> None:
+    asked, full = [], threading.Event()
+
+    def ask() -> None:
+        while not full.is_set():
+            asked.append(requests.get(f"{stack.url}/live").headers["X-Request-ID"])
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    log, older = stack.run / "gateway.log", stack.run / "gateway.log.1"
+    wait_until(lambda: len(asked) > 100)
+    os.truncate(log, service_module.MAX_LOG_BYTES + 1)
+    wait_until(lambda: older.exists() and log.exists() and log.stat().st_size > 10_000)
+    full.set()
+    for client in clients:
+        client.join()
+    lines = (older.read_bytes() + log.read_bytes()).decode()
+    assert older.stat().st_size >= service_module.MAX_LOG_BYTES
+    assert [each for each in asked if each not in lines] == []
