@@ -139,9 +139,10 @@ def main() -> None:
             f"{version!r} cannot be a version: use only the letters A to Z and a to z, digits, '.', '_' and '-', "
             "and begin with a letter or a digit."
         )
-    # load_checkpoint says what is wrong with a checkpoint that is no file.
-    sources = digest_sources(arguments.checkpoint, path, version) if arguments.checkpoint.is_file() else ""
-    if sources and is_current(path, sources):
+    if not arguments.checkpoint.is_file():
+        raise SystemExit(f"There is no checkpoint {arguments.checkpoint}; 'make train' makes one.")
+    sources = digest_sources(arguments.checkpoint, path, version)
+    if is_current(path, sources):
         print(f"{path} is current, version {version}")
         return
     from training.checkpoint import CheckpointError, load_checkpoint
