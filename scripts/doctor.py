@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Look for what keeps the product from serving, and say what to do about it.
 
-    scripts/doctor.py
-    scripts/doctor.py model_store/cifar10_cnn.mar --url http://127.0.0.1:5002 --json
+    python3 scripts/doctor.py
+    python3 scripts/doctor.py model_store/cifar10_cnn.mar --url http://127.0.0.1:5002 --json
 
 Any Python starts it; it goes over to that of .venv if there is one.
 Exit status: 0 nothing is wrong, 1 something is, 2 stopped before the end.

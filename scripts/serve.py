@@ -1,6 +1,6 @@
 """Serve a model: TorchServe and the gateway, started together, watched, and stopped together.
 
-    python -m scripts.serve model_store/cifar10_whitened_resnet.mar
+    .venv/bin/python -m scripts.serve model_store/cifar10_whitened_resnet.mar
 
 With --backend local the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
 
