@@ -150,7 +150,8 @@ def torchserve(archive: Path, config: Path, run: Path, java_home: Path, scratch:
         f"{MODEL}={archive.name}",
         "-ncs",
     ]
-    return Service("TorchServe", command, run, {"TEMP": scratch}, run / "torchserve.log")
+    environment = {"TEMP": scratch, "LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
+    return Service("TorchServe", command, run, environment, run / "torchserve.log")
 
 
 def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, scratch: str) -> Service:

@@ -32,7 +32,8 @@ def test_serve_builds_what_is_not_current_and_nothing_else(checkpoint: Path, tmp
 
     assert make("archive", "VERSION=2.0", *options).stdout == f"wrote {folder / 'my own.mar'}, version 2.0\n"
     command = ["make", "serve", *options]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
+    plain = ENVIRONMENT | {"LC_ALL": "C"}  # with which Java alone would not find what is in größer
+    process = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, text=True, process_group=0)
     try:
         assert process.stdout
         printed = [process.stdout.readline() for _ in range(6)]
