@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from tests.stack import ROOT, free_ports, write_config
+from training.files import digest_path
 
 # What the make that runs these tests hands down is not what a user's shell has.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -49,9 +50,10 @@ def test_serve_builds_what_is_not_current_and_nothing_else(checkpoint: Path, tmp
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 
-def test_serve_without_torchserve(checkpoint: Path, tmp_path: Path) -> None:
-    own, (port,) = tmp_path / "mine.pth", free_ports(1)
-    own.write_bytes(checkpoint.read_bytes())
+def test_serve_without_torchserve(checkpoint: Path, archive: Path, tmp_path: Path) -> None:
+    own, (port,) = tmp_path / "drawn.pth", free_ports(1)
+    for file in (checkpoint, archive, digest_path(archive)):
+        shutil.copy(file, tmp_path)
     command = ["make", "serve", "BACKEND=local", f"CHECKPOINT={own}", f"PORT={port}", f"RUN={tmp_path / 'run'}"]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
     try:

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -22,13 +21,12 @@ from tests.stack import ROOT, Stack, free_ports, write_config
 Found = dict[str, tuple[bool, str]]
 
 
-def doctor(*arguments: object, script: Path = ROOT / "scripts" / "doctor.py", **environment: str) -> tuple[int, Found]:
-    command = [sys.executable, str(script), "--json", *map(str, arguments)]
-    return run(command, **environment)
+def doctor(*arguments: object, script: Path = ROOT / "scripts" / "doctor.py") -> tuple[int, Found]:
+    return run([sys.executable, str(script), "--json", *map(str, arguments)])
 
 
-def run(command: list[str], **environment: str) -> tuple[int, Found]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+def run(command: list[str]) -> tuple[int, Found]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     return done.returncode, {each["name"]: (each["right"], each["said"]) for each in json.loads(done.stdout)}
 
@@ -46,7 +44,7 @@ def answering(body: bytes, status: int = 200) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", *free_ports(1)), Handler) as server:
+    with HTTPServer(("127.0.0.1", free_ports(1)[0]), Handler) as server:
         Thread(target=server.handle_request, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
 
@@ -56,10 +54,10 @@ def gateway(url: str) -> tuple[bool, str]:
     return found.right, found.said
 
 
-def test_a_running_product_is_well(stack: Stack, archive: Path) -> None:
-    # A proxy for the web, which does not lead to this machine.
-    proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
-    status, found = doctor(archive, "--url", stack.url, "--config", stack.config, "--run", stack.run, **proxy)
+def test_a_running_product_is_well(stack: Stack, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):  # one for the web does not lead to this machine
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    status, found = doctor(archive, "--url", stack.url, "--config", stack.config, "--run", stack.run)
     assert status == 0, found
     assert found["gateway"] == (True, "serves drawn, version 1.0, with 2 workers")
     assert all(right for right, _ in found.values())
@@ -103,13 +101,13 @@ def test_another_program_on_the_port(body: bytes, status: int) -> None:
 
 
 def test_a_program_that_never_answers() -> None:
-    with socket.create_server(("127.0.0.1", *free_ports(1))) as silent, patch.object(module, "TIMEOUT", 0.2):
+    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as silent, patch.object(module, "TIMEOUT", 0.2):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert gateway(url)[1].startswith(f"The gateway does not answer at {url} (timed out): stop the program")
 
 
 def test_a_program_that_speaks_something_else() -> None:
-    with socket.create_server(("127.0.0.1", *free_ports(1))) as server:
+    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as server:
         Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"), daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         assert "(SSH-2.0-OpenSSH_9.2" in gateway(url)[1]
