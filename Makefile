@@ -75,16 +75,18 @@ clean: ## remove what was installed and built
 	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
 
 # An environment has the name of its folder in its files: copied or moved, it would run the code in the old place.
+# One that is linked to is someone's choice, and is never cleared.
+LINKED := $(shell [ -L .venv ] && echo linked)
 MADE_AS := $(shell [ -x .venv/bin/python ] && sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg)
-ifneq "$(MADE_AS)" "$(CURDIR)/.venv"
+ifneq "$(if $(LINKED),$(if $(MADE_AS),$(CURDIR)/.venv),$(MADE_AS))" "$(CURDIR)/.venv"
 .venv/serve .venv/test: environment
 endif
 
 environment:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }
-	@$(if $(MADE_AS),echo "The environment in .venv was made as $(MADE_AS); making a new one here.")
-	@"$(PYTHON)" -m venv --clear .venv
+	@$(if $(MADE_AS),echo "The environment in .venv was made as "$(call quoted,MADE_AS)"; making a new one here.")
+	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv
 
 .venv/serve: requirements.lock pyproject.toml
 	@$(call install,$<)

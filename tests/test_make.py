@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -100,14 +101,18 @@ fi
 """
 
 
+def clone_into(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def test_a_copied_environment_is_made_again(tmp_path: Path) -> None:
     # It would run the code of the clone that it was made in.
-    python, clone, copy = tmp_path / "python", tmp_path / "a clone", tmp_path / "größer"
+    python, clone, copy = tmp_path / "python", clone_into(tmp_path / "a 'clone'"), tmp_path / "größer"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    clone.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / name, clone)
 
     def archive(folder: Path) -> str:
         return make("archive", f"PYTHON={python}", "-C", folder, "--no-print-directory").stdout
@@ -119,6 +124,19 @@ def test_a_copied_environment_is_made_again(tmp_path: Path) -> None:
     assert made == f"The environment in .venv was made as {clone}/.venv; making a new one here."
     assert installed.startswith("Installing what requirements.lock names")
     assert archive(copy) == ""
+
+
+def test_an_environment_that_is_linked_to_is_never_cleared(tmp_path: Path) -> None:
+    clone, elsewhere = clone_into(tmp_path / "clone"), tmp_path / "elsewhere"
+    (elsewhere / "bin").mkdir(parents=True)
+    (clone / ".venv").symlink_to(elsewhere)
+    planned = make("-n", "archive", "-C", clone).stdout
+    assert "-m venv  .venv" in planned
+    (elsewhere / "bin" / "python").symlink_to(sys.executable)
+    (elsewhere / "pyvenv.cfg").write_text(f"command = python3.11 -m venv {ROOT}/.venv\n")
+    planned = make("-n", "archive", "-C", clone).stdout
+    assert "-m pip install" in planned
+    assert "-m venv" not in planned
 
 
 def test_help_lists_the_targets() -> None:
