@@ -1,53 +1,58 @@
 # The index of everything one can do here.
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do $$each -c "" 2>/dev/null && echo $$each && break; done)
 HOST ?= 127.0.0.1
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
-VERSION ?= 1.0
+VERSION ?=
 BACKEND ?= torchserve
 CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
-ARCHIVE = $(CHECKPOINT:.pth=.mar)
 RECIPE ?= training/recipes/whitened_cnn.yaml
 VENV = .venv/bin
+# The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.
+quoted = '$(subst ','\'',$(value $(1)))'
+option = $(if $(value $(2)),$(1) $(call quoted,$(2)))
+ARCHIVE = "$$(file=$(call quoted,CHECKPOINT); echo "$${file%.pth}.mar")"
 # Every step of a training asks for the same large tensors; jemalloc, where there is one, keeps them for the next.
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
-INSTALL = $(VENV)/pip install --quiet --disable-pip-version-check
+INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check faults bench docs screenshot lock audit tools clean
+.PHONY: help serve train archive test check faults bench docs screenshot lock audit tools environment clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-serve: $(ARCHIVE) ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
-	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(HOST) --port $(PORT) --config $(CONFIG) --run $(RUN) --backend $(BACKEND)
+serve: archive ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
+	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(call quoted,HOST) --port $(call quoted,PORT) \
+		--config $(call quoted,CONFIG) --run $(call quoted,RUN) --backend $(call quoted,BACKEND)
 
 train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
-	@$(KEEP_MEMORY) $(VENV)/python -m training.train --recipe $(RECIPE) $(if $(DATA),--data $(DATA)) \
-		$(if $(OUTPUT),--output $(OUTPUT)) $(if $(RESUME),--resume)
+	@$(KEEP_MEMORY) $(VENV)/python -m training.train --recipe $(call quoted,RECIPE) $(call option,--data,DATA) \
+		$(call option,--output,OUTPUT) $(if $(RESUME),--resume)
 
-archive: $(ARCHIVE) ## pack CHECKPOINT for TorchServe
+archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive that is current stays
+	@$(VENV)/python -m training.archive $(call quoted,CHECKPOINT) --output $(ARCHIVE) $(call option,--version,VERSION)
 
-test: .venv/test tools $(ARCHIVE) check ## set up what the tests need and run them all
+test: .venv/test tools archive check ## set up what the tests need and run them all
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" && $(VENV)/python -m pytest -m alone
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
-faults: .venv/test $(ARCHIVE) ## kill, flood and mislead it for an hour, and print what it promises and what came of it
+faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
 	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
-bench: .venv/test tools $(ARCHIVE) ## measure CHECKPOINT as it is served against what one would build instead
+bench: .venv/test tools archive ## measure CHECKPOINT as it is served against what one would build instead
 	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
 
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
 
-screenshot: .venv/test tools $(ARCHIVE) ## take the pictures of the page that the documentation shows
+screenshot: .venv/test tools archive ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
 
 lock: .venv/test ## renew the lock files from pyproject.toml, all or none
@@ -69,11 +74,19 @@ tools: .venv/test
 clean: ## remove what was installed and built
 	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
 
-%.mar: %.pth .venv/serve $(wildcard handler/*.py handler/*.yaml training/*.py)
-	@$(VENV)/python -m training.archive $< --output $@ --version $(VERSION)
+# An environment has the name of its folder in its files: copied or moved, it would run the code in the old place.
+# One that is linked to is someone's choice, and is never cleared.
+LINKED := $(shell [ -L .venv ] && echo linked)
+MADE_AS := $(shell [ -x .venv/bin/python ] && sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg)
+ifneq "$(if $(LINKED),$(if $(MADE_AS),$(CURDIR)/.venv),$(MADE_AS))" "$(CURDIR)/.venv"
+.venv/serve .venv/test: environment
+endif
 
-%.pth:
-	@echo "There is no checkpoint $@; train one with 'make train' and name it with CHECKPOINT=." >&2; exit 1
+environment:
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }
+	@$(if $(MADE_AS),echo "The environment in .venv was made as "$(call quoted,MADE_AS)"; making a new one here.")
+	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv
 
 .venv/serve: requirements.lock pyproject.toml
 	@$(call install,$<)
@@ -84,9 +97,6 @@ clean: ## remove what was installed and built
 	@touch $@ .venv/serve
 
 define install
-$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-	|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }; \
 echo "Installing what $(1) names into .venv: 6 GB, which takes minutes …"; \
-{ [ -x $(VENV)/pip ] || $(PYTHON) -m venv .venv; } \
-	&& $(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
+$(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
 endef

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Classify many images through the gateway and write one row each, in order, to a CSV, JSON Lines or Parquet file.
 
-    scripts/batch_predict.py my-images/test -o predictions.csv
-    scripts/batch_predict.py 'photos/**/*.jpg' -o predictions.parquet --contact-sheet uncertain.png
-    find photos -name '*.jpg' -mtime -1 | scripts/batch_predict.py --list - -o predictions.jsonl --json
-    scripts/batch_predict.py drop-folder --watch -o predictions.csv
-    scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos photos.parquet -o predictions
+    .venv/bin/python scripts/batch_predict.py my-images/test -o predictions.csv
+    .venv/bin/python scripts/batch_predict.py 'photos/**/*.jpg' -o predictions.parquet --contact-sheet uncertain.png
+    find photos -name '*.jpg' -mtime -1 | .venv/bin/python scripts/batch_predict.py --list - -o predictions.jsonl --json
+    .venv/bin/python scripts/batch_predict.py drop-folder --watch -o predictions.csv
+    .venv/bin/python scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos -o predictions
 
 Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
 hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in

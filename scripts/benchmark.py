@@ -1,6 +1,6 @@
 """Measure the product against what one would build instead, each alone on the machine, in turns.
 
-    python -m scripts.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
+    .venv/bin/python -m scripts.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
 
 All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
 <output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,

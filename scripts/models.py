@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Manage the versions of the model that TorchServe serves.
 
-    scripts/models.py list
-    scripts/models.py register cifar10_whitened_resnet.mar
-    scripts/models.py describe 1.0
-    scripts/models.py scale 2
-    scripts/models.py set-default 2.0
-    scripts/models.py unregister 1.0
-    scripts/models.py roll second.mar --sample my-images/test --json
-    scripts/models.py rollback
+    .venv/bin/python scripts/models.py list
+    .venv/bin/python scripts/models.py register cifar10_whitened_resnet.mar
+    .venv/bin/python scripts/models.py describe 1.0
+    .venv/bin/python scripts/models.py scale 2
+    .venv/bin/python scripts/models.py set-default 2.0
+    .venv/bin/python scripts/models.py unregister 1.0
+    .venv/bin/python scripts/models.py roll second.mar --sample my-images/test --json
+    .venv/bin/python scripts/models.py rollback
 
 `roll` registers an archive, compares its version with the one that is served, and serves it instead where it is no
 worse; no request is lost. `rollback` serves again what the last roll, or rollback, has replaced. Exit status: 0 done,

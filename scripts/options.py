@@ -1,5 +1,7 @@
 """What the commands have in common: options of one name each, one way to end, and `--json`."""
 
+from __future__ import annotations  # scripts/doctor.py has to run in Pythons too old for the rest
+
 import argparse
 import json
 import sys

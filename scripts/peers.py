@@ -1,6 +1,6 @@
 """What one would build instead of the product: the same network in a process of another framework.
 
-    python -m scripts.peers fastapi build --port 9000
+    .venv/bin/python -m scripts.peers fastapi build --port 9000
 
 Each takes network.pt and model_card.json of a folder, and answers POST /predict with the same fields. `loop` serves
 nothing: it classifies the images in files/ in batches and prints how many a second.

@@ -79,7 +79,7 @@ def classes_of(archive: Path) -> list[str]:
         raise Stopped(str(error)) from None
     with zipfile.ZipFile(archive) as file:
         if CODE not in file.namelist():
-            raise Stopped(f"{archive} is older than {CODE}; build it anew with 'python -m training.archive'.")
+            raise Stopped(f"{archive} is older than {CODE}; build it anew with '.venv/bin/python -m training.archive'.")
         names = json.loads(file.read("index_to_name.json"))
     return [names[str(index)] for index in range(len(names))]
 

@@ -1,6 +1,6 @@
 """Serve a model: TorchServe and the gateway, started together, watched, and stopped together.
 
-    python -m scripts.serve model_store/cifar10_whitened_resnet.mar
+    .venv/bin/python -m scripts.serve model_store/cifar10_whitened_resnet.mar
 
 With --backend local the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
 
@@ -193,11 +193,12 @@ def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Servic
     ]
     command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
+    environment = {"TEMP": str(memory), "LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
     return Service(
         "TorchServe",
         command,
         run,
-        {"TEMP": str(memory)},
+        environment,
         run / TORCHSERVE_LOG,
         arguments=lambda: [f"{MODEL}={archive}" for archive in served.archives(run)],
         scratch=scratch,

@@ -1,6 +1,6 @@
 """Simulate a day of autoscaling, and work out what internet scale would take, from what was measured on two cores.
 
-    python -m scripts.simulate_scaling
+    .venv/bin/python -m scripts.simulate_scaling
 
 prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. Every assumption is an option,
 to make the plan again with other prices, another peak or other times to start.

@@ -1,6 +1,6 @@
 """Find how many workers, images a batch and milliseconds of waiting serve an archive fastest on this machine.
 
-    python -m scripts.tune_serving model_store/cifar10_cnn.mar --workers 1 2 --batch-sizes 8 16 --delays 1 5
+    .venv/bin/python -m scripts.tune_serving model_store/cifar10_cnn.mar --workers 1 2 --batch-sizes 8 16 --delays 1 5
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
 fastest belongs into handler/model-config.yaml; nothing else should run meanwhile.

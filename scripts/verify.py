@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Prove that what is served is what was trained: each image of a folder through the gateway, and offline.
 
-    scripts/verify.py model_store/cifar10_whitened_resnet.pth data/cifar10/test
-    scripts/verify.py model_store/cifar10_whitened_resnet.pth 'photos/**/*.jpg' --json
+    .venv/bin/python scripts/verify.py model_store/cifar10_whitened_resnet.pth data/cifar10/test
+    .venv/bin/python scripts/verify.py model_store/cifar10_whitened_resnet.pth 'photos/**/*.jpg' --json
 
 Prints how many images have the same class, the largest difference of a probability and, where folders are named as
 classes are, both accuracies. Exit status: 0 the same, 1 not, 2 stopped before the end.

@@ -1,39 +1,56 @@
 """Pack a checkpoint as a TorchServe archive; the same checkpoint always gives the same bytes.
 
-    python -m training.archive model_store/cifar10_whitened_resnet.pth
+    .venv/bin/python -m training.archive model_store/cifar10_whitened_resnet.pth
 
 writes model_store/cifar10_whitened_resnet.mar: TorchScript for TorchServe, ONNX for other engines, handler, class
 names, model card, serving configuration;
 and cifar10_whitened_resnet.mar.sha256, its digest, without which it is not served.
+An archive that this checkpoint, version and code have made already is left as it is.
 """
 
 import argparse
+import hashlib
 import json
+import re
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-
-from model_archiver import ModelArchiver, ModelArchiverConfig
+from typing import TYPE_CHECKING
 
 import handler
-from handler.onnx_engine import NETWORK
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from training.export import ExportError, export, export_onnx
-from training.files import write_digest, written_whole
+from training.files import DigestError, check_digest, write_digest, written_whole
+
+# PyTorch and the exporters are imported where an archive is made, because 'make serve' asks each time if it must be.
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
 
 HANDLER = Path(handler.__file__).parent
+TRAINING = Path(__file__).parent
+LOCK = TRAINING.parent / "requirements.lock"
+MANIFEST = "MAR-INF/MANIFEST.json"
+FIRST_VERSION = "1.0"
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve, which can ask for no other
 
 
-def archive(checkpoint: Checkpoint, path: Path, version: str) -> None:
-    """Export `checkpoint` and write the archive to `path`, whose stem becomes the model's name."""
+def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "") -> None:
+    """Export `checkpoint` and write the archive to `path`, whose stem becomes the model's name.
+
+    `sources` is the digest of what it is made from, kept as the comment of the zip file.
+    Raises ExportError where an export does not compute what the network computes.
+    """
+    from model_archiver import ModelArchiver, ModelArchiverConfig
+
+    from training.export import export
+
+    name = _model_name(path)
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder)
-        model = build / f"{path.stem}.pt"
+        model = build / f"{name}.pt"
         export(checkpoint, model)
         ModelArchiver.generate_model_archive(
             ModelArchiverConfig(
-                model_name=path.stem,
+                model_name=name,
                 serialized_file=str(model),
                 handler=str(HANDLER / "image_classifier.py"),
                 extra_files=str(_stage(checkpoint, build / "stage")),
@@ -44,12 +61,48 @@ def archive(checkpoint: Checkpoint, path: Path, version: str) -> None:
             )
         )
         with written_whole(path) as temporary:
-            _zip(build / path.stem, temporary)
-            write_digest(path, temporary)  # first, so that after a kill make finds an old archive and builds it again
+            _zip(build / name, temporary, sources)
+            write_digest(path, temporary)  # first, so that after a kill the old archive is no longer current
 
 
-def _stage(checkpoint: Checkpoint, stage: Path) -> Path:
+def digest_sources(checkpoint: Path, path: Path, version: str) -> str:
+    """Return the digest of all that decides which bytes `archive` writes to `path`."""
+    digest = hashlib.sha256(f"{_model_name(path)} {version} ".encode())
+    digest.update(hashlib.sha256(checkpoint.read_bytes()).digest())
+    for source in (*sorted(HANDLER.glob("*.py")), HANDLER / "model-config.yaml", *sorted(TRAINING.glob("*.py")), LOCK):
+        digest.update(source.name.encode() + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def is_current(path: Path, sources: str) -> bool:
+    """Say whether the archive at `path` is whole and was made from `sources`."""
+    try:
+        check_digest(path)
+        with zipfile.ZipFile(path) as archive_file:
+            return archive_file.comment == sources.encode()
+    except (DigestError, zipfile.BadZipFile):
+        return False
+
+
+def version_of(path: Path) -> str | None:
+    """Return the version of the archive at `path`, or None if there is no archive that can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive_file:
+            return str(json.loads(archive_file.read(MANIFEST))["model"]["modelVersion"])
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError):
+        return None
+
+
+def _model_name(path: Path) -> str:
+    """Return the stem of `path` with the characters that TorchServe's archiver takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model"
+
+
+def _stage(checkpoint: "Checkpoint", stage: Path) -> Path:
     """Lay out, as the worker will see them, the files that go along with the handler."""
+    from handler.onnx_engine import NETWORK
+    from training.export import export_onnx
+
     package = stage / "handler"
     package.mkdir(parents=True)
     for module in set(HANDLER.glob("*.py")) - {HANDLER / "image_classifier.py"}:
@@ -61,13 +114,14 @@ def _stage(checkpoint: Checkpoint, stage: Path) -> Path:
     return stage
 
 
-def _zip(folder: Path, path: Path) -> None:
+def _zip(folder: Path, path: Path, comment: str) -> None:
     """Zip as the archiver would, but with one date for all archives, in the manifest and on every file."""
-    manifest_path = folder / "MAR-INF" / "MANIFEST.json"
+    manifest_path = folder / MANIFEST
     manifest = json.loads(manifest_path.read_text())
     manifest["createdOn"] = "01/01/1980 00:00:00"
     manifest_path.write_text(json.dumps(manifest, indent=2))
     with zipfile.ZipFile(path, "w") as archive_file:
+        archive_file.comment = comment.encode()
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
             archive_file.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
 
@@ -75,15 +129,30 @@ def _zip(folder: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--output", type=Path, help="the archive; beside the checkpoint without it")
-    parser.add_argument("--version", default="1.0", help="the model's version, 1.0 without it")
+    parser.add_argument("--output", type=Path, help="the archive (default: beside the checkpoint)")
+    parser.add_argument("--version", help="the model's version (default: that of the archive in its place, or 1.0)")
     arguments = parser.parse_args()
     path = arguments.output or arguments.checkpoint.with_suffix(".mar")
+    version = arguments.version or version_of(path) or FIRST_VERSION
+    if not VERSION.fullmatch(version):
+        raise SystemExit(
+            f"{version!r} cannot be a version: use only the letters A to Z and a to z, digits, '.', '_' and '-', "
+            "and begin with a letter or a digit."
+        )
+    if not arguments.checkpoint.is_file():
+        raise SystemExit(f"There is no checkpoint {arguments.checkpoint}; 'make train' makes one.")
+    sources = digest_sources(arguments.checkpoint, path, version)
+    if is_current(path, sources):
+        print(f"{path} is current, version {version}")
+        return
+    from training.checkpoint import CheckpointError, load_checkpoint
+    from training.export import ExportError
+
     try:
-        archive(load_checkpoint(arguments.checkpoint), path, arguments.version)
+        archive(load_checkpoint(arguments.checkpoint), path, version, sources)
     except (CheckpointError, ExportError) as error:
         raise SystemExit(str(error)) from None
-    print(f"wrote {path}")
+    print(f"wrote {path}, version {version}")
 
 
 if __name__ == "__main__":

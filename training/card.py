@@ -1,6 +1,6 @@
 """Write the model card of a checkpoint, to read, beside it.
 
-python -m training.card model_store/cifar10_whitened_resnet.pth
+.venv/bin/python -m training.card model_store/cifar10_whitened_resnet.pth
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`.
 
-    python -m training.data data/cifar10
+    .venv/bin/python -m training.data data/cifar10
 
 writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server.
 """

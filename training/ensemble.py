@@ -1,6 +1,6 @@
 """Join checkpoints into one, which predicts their weighted mean and is exported, archived and served as any other.
 
-    python -m training.ensemble model_store/a.pth model_store/b.pth --output runs/ensemble.pth
+    .venv/bin/python -m training.ensemble model_store/a.pth model_store/b.pth --output runs/ensemble.pth
 
 The weights are fitted on the validation images, which the members must have in common.
 """

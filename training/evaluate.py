@@ -1,6 +1,6 @@
 """Measure a checkpoint on the test images.
 
-    python -m training.evaluate model_store/cifar10_whitened_resnet.pth
+    .venv/bin/python -m training.evaluate model_store/cifar10_whitened_resnet.pth
 
 prints the accuracy and writes, into runs/<checkpoint>-report unless --output says otherwise, report.json with all
 figures, pictures of confusion, reliability and the worst mistakes if any, and report.md, which shows it all.

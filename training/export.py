@@ -1,6 +1,6 @@
 """Export a checkpoint as TorchScript or ONNX, proven equal to the classifier it came from.
 
-python -m training.export model_store/cifar10_whitened_resnet.pth --output build/cifar10_whitened_resnet.pt
+.venv/bin/python -m training.export model_store/cifar10_whitened_resnet.pth --output build/cifar10_whitened_resnet.pt
 """
 
 import argparse

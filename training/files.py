@@ -62,7 +62,7 @@ def write_digest(archive: Path, content: Path) -> None:
 
 def check_digest(archive: Path) -> None:
     """Raise DigestError where an archive or its digest is missing, or they do not belong together."""
-    again = "build it with 'python -m training.archive'."
+    again = "build it with '.venv/bin/python -m training.archive'."
     if not archive.is_file():
         raise DigestError(f"There is no archive {archive}; {again}")
     if not digest_path(archive).is_file():

@@ -1,6 +1,6 @@
 """Measure what each measure for speed is worth in the training of a recipe, in turns, each in a process of its own.
 
-    python -m training.speed --recipe training/recipes/whitened_cnn.yaml
+    .venv/bin/python -m training.speed --recipe training/recipes/whitened_cnn.yaml
 
 prints milliseconds an image, seconds an epoch of 47,500 images, and the ratio to the row above.
 """

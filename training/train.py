@@ -1,6 +1,6 @@
 """Train a network as a recipe says.
 
-    python -m training.train --recipe training/recipes/cnn.yaml
+    .venv/bin/python -m training.train --recipe training/recipes/cnn.yaml
 
 writes into the output folder (runs/<recipe> unless --output says otherwise) the checkpoint <name>.pth,
 training_history.pth, .csv and .png, and last.pth, from which --resume goes on. In several processes, of which the first

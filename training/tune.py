@@ -1,6 +1,6 @@
 """Search for a better recipe, trained for few epochs and judged by its validation accuracy.
 
-    python -m training.tune --recipe training/recipes/cnn.yaml --space training/spaces/cnn.yaml --epochs 3 --trials 20
+    .venv/bin/python -m training.tune --recipe training/recipes/cnn.yaml --epochs 3 --trials 20
 
 The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices (of
 which --grid tries all combinations). The recipe itself is the first trial. Trials are kept in a storage, so that the

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -6,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway import torchserve
 from tests.conftest import run_module
 from tests.drawing import TEN
 from tests.stack import ROOT
-from training.checkpoint import load_checkpoint
+from training import archive as module
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.files import write_digest
 
 
 def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -> None:
@@ -40,6 +45,57 @@ def test_same_checkpoint_gives_the_same_bytes(archive: Path, checkpoint: Path, t
     command = [sys.executable, "-m", "training.archive", str(checkpoint), "--output", str(again)]
     subprocess.run(command, cwd=ROOT, check=True)
     assert again.read_bytes() == archive.read_bytes()
+
+
+def version(path: Path) -> str:
+    with zipfile.ZipFile(path) as file:
+        return str(json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+
+
+def test_is_packed_again_if_version_or_content_differ(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+    own, path = tmp_path / "drawn.pth", tmp_path / "drawn.mar"
+    shutil.copy(checkpoint, own)  # newer than the archive, and what it was made from
+    shutil.copy(archive, path)
+    write_digest(path, path)
+    assert run_module("training.archive", own) == f"{path} is current, version 1.0\n"
+
+    assert run_module("training.archive", own, "--version", "2.0") == f"wrote {path}, version 2.0\n"
+    assert version(path) == "2.0"
+    assert run_module("training.archive", own) == f"{path} is current, version 2.0\n"
+
+    card = load_checkpoint(own).card | {"name": "older"}
+    save_checkpoint(Checkpoint(load_checkpoint(own).weights, card), own)
+    os.utime(own, (1, 1))  # older than the archive, but another
+    assert run_module("training.archive", own) == f"wrote {path}, version 2.0\n"
+    with zipfile.ZipFile(path) as file:
+        assert json.loads(file.read("model_card.json"))["name"] == "older"
+
+    sources = module.digest_sources(own, path, "2.0")
+    assert module.is_current(path, sources)
+    path.write_bytes(path.read_bytes()[:1000])  # torn
+    assert not module.is_current(path, sources)
+    write_digest(path, path)
+    assert not module.is_current(path, sources)
+    assert module.version_of(path) is None
+
+
+def test_whether_an_archive_is_current_is_known_without_pytorch(archive: Path, checkpoint: Path) -> None:
+    code = "import sys; from training.archive import main; main(); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, str(checkpoint), "--output", str(archive)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{archive} is current, version 1.0\n"
+
+
+@pytest.mark.parametrize("wrong", ["v 2", "2026-07-01T10:00", "1.0+cu12", "../1", "-1", "é", "1\n"])
+def test_a_version_that_no_one_could_ask_for_is_refused(checkpoint: Path, tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_module("training.archive", checkpoint, f"--version={wrong}", "--output", tmp_path / "drawn.mar")
+    assert str(end.value.code).startswith(f"{wrong!r} cannot be a version: use only the letters A to Z")
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_are_those_that_the_gateway_asks_for() -> None:
+    assert module.VERSION == torchserve.VERSION
 
 
 def test_its_digest_is_beside_it_for_sha256sum(archive: Path) -> None:
