@@ -5,13 +5,13 @@ with it, and before its body is read.
 """
 
 import json
-import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Lock, Semaphore, Thread
+from threading import Condition, Lock, Semaphore, Thread
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from flask import Flask
@@ -60,53 +60,57 @@ class Turn(Generic[Work]):
     since: float = field(default_factory=time.perf_counter)
 
 
-class Line(queue.Queue[Turn[Work]]):
-    """Work in the order it came; full if MAX_WAITING_IMAGES wait. Its size is in images.
+class Line(Generic[Work]):
+    """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images.
 
     `timeout`, in seconds, is that of one request, its waiting included.
     """
 
     def __init__(self, size: str, timeout: float) -> None:
-        super().__init__(MAX_WAITING_IMAGES)
         self._timeout = timeout
-        self._images = 0
-        self._waiting = metrics.IMAGES_WAITING.labels(size)
+        self._turns: deque[Turn[Work]] = deque()
+        self._changed = Condition()
+        self._gauge = metrics.IMAGES_WAITING.labels(size)
+        self.images = 0  # that wait
+
+    def full(self) -> bool:
+        return self.images >= MAX_WAITING_IMAGES
 
     def wait(self, work: Work, images: int = 1) -> Any:
         """Return the answer. Raises Busy if the line is full, TooSlow after `timeout`, and what the call raises."""
         turn = Turn(work, images)
-        try:
-            self.put_nowait(turn)
-        except queue.Full:
-            raise Busy from None
+        with self._changed:
+            if self.full():
+                raise Busy
+            self._turns.append(turn)
+            self._count(images)
+            self._changed.notify()
         try:
             return turn.answer.result(self._timeout)
         except TimeoutError:
             self._leave(turn)
             raise TooSlow("The model took too long to answer.") from None
 
+    def take(self, most: int = 1) -> list[Turn[Work]]:
+        """Wait until there is work; returns the first turns, at most so many."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns)
+            turns = [self._turns.popleft() for _ in range(min(most, len(self._turns)))]
+            self._count(-sum(turn.images for turn in turns))
+        now = time.perf_counter()
+        for turn in turns:
+            metrics.QUEUE.observe(now - turn.since)
+        return turns
+
     def _leave(self, turn: Turn[Work]) -> None:
-        turn.answer.cancel()
-        with self.mutex, suppress(ValueError):  # its call has begun
-            self.queue.remove(turn)
+        """Give up a place, and let go of the images, unless the call has begun."""
+        with self._changed, suppress(ValueError):
+            self._turns.remove(turn)
             self._count(-turn.images)
 
     def _count(self, images: int) -> None:
-        self._images += images
-        self._waiting.set(self._images)
-
-    def _qsize(self) -> int:
-        return self._images
-
-    def _put(self, turn: Turn[Work]) -> None:
-        super()._put(turn)
-        self._count(turn.images)
-
-    def _get(self) -> Turn[Work]:
-        turn = super()._get()
-        self._count(-turn.images)
-        metrics.QUEUE.observe(time.perf_counter() - turn.since)
-        return turn
+        self.images += images
+        self._gauge.set(self.images)
 
 
 class Gate:
@@ -159,12 +163,11 @@ class Gate:
 
     def _call_for_ever(self) -> None:
         while True:
-            turn = self.large.get()
-            if turn.answer.set_running_or_notify_cancel():
-                try:
-                    turn.answer.set_result(turn.work())
-                except Exception as error:  # whatever it is, nobody is left waiting
-                    turn.answer.set_exception(error)
+            (turn,) = self.large.take()
+            try:
+                turn.answer.set_result(turn.work())
+            except Exception as error:  # whatever it is, nobody is left waiting
+                turn.answer.set_exception(error)
             del turn  # with its images, while the next is waited for
 
 
@@ -179,7 +182,7 @@ class Body:
         self._held = 0
 
     def read(self, size: int) -> bytes:
-        """Read up to `size` bytes. Raises Busy if there is no place for them, SlowBody if they do not arrive in time."""
+        """Read up to `size` bytes. Raises Busy if there is no place for them, SlowBody if they do not come in time."""
         if not self._held:
             self._gate.check(self._declared)
         data = self._read(size)
@@ -204,7 +207,7 @@ class Body:
 
 
 class Admission:
-    """WSGI middleware around `app`. A page's requests are refused in Flask, which knows what CORS allows; they are few."""
+    """WSGI middleware around `app`. A page is refused by its Body, in Flask, which knows what CORS allows."""
 
     def __init__(self, app: Flask) -> None:
         self._app, self._next = app, app.wsgi_app

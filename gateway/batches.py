@@ -1,7 +1,5 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
-import queue
-from contextlib import suppress
 from threading import Thread
 from typing import Any
 
@@ -26,11 +24,7 @@ class Batches:
 
     def _send_for_ever(self) -> None:
         while True:
-            turns = [self._line.get()]
-            with suppress(queue.Empty):
-                while len(turns) < MAX_BATCH:
-                    turns.append(self._line.get_nowait())
-            self._send([turn for turn in turns if turn.answer.set_running_or_notify_cancel()])
+            self._send(self._line.take(MAX_BATCH))
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
         outcomes: list[Any]
