@@ -63,7 +63,7 @@ class Turn(Generic[Work]):
 class Line(Generic[Work]):
     """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images.
 
-    `timeout`, in seconds, is that of one request, its waiting included.
+    `timeout`, in seconds, is that of one request. It may wait for half of that, so that its call has the other half.
     """
 
     def __init__(self, size: str, timeout: float) -> None:
@@ -77,7 +77,7 @@ class Line(Generic[Work]):
         return self.images >= MAX_WAITING_IMAGES
 
     def wait(self, work: Work, images: int = 1) -> Any:
-        """Return the answer. Raises Busy if the line is full, TooSlow after `timeout`, and what the call raises."""
+        """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors."""
         turn = Turn(work, images)
         with self._changed:
             if self.full():
@@ -85,11 +85,13 @@ class Line(Generic[Work]):
             self._turns.append(turn)
             self._count(images)
             self._changed.notify()
-        try:
-            return turn.answer.result(self._timeout)
-        except TimeoutError:
-            self._leave(turn)
-            raise TooSlow("The model took too long to answer.") from None
+        with suppress(TimeoutError):
+            return turn.answer.result(self._timeout / 2)
+        if self._leave(turn):
+            raise Busy
+        with suppress(TimeoutError):
+            return turn.answer.result(self._timeout / 2)
+        raise TooSlow("The model took too long to answer.")
 
     def take(self, most: int = 1) -> list[Turn[Work]]:
         """Wait until there is work; returns the first turns, at most so many."""
@@ -102,11 +104,14 @@ class Line(Generic[Work]):
             metrics.QUEUE.observe(now - turn.since)
         return turns
 
-    def _leave(self, turn: Turn[Work]) -> None:
-        """Give up a place, and let go of the images, unless the call has begun."""
-        with self._changed, suppress(ValueError):
+    def _leave(self, turn: Turn[Work]) -> bool:
+        """Give up a place, and let go of the images; returns whether it was time, before the call began."""
+        with self._changed:
+            if turn not in self._turns:
+                return False
             self._turns.remove(turn)
             self._count(-turn.images)
+            return True
 
     def _count(self, images: int) -> None:
         self.images += images

@@ -201,7 +201,7 @@ def test_a_full_gateway_is_live_but_not_ready(client: FlaskClient, monkeypatch: 
     assert ready.get_json() == {"status": "unavailable", "reason": "Too many images are waiting."}
 
 
-def test_who_waits_too_long_is_told_so_and_keeps_no_place() -> None:
+def test_who_waits_too_long_is_told_to_come_again_and_keeps_no_place() -> None:
     go_on, begun, calls = Event(), Event(), []
 
     def work(number: int) -> int:
@@ -214,7 +214,7 @@ def test_who_waits_too_long_is_told_so_and_keeps_no_place() -> None:
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(gate.call, lambda: work(1))
         assert begun.wait(10)
-        with pytest.raises(TooSlow):
+        with pytest.raises(Busy):
             gate.call(lambda: work(2), images=3)
         assert gate.large.images == 0
         with pytest.raises(TooSlow):
