@@ -76,7 +76,7 @@ def test_overload(stack: Stack, pictures: Pictures, factor: int, record_property
 
 @pytest.mark.timeout(900)
 def test_a_flood_of_whatever_costs(stack: Stack, record_property: Record) -> None:
-    """Of 10 MB each, of which TorchServe's Java process could hold a few dozen in its 512 MB."""
+    """Of 10 MB each: together they are more than TorchServe's Java process holds in its 512 MB."""
     large = encode(draw("red", 1), "JPEG").ljust(MAX_IMAGE_BYTES, b"\0")
     half = large[: MAX_IMAGE_BYTES // 2]
     kinds = [
