@@ -1,23 +1,22 @@
 """The gateway: a Flask service that turns the documented contract into TorchServe calls and serves the page."""
 
 import json
+from io import BytesIO
 from pathlib import Path
-from threading import Semaphore
 from typing import Any, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask
+from flask import Config, Flask, Request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from gateway import access, errors, routes
-from gateway.admission import Admission
+from gateway.admission import Admission, Gate
 from gateway.batches import Batches
 from gateway.local import Backend, Local
 from gateway.torchserve import TorchServe, TorchServeNodes
 
 ROOT = Path(__file__).parent
-EXPLANATIONS = 2  # at once, as each takes the time of dozens of predictions
 TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
 SETTINGS = {
     "TORCHSERVE_CONFIG": "config.properties",
@@ -41,6 +40,13 @@ SWAGGER = {
 }
 
 
+class InMemory(Request):
+    """Keeps uploads in memory, which the gate bounds; the folder for temporary files may be full."""
+
+    def _get_file_stream(self, *arguments: object, **options: object) -> BytesIO:
+        return BytesIO()
+
+
 class StrictJSON(DefaultJSONProvider):
     """JSON by the letter: no key twice and no NaN comes in; keys go out in their order, that of the classes."""
 
@@ -55,17 +61,18 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
     TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's on this machine); or else TORCHSERVE (the URLs of its nodes
     with commas between them, or one that leads to them all) and TOKEN_FILE (path of the token they ask for); or else
-    MODEL_DIR (an archive, unpacked, to run in this process). TIMEOUT (seconds), CALLS (to the model at once, with small
-    images and with large ones), CORS_ORIGINS.
+    MODEL_DIR (an archive, unpacked, to run in this process). TIMEOUT (seconds), CALLS (to the model at once in each
+    process, with small images and with everything else), CORS_ORIGINS.
     """
     app = Flask(__name__, static_folder=None)
+    app.request_class = InMemory
     app.config.update(SETTINGS)
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
     backend = _backend(app.config)
-    app.extensions.update(backend=backend, batches=Batches(backend, app.config["CALLS"], app.config["TIMEOUT"]))
-    app.extensions["explaining"] = Semaphore(EXPLANATIONS)
+    gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
+    app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, app.config["CALLS"]))
     access.register(app)
     app.register_blueprint(routes.blueprint)
     errors.register(app)
@@ -77,7 +84,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
 def _backend(config: Config) -> Backend:
     if config["MODEL_DIR"]:
-        return Local(Path(config["MODEL_DIR"]))
+        return Local(Path(config["MODEL_DIR"]), config["CALLS"])
     if addresses := config["TORCHSERVE"].replace(",", " ").split():
         return TorchServeNodes(addresses, Path(config["TOKEN_FILE"]), config["TIMEOUT"])
     return TorchServe(Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"]), config["TIMEOUT"])

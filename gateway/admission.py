@@ -1,34 +1,238 @@
-"""Turns away what would find no place before Flask begins with it: a flood is paid for with what serves the others."""
+"""One gate for every route that costs: it counts the images that wait and the bytes that are held, and refuses more.
+
+A flood is paid for with what serves the others. So a request that declares its length is refused before Flask begins
+with it, and before its body is read.
+"""
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Condition, Lock, Semaphore, Thread
+from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from flask import Flask
+from gevent import Timeout
+from werkzeug.exceptions import RequestTimeout
 
+from gateway import metrics
 from gateway.access import ID, Access
 from gateway.errors import RETRY_AFTER, failure
-from gateway.torchserve import Unavailable
+from gateway.torchserve import TooSlow, Unavailable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 PATHS = ("/predict", "/predict_base64", "/explain")
+# Each of these holds in every gateway process.
+SMALL_IMAGE_BYTES = 64 * 1024  # a larger image takes longer to decode than a call does, and goes alone
+MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
+MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
+MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
+MAX_BODY_BYTES = 16 * 1024 * 1024  # routes.py refuses a body that declares more, with 413
+BODY_SECONDS = 120  # for a whole body to arrive
+READ_SECONDS = 20  # for the next 64 kB of it,
+HURRIED_READ_SECONDS = 3  # if many bodies are waited for: their connections may be needed
+MANY_SLOW_BODIES = 32
+
+Work = TypeVar("Work")
+
+
+class Busy(Unavailable):
+    def __init__(self, message: str = "Too many images are waiting.") -> None:
+        super().__init__(message)
+
+
+class SlowBody(RequestTimeout):
+    description = "The request took too long to arrive. Send it again."
+
+
+@dataclass(eq=False, slots=True)
+class Turn(Generic[Work]):
+    """Work on so many images that waits for its call, and since when (as perf_counter has it)."""
+
+    work: Work
+    images: int
+    answer: Future[Any] = field(default_factory=Future)
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Line(Generic[Work]):
+    """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images.
+
+    `timeout`, in seconds, is that of one request. It may wait for half of that, so that its call has the other half.
+    """
+
+    def __init__(self, size: str, timeout: float) -> None:
+        self._timeout = timeout
+        self._turns: deque[Turn[Work]] = deque()
+        self._changed = Condition()
+        self._gauge = metrics.IMAGES_WAITING.labels(size)
+        self.images = 0  # that wait
+
+    def full(self) -> bool:
+        return self.images >= MAX_WAITING_IMAGES
+
+    def wait(self, work: Work, images: int = 1) -> Any:
+        """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors."""
+        turn = Turn(work, images)
+        with self._changed:
+            if self.full():
+                raise Busy
+            self._turns.append(turn)
+            self._count(images)
+            self._changed.notify()
+        with suppress(TimeoutError):
+            return turn.answer.result(self._timeout / 2)
+        if self._leave(turn):
+            raise Busy
+        with suppress(TimeoutError):
+            return turn.answer.result(self._timeout / 2)
+        raise TooSlow("The model took too long to answer.")
+
+    def take(self, most: int = 1) -> list[Turn[Work]]:
+        """Wait until there is work; returns the first turns, at most so many."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns)
+            turns = [self._turns.popleft() for _ in range(min(most, len(self._turns)))]
+            self._count(-sum(turn.images for turn in turns))
+        now = time.perf_counter()
+        for turn in turns:
+            metrics.QUEUE.observe(now - turn.since)
+        return turns
+
+    def _leave(self, turn: Turn[Work]) -> bool:
+        """Give up a place, and let go of the images; returns whether it was time, before the call began."""
+        with self._changed:
+            if turn not in self._turns:
+                return False
+            self._turns.remove(turn)
+            self._count(-turn.images)
+            return True
+
+    def _count(self, images: int) -> None:
+        self.images += images
+        self._gauge.set(self.images)
+
+
+class Gate:
+    """What a process holds and has under way: small images in one line, everything else in another.
+
+    At most `calls` are under way at once for each line, because TorchServe holds several copies of each in memory.
+    """
+
+    def __init__(self, calls: int, timeout: float) -> None:
+        self.small: Line[bytes] = Line("small", timeout)  # batches.py sends these
+        self.large: Line[Callable[[], Any]] = Line("large", timeout)
+        self.slow_bodies = 0
+        self._explanations = Semaphore(MAX_EXPLANATIONS)
+        self._held, self._lock = 0, Lock()
+        for _ in range(calls):
+            Thread(target=self._call_for_ever, daemon=True).start()
+
+    def check(self, size: int) -> None:
+        """Raise Busy if a body of `size` bytes would find no place."""
+        if size <= SMALL_IMAGE_BYTES:
+            full = self.small.full()
+        else:
+            full = self.large.full() or self._held + min(size, MAX_BODY_BYTES) > MAX_HELD_BYTES
+        if full:
+            raise Busy
+
+    def hold(self, size: int) -> None:
+        """Count bytes that were read, until they are released. Raises Busy if they are too many."""
+        with self._lock:
+            if self._held + size > MAX_HELD_BYTES:
+                raise Busy
+            self._held += size
+
+    def release(self, size: int) -> None:
+        with self._lock:
+            self._held -= size
+
+    def call(self, work: Callable[[], Any], images: int = 1) -> Any:
+        """Do work with the model that is not one small image. Raises what Line.wait does."""
+        return self.large.wait(work, images)
+
+    def explain(self, work: Callable[[], Any]) -> Any:
+        """Do the same, but raise Busy if MAX_EXPLANATIONS are being made or wait."""
+        if not self._explanations.acquire(blocking=False):
+            raise Busy("Too many explanations are being made.")
+        try:
+            return self.call(work)
+        finally:
+            self._explanations.release()
+
+    def _call_for_ever(self) -> None:
+        while True:
+            (turn,) = self.large.take()
+            try:
+                turn.answer.set_result(turn.work())
+            except Exception as error:  # whatever it is, nobody is left waiting
+                turn.answer.set_exception(error)
+            del turn  # with its images, while the next is waited for
+
+
+class Body:
+    """A body that counts as it is read, and that has to arrive in time. Small ones are not counted: connections are."""
+
+    def __init__(self, gate: Gate, stream: IO[bytes], declared: int | None) -> None:
+        self._gate, self._stream = gate, stream
+        self._counts = declared is None or declared > SMALL_IMAGE_BYTES
+        self._until = time.monotonic() + BODY_SECONDS
+        self._declared = declared or 0
+        self._held = 0
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes. Raises Busy if there is no place for them, SlowBody if they do not come in time."""
+        if not self._held:
+            self._gate.check(self._declared)
+        data = self._read(size)
+        if self._counts:
+            self._gate.hold(len(data))
+            self._held += len(data)
+        return data
+
+    def release(self) -> None:
+        if self._held:
+            self._gate.release(self._held)
+
+    def _read(self, size: int) -> bytes:
+        gate = self._gate
+        patience = HURRIED_READ_SECONDS if gate.slow_bodies >= MANY_SLOW_BODIES else READ_SECONDS
+        gate.slow_bodies += 1
+        try:
+            with Timeout(min(patience, max(self._until - time.monotonic(), 0)), SlowBody):
+                return self._stream.read(size)
+        finally:
+            gate.slow_bodies -= 1
 
 
 class Admission:
-    """WSGI middleware around `app`. A page's requests go on to Flask, which knows what CORS allows; they are few."""
+    """WSGI middleware around `app`. A page is refused by its Body, in Flask, which knows what CORS allows."""
 
     def __init__(self, app: Flask) -> None:
         self._app, self._next = app, app.wsgi_app
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        length = environ.get("CONTENT_LENGTH")
+        if not length and "HTTP_TRANSFER_ENCODING" not in environ:
+            return self._next(environ, start_response)
+        gate: Gate = self._app.extensions["gate"]
+        declared = int(length) if length else None
         if environ["PATH_INFO"] in PATHS and environ["REQUEST_METHOD"] == "POST" and "HTTP_ORIGIN" not in environ:
             try:
-                self._app.extensions["batches"].turn_away_if_full(int(environ.get("CONTENT_LENGTH") or 0))
-            except Unavailable as full:
+                gate.check(declared or 0)
+            except Busy as full:
                 return self._refuse(str(full), environ, start_response)
-        return self._next(environ, start_response)
+        body = environ["wsgi.input"] = Body(gate, environ["wsgi.input"], declared)
+        try:
+            return self._next(environ, start_response)
+        finally:
+            body.release()
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))

@@ -6,7 +6,6 @@ It has the methods of TorchServe that answer requests, and raises what they rais
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Semaphore
 from typing import Any, TypeVar
 
 from gevent import get_hub
@@ -15,18 +14,20 @@ from gateway import metrics
 from gateway.torchserve import ImageRefused, NoSuchVersion, TorchServe
 
 T = TypeVar("T")
-AT_ONCE = 2  # calls, each in a thread, so that small images need not wait for a large one or an explanation
 
 
 class Local:
-    """Answers from an archive that is unpacked in `folder`, whose own code it runs."""
+    """Answers from an archive that is unpacked in `folder`, whose own code it runs.
 
-    def __init__(self, folder: Path) -> None:
+    `workers` is how many calls of each kind the gate lets through at once, each in a thread.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
         sys.path.insert(0, str(folder))
         from handler import model, onnx_engine
 
         self._read, self._model = model.read, onnx_engine.load(folder, threads=1)
-        self._turns = Semaphore(AT_ONCE)
+        self._workers = workers
 
     def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
         (answer,) = self.predict_all([image], version)
@@ -42,18 +43,17 @@ class Local:
         return _unless_refused(self._do(lambda: self._model.explain(self._read(image), class_name)))
 
     def details(self) -> dict[str, Any]:
-        return {"card": self._model.card, "device": "cpu", "version": self._model.version, "workers": AT_ONCE}
+        return {"card": self._model.card, "device": "cpu", "version": self._model.version, "workers": self._workers}
 
     def versions(self) -> list[dict[str, Any]]:
-        return [{"version": self._model.version, "default": True, "workers": AT_ONCE}]
+        return [{"version": self._model.version, "default": True, "workers": self._workers}]
 
     def _check(self, version: str | None) -> None:
         if version not in (None, "", self._model.version):
             raise NoSuchVersion(f"There is no version {version!r}.")
 
     def _do(self, work: Callable[[], T]) -> T:
-        with self._turns:
-            return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
+        return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
 
 
 Backend = TorchServe | Local

@@ -3,8 +3,8 @@
 import base64
 import re
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from threading import Semaphore
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
@@ -12,7 +12,8 @@ from flask.typing import ResponseReturnValue
 
 from gateway import metrics
 from gateway.access import upstream
-from gateway.batches import Batches, Busy
+from gateway.admission import SMALL_IMAGE_BYTES, Gate
+from gateway.batches import Batches
 from gateway.errors import RETRY_AFTER, reason
 from gateway.local import Backend
 from gateway.torchserve import TorchServeError
@@ -112,21 +113,16 @@ def explain() -> dict[str, Any]:
     class_name = request.args.get("class", "")
     if len(class_name) > MAX_CLASS_NAME:
         abort(400, "The model has no class with a name so long; /classes lists those it has.")
-    explaining: Semaphore = current_app.extensions["explaining"]
-    if not explaining.acquire(blocking=False):
-        raise Busy("Too many explanations are being made.")
-    try:
-        with upstream() as access:
-            answer = backend().explain(checked(images[0]), class_name, wanted().version)
-    finally:
-        explaining.release()
+    work = partial(backend().explain, checked(images[0]), class_name, wanted().version)
+    with upstream() as access:
+        answer = gate().explain(work)
     access.version = answer["version"]
     return {**answer, "success": True}
 
 
 @blueprint.post("/predict_base64")
 def predict_base64() -> dict[str, Any]:
-    admit(MAX_JSON_BYTES)
+    request.max_content_length = MAX_JSON_BYTES
     try:
         body = request.get_json(force=True)
     except RecursionError:
@@ -142,8 +138,8 @@ def predict_base64() -> dict[str, Any]:
 
 
 def sent_files(at_most: int) -> list[bytes]:
-    """Read the files of the form; aborts with 400 or 413, raises Unavailable."""
-    admit(MAX_MULTIPART_BYTES)
+    """Read the files of the form; aborts with 400, 408 or 413, raises Busy."""
+    request.max_content_length = MAX_MULTIPART_BYTES
     files = request.files.getlist("file")
     if not files:
         abort(400, "Send the image as multipart/form-data in the field 'file'.")
@@ -152,12 +148,6 @@ def sent_files(at_most: int) -> list[bytes]:
     if len(files) > at_most:
         abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
     return [file.read() for file in files]
-
-
-def admit(max_bytes: int) -> None:
-    """Bound what will be read of the request; raises Unavailable where it would find no place."""
-    request.max_content_length = max_bytes
-    batches().turn_away_if_full(request.content_length or 0)
 
 
 class Wanted(NamedTuple):
@@ -193,7 +183,10 @@ def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
 def ask(image: bytes, version: str | None = None) -> dict[str, Any]:
     """Return what the default version, or a given one, says of an image."""
     with upstream() as access:
-        answer = backend().predict(image, version) if version else batches().predict(image)
+        if version or len(image) > SMALL_IMAGE_BYTES:
+            answer = gate().call(partial(backend().predict, image, version))
+        else:
+            answer = batches().predict(image)
     access.version = answer.get("version")
     return answer
 
@@ -212,7 +205,7 @@ def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:
     if sum(map(len, images)) > MAX_IMAGE_BYTES:
         abort(413)
     with upstream() as access:
-        answers = backend().predict_all(images, wanted.version)
+        answers = gate().call(partial(backend().predict_all, images, wanted.version), len(images))
     access.version = next((answer["version"] for answer in answers if "version" in answer), None)
     return list(map(wanted.shape, answers))
 
@@ -222,6 +215,10 @@ def model_details() -> dict[str, Any]:
         details = backend().details()
     access.version = details["version"]
     return details
+
+
+def gate() -> Gate:
+    return current_app.extensions["gate"]
 
 
 def batches() -> Batches:

@@ -1,7 +1,11 @@
 """More load than can be served, for long, and from clients that dawdle."""
 
 import base64
+import contextlib
+import shutil
+import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,9 +14,12 @@ import psutil
 import pytest
 import requests
 
+from gateway.admission import READ_SECONDS
 from gateway.routes import MAX_IMAGE_BYTES
+from scripts.serve import gateway
+from tests.drawing import draw, encode
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
-from tests.stack import GATEWAY, LONG, ROOT, Record, Stack, serve, times
+from tests.stack import GATEWAY, JAVA, LONG, ROOT, Record, Stack, free_ports, seconds_until, serve, times, wait_until
 
 pytestmark = pytest.mark.alone
 CONNECTIONS = 1000  # of a flood: more than wait in the product, and than are refused within a tenth of a second
@@ -67,6 +74,36 @@ def test_overload(stack: Stack, pictures: Pictures, factor: int, record_property
         assert ledger.took("refused", 99) <= 0.1
 
 
+@pytest.mark.timeout(900)
+def test_a_flood_of_whatever_costs(stack: Stack, record_property: Record) -> None:
+    """Of 10 MB each: together they are more than TorchServe's Java process holds in its 512 MB."""
+    large = encode(draw("red", 1), "JPEG").ljust(MAX_IMAGE_BYTES, b"\0")
+    half = large[: MAX_IMAGE_BYTES // 2]
+    kinds = [
+        ("/predict", [large]),
+        ("/predict?version=1.0", [large]),
+        ("/predict", [half, half]),
+        ("/predict?version=1.0", [half, half]),
+        ("/explain", [large]),
+    ]
+
+    def send(number: int) -> str:
+        path, images = kinds[number % len(kinds)]
+        headers = {"Origin": "null"} if number % 2 else {}
+        reply = requests.post(stack.url + path, files=[("file", image) for image in images], headers=headers)
+        later = reply.status_code == 503 and "Retry-After" in reply.headers
+        return "refused" if later else str(reply.status_code)
+
+    (java,) = stack.processes(JAVA)
+    with ThreadPoolExecutor(times(30, 100)) as pool:
+        outcomes = Counter(pool.map(send, range(times(30, 1000))))
+    record_property(f"{outcomes.total()} requests of 10 MB, {times(30, 100)} at once", dict(outcomes))
+    assert set(outcomes) <= {"200", "refused"}
+    assert outcomes["200"]
+    assert stack.processes(JAVA) == [java]
+    wait_until(lambda: requests.get(f"{stack.url}/ready").ok)
+
+
 def test_slow_clients(stack: Stack, record_property: Record) -> None:
     half = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
     half += f"Content-Type: {FORM}\r\n".encode()
@@ -83,6 +120,45 @@ def test_slow_clients(stack: Stack, record_property: Record) -> None:
     p99 = float(np.percentile(took, 99))
     record_property("/health beside 200 half-sent requests", f"p99 {p99 * 1e3:.0f} ms")
     assert p99 < 0.5
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a gateway that may open 256 files in each process, and write none of more than 2 MB."""
+    folder = tmp_path_factory.mktemp("limited")
+    shutil.unpack_archive(RELEASED.with_suffix(".mar"), folder / "model", "zip")
+    (port,) = free_ports(1)
+    service = gateway("127.0.0.1", port, {"MODEL_DIR": folder / "model"}, folder, str(folder))
+    service.command = ["bash", "-c", 'ulimit -n 256 -f 2000 && exec "$@"', "bash", *service.command]
+    service.start()
+    try:
+        wait_until(lambda: answers(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        service.stop()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return requests.get(f"http://127.0.0.1:{port}/live").ok
+    return False
+
+
+def test_more_slow_clients_than_descriptors(limited: str, record_property: Record) -> None:
+    address = limited.removeprefix("http://").split(":")
+    half = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\nContent-Type: {FORM}\r\n\r\n--x".encode()
+    with contextlib.ExitStack() as connections:
+        for _ in range(600):
+            connection = connections.enter_context(socket.create_connection((address[0], int(address[1]))))
+            connection.sendall(half)
+        took = seconds_until(lambda: requests.get(f"{limited}/live").ok)
+        record_property("/live beside 600 half-sent uploads, and 256 descriptors a process", f"after {took:.1f} s")
+        assert took < READ_SECONDS
+
+
+def test_an_upload_needs_no_temporary_file(limited: str) -> None:
+    large = encode(draw("red", 1), "JPEG").ljust(MAX_IMAGE_BYTES, b"\0")
+    assert requests.post(f"{limited}/predict", files={"file": large}).status_code == 200
 
 
 @pytest.mark.timeout(2400)
@@ -119,15 +195,20 @@ def test_refused_requests_leave_no_memory_behind(stack: Stack, record_property: 
 
     gateways = stack.processes(GATEWAY)
     with ThreadPoolExecutor(4) as pool:
-        before = megabytes(gateways)
+        before, busy = megabytes(gateways), cpu_seconds(gateways)
         assert set(pool.map(send, range(30))) == {413}
-        more = megabytes(gateways) - before
-    record_property("30 requests of 10 MB + 1", f"refused, gateway {more:+.0f} MB")
+        more, busy = megabytes(gateways) - before, cpu_seconds(gateways) - busy
+    record_property("30 requests of 10 MB + 1", f"refused, gateway {more:+.0f} MB, {busy / 30:.2f} s of CPU each")
     assert more <= 20
+    assert busy < 30 * 0.5
 
 
 def megabytes(processes: list[psutil.Process]) -> float:
     return sum(process.memory_full_info().uss for process in processes) / 2**20
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def opened(stack: Stack) -> int:

@@ -13,7 +13,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import batches, create_app
+from gateway import admission, create_app
+from gateway.admission import Gate
 from gateway.batches import Batches
 from tests.drawing import draw, encode
 from tests.gateway.test_batches import Held
@@ -86,7 +87,7 @@ def test_tells_where_the_time_goes(stack: Stack) -> None:
 
     answered = {"route": "/predict", "status": "200"}
     assert more("request_seconds_count", answered) == 2
-    assert (more("queue_seconds_count"), more("inference_seconds_count")) == (1, 2)
+    assert (more("queue_seconds_count"), more("inference_seconds_count")) == (2, 2)
     total, gateway = more("request_seconds_sum", answered), more("gateway_seconds_total", {"route": "/predict"})
     queue, inference = more("queue_seconds_sum"), more("inference_seconds_sum")
     assert queue > 0
@@ -107,6 +108,17 @@ def test_a_probe_is_no_prediction(stack: Stack) -> None:
     before = scrape(stack)
     requests.get(f"{stack.url}/ready")
     assert count(scrape(stack)) == count(before)
+
+
+def test_a_disk_that_is_full_later_ends_no_process(stack: Stack) -> None:
+    scrape(stack)
+    files = [
+        file.stat()
+        for process in stack.processes(GATEWAY)
+        for file in Path(process.environ()["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{process.pid}.db")
+    ]
+    assert len(files) == 2 * 3
+    assert all(file.st_blocks * 512 >= file.st_size for file in files)
 
 
 def test_processes_that_are_killed_leave_their_counts_and_not_their_queue(stack: Stack) -> None:
@@ -133,7 +145,7 @@ def test_processes_that_are_killed_leave_their_counts_and_not_their_queue(stack:
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """A gateway that one image fills, with no TorchServe behind it."""
-    monkeypatch.setattr(batches, "MAX_WAITING", 1)
+    monkeypatch.setattr(admission, "MAX_WAITING_IMAGES", 1)
     config = write_config(tmp_path / "config.properties")
     return create_app({"TORCHSERVE_CONFIG": config, "KEY_FILE": tmp_path / "key_file.json"}).test_client()
 
@@ -150,13 +162,14 @@ def test_counts_what_waits_and_what_is_turned_away_before_flask(client: FlaskCli
         return Samples(client.get("/metrics").text)
 
     torchserve = Held()
-    full = client.application.extensions["batches"] = Batches(torchserve, calls=1, timeout=10)
+    gate = client.application.extensions["gate"] = Gate(calls=1, timeout=10)
+    full = Batches(torchserve, gate.small, calls=1)
     before = read()
     with ThreadPoolExecutor(2) as pool:
         pool.submit(full.predict, b"1")
         wait_until(lambda: torchserve.calls == [[b"1"]])
         pool.submit(full.predict, b"2")
-        wait_until(full._small.full)
+        wait_until(gate.small.full)
         assert client.post("/predict", data={"file": (io.BytesIO(PICTURE), "3.png")}).status_code == 503
         during = read()
         torchserve.go_on.set()
