@@ -50,39 +50,43 @@ def test_a_request_without_a_usable_id_gets_one(stack: Stack, given: str | None)
     assert {logged(stack, reply.headers["X-Request-ID"])[0]["status"] for reply in replies} == {200, 404, 405}
 
 
-@contextlib.contextmanager
-def gateway_alone(folder: Path, log: str) -> Iterator[str]:
-    """Run the gateway without a model, its output in the file `log`; yields its URL."""
-    (port,) = free_ports(1)
-    counts = folder / "counts"
-    counts.mkdir()
-    settings = {
-        "GATEWAY_TORCHSERVE_CONFIG": str(write_config(folder / "config.properties")),
-        "GATEWAY_KEY_FILE": str(folder / "key_file.json"),
-        "PROMETHEUS_MULTIPROC_DIR": str(counts),
-    }
-    command = [sys.executable, "-m", "gunicorn", "--config", "gateway/gunicorn.conf.py", "--workers", "1"]
-    command += ["--bind", f"127.0.0.1:{port}"]
-    with Path(log).open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def answers(url: str) -> bool:
     with contextlib.suppress(requests.ConnectionError):
         return requests.get(f"{url}/live").status_code == 200
     return False
 
 
+@contextlib.contextmanager
+def gateway_alone(folder: Path, log: str) -> Iterator[Stack]:
+    """Run the gateway without a model, its output in the file `log`."""
+    (port,) = free_ports(1)
+    config, counts = write_config(folder / "config.properties"), folder / "counts"
+    counts.mkdir()
+    settings = {
+        "GATEWAY_TORCHSERVE_CONFIG": str(config),
+        "GATEWAY_KEY_FILE": str(folder / "key_file.json"),
+        "PROMETHEUS_MULTIPROC_DIR": str(counts),
+    }
+    command = [sys.executable, "-m", "gunicorn", "--config", "gateway/gunicorn.conf.py", "--workers", "1"]
+    command += ["--bind", f"127.0.0.1:{port}"]
+    with Path(log).open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output, text=True
+        )
+    alone = Stack(f"http://127.0.0.1:{port}", process, config, folder, [])
+    try:
+        wait_until(lambda: answers(alone.url))
+        yield alone
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 def test_a_log_on_a_full_disk_costs_its_lines_alone(tmp_path: Path) -> None:
-    with gateway_alone(tmp_path, "/dev/full") as url:
-        wait_until(lambda: answers(url))
-        replies = [requests.get(f"{url}/{path}") for path in ("live", "health", "classes", "metrics", "nothing", "")]
-        replies.append(requests.post(f"{url}/predict", files={"file": PICTURE}))
+    with gateway_alone(tmp_path, "/dev/full") as alone:
+        paths = ("live", "health", "classes", "metrics", "nothing", "")
+        replies = [requests.get(f"{alone.url}/{path}") for path in paths]
+        replies.append(requests.post(f"{alone.url}/predict", files={"file": PICTURE}))
     assert [reply.status_code for reply in replies] == [200, 503, 503, 200, 404, 200, 503]
 
 
