@@ -4,20 +4,74 @@ Where PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in f
 tells the sum; else a process tells of itself alone.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+LOG = logging.getLogger(__name__)
+FILE_BYTES = 64 * 1024  # of counts, at first
+ENTRY_BYTES = 32  # of a count, besides its key
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 NO_ROUTE = "none"  # the label that all paths share which lead nowhere
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
+
+class _Counts(MmapedDict):
+    """A file of counts whose room on the disk is reserved: the kernel kills a process that writes where there is none.
+
+    If there is no room, or no folder, the process counts on in memory, and /metrics lacks what it counts from then on.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path if _reserve(path, FILE_BYTES) else _in_memory())
+
+    def _init_value(self, key: str) -> None:
+        if self._used + len(key.encode()) + ENTRY_BYTES > self._capacity and not _reserve(
+            self._fname, 2 * self._capacity
+        ):
+            super().__init__(_in_memory(self._m[:]))
+        super()._init_value(key)
+
+
+def _reserve(path: str, size: int) -> bool:
+    """Say whether a file has so many bytes on the disk now; without them, a new one is not left behind."""
+    made = not os.path.exists(path)
+    try:
+        with open(path, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        LOG.warning("Counting in memory, without /metrics: %s", error)
+        if made:
+            Path(path).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _in_memory(content: bytes = b"") -> str:
+    """Return the path of a file in memory, which goes with the process."""
+    file = os.memfd_create("counts")
+    os.write(file, content)
+    return f"/proc/self/fd/{file}"
+
+
+values.MmapedDict = _Counts  # type: ignore[misc]
 _COUNTED = CollectorRegistry()
 _REQUEST = Histogram(
     "classifier_request_seconds",

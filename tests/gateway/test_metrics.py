@@ -1,7 +1,10 @@
 """What Prometheus reads: of the running product, and of a gateway that is full or has no TorchServe."""
 
 import io
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +20,7 @@ from gateway import batches, create_app
 from gateway.batches import Batches
 from tests.drawing import draw, encode
 from tests.gateway.test_batches import Held
-from tests.stack import GATEWAY, WORKER, Stack, wait_until, write_config
+from tests.stack import GATEWAY, ROOT, WORKER, Stack, wait_until, write_config
 from training.calibrate import ACCEPTED
 
 PICTURE = encode(draw("purple", 21))
@@ -163,3 +166,26 @@ def test_counts_what_waits_and_what_is_turned_away_before_flask(client: FlaskCli
     assert during.value("images_waiting", {"size": "small"}) == 1
     assert during.requests("/predict", 503) - before.requests("/predict", 503) == 1
     assert read().value("images_waiting", {"size": "small"}) == 0
+
+
+@pytest.mark.parametrize("room", [0, 220_000], ids=["full from the start", "full later"])
+def test_a_full_disk_costs_counts_and_no_process(tmp_path: Path, room: int) -> None:
+    """The disk that is full is a small file system in memory, in a namespace of its own."""
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    code = f"""
+import sys
+from pathlib import Path
+Path({str(counts)!r}, "fill").write_bytes(bytes(256 * 1024 - {room}))
+from gateway import metrics
+for status in range(200, 400):
+    metrics.count_request("/predict", status, 1, 1)
+print(metrics.exposition(None).decode())
+"""
+    mount = f"mount -t tmpfs -o size=256k tmpfs '{counts}' && exec \"$@\""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", sys.executable, "-c", code]
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(counts)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    counted = Samples(done.stdout).requests("/predict", 200)
+    assert counted == (1 if room else 0)
