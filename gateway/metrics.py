@@ -71,7 +71,7 @@ def _in_memory(content: bytes = b"") -> str:
     return f"/proc/self/fd/{file}"
 
 
-values.MmapedDict = _Counts  # type: ignore[misc]
+values.MmapedDict = _Counts  # type: ignore[assignment, misc]
 _COUNTED = CollectorRegistry()
 _REQUEST = Histogram(
     "classifier_request_seconds",
