@@ -2,10 +2,9 @@
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -46,9 +45,9 @@ class Access:
                 "version": self.version,
             }
         )
-        # In one piece, as another process writes to the same log.
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        # In one piece, because another process writes to the same log. A log that is full or gone costs its line alone.
+        with suppress(OSError):
+            print(f"{line}\n", end="", flush=True)
 
 
 def register(app: Flask) -> None:

@@ -6,7 +6,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from gateway.torchserve import ImageRefused, NoSuchVersion, TooSlow, TorchServeError, Unavailable
 
-TOO_LARGE = "The image is larger than 10 MB, or several are together."
+TOO_LARGE = "The image is larger than 10 MB, or all that the request holds is."
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 

@@ -3,17 +3,21 @@
 import gc
 import os
 import resource
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gevent import Timeout
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gevent import Greenlet, Timeout, get_hub, getcurrent
+from gunicorn.http.errors import ParseException
+from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client.multiprocess import mark_process_dead
 
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 PIECE_BYTES = 256 * 1024
 MAX_UNREAD_BYTES = 16 * 1024 * 1024  # more than a body may have, see gateway/routes.py
+UNREAD_SECONDS = 20  # for a client to send it
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
 
 
@@ -31,13 +35,45 @@ def connections(wanted: int) -> int:
 
 
 wsgi_app = "gateway:create_app()"
-worker_class = "gevent"  # a slow client costs a greenlet, not a thread
 workers = 2
 worker_connections = connections(2000)
 worker_tmp_dir = str(COUNTS)
-keepalive = 20  # seconds; longer than most clients keep a connection, so that none is closed as they send
+keepalive = 75  # seconds; longer than balancers keep a connection (60), so that none is closed as they send
 graceful_timeout = 30  # seconds for requests in flight after SIGTERM
 control_socket_disable = True  # two gateways of one user would share it
+IDLE = 1.0  # seconds without a request, after which a connection is closed when the process stops
+
+
+class Worker(GeventWorker):
+    """A process in which a slow client costs a greenlet, not a thread, and that waits for no idle client to stop."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._waiting: dict[Greenlet, tuple[Timeout, float]] = {}
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Bound the time in which a connection waits for its next request."""
+        with super().timeout_ctx() as timeout:
+            self._waiting[getcurrent()] = timeout, time.monotonic()
+            try:
+                yield
+            finally:
+                del self._waiting[getcurrent()]
+
+    def notify(self) -> None:
+        """Give the sign of life, which comes every second. End what waits, if the process stops."""
+        super().notify()
+        if not self.alive:
+            get_hub().loop.run_callback(self._close_idle)
+
+    def _close_idle(self) -> None:
+        for greenlet, (timeout, since) in list(self._waiting.items()):
+            if since < time.monotonic() - IDLE:
+                greenlet.throw(timeout)
+
+
+worker_class = Worker
 
 
 def on_starting(server: Any) -> None:
@@ -59,7 +95,7 @@ def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> N
     gunicorn would read it too, but in pieces of 1 kB, for which it takes a second of CPU for 10 MB.
     """
     left = 0 if req.body.failed else MAX_UNREAD_BYTES
-    with Timeout(keepalive, False), suppress(OSError, ParseException):
+    with Timeout(UNREAD_SECONDS, False), suppress(OSError, ParseException):
         while left > 0 and (data := req.body.read(PIECE_BYTES)):
             left -= len(data)
         if left > 0:

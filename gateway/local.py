@@ -5,7 +5,11 @@ It has the methods of TorchServe that answer requests, and raises what they rais
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Lock
+from types import ModuleType
 from typing import Any, TypeVar
 
 from gevent import get_hub
@@ -14,6 +18,8 @@ from gateway import metrics
 from gateway.torchserve import ImageRefused, NoSuchVersion, TorchServe
 
 T = TypeVar("T")
+CODE = "handler"  # the package that every archive brings along
+_IMPORTING = Lock()
 
 
 class Local:
@@ -23,9 +29,7 @@ class Local:
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
-        sys.path.insert(0, str(folder))
-        from handler import model, onnx_engine
-
+        model, onnx_engine = _import_code(folder, "model", "onnx_engine")
         self._read, self._model = model.read, onnx_engine.load(folder, threads=1)
         self._workers = workers
 
@@ -57,6 +61,33 @@ class Local:
 
 
 Backend = TorchServe | Local
+
+
+def _import_code(folder: Path, *names: str) -> list[ModuleType]:
+    """Import modules of the archive's own code, whatever code of that name this process has already.
+
+    They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
+    itself when it is loaded.
+    """
+    package = folder / CODE
+    spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
+    if not spec or not spec.loader:
+        raise ImportError(f"{package} is no package. Unpack an archive that 'python -m training.archive' has made.")
+    code = module_from_spec(spec)
+    with _IMPORTING:
+        others = _forget_code()
+        sys.modules[CODE] = code
+        try:
+            spec.loader.exec_module(code)
+            return [import_module(f"{CODE}.{name}") for name in names]
+        finally:
+            _forget_code()
+            sys.modules.update(others)
+
+
+def _forget_code() -> dict[str, ModuleType]:
+    """Take the code out of sys.modules; returns it."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == CODE}
 
 
 def _unless_refused(answer: dict[str, Any]) -> dict[str, Any]:

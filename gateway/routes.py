@@ -1,6 +1,5 @@
 """The contract: each route reduces a request to bytes, asks the model, and shapes the answer."""
 
-import base64
 import re
 from contextlib import suppress
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
-from gateway import metrics
+from gateway import bodies, metrics
 from gateway.access import upstream
 from gateway.admission import SMALL_IMAGE_BYTES, Gate
 from gateway.batches import Batches
@@ -22,15 +21,14 @@ UI = Path(__file__).parent.parent / "ui"
 PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))
 PROBE = UI / "examples" / "ship.jpg"
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
-MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 64 * 1024  # boundaries and headers around the files
+MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 1024 * 1024  # boundaries, headers and other fields around the files
 MAX_FILES = 32
 MAX_CLASS_NAME = 256  # characters, as it has to fit into a header
 MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
-DATA_URL = re.compile(r"\Adata:image/[\w.+-]+;base64,", re.IGNORECASE)
 TOP_K = re.compile(r"[0-9]{1,6}")
-WHITE_SPACE = str.maketrans("", "", " \t\r\n")
 
 blueprint = Blueprint("contract", __name__)
+blueprint.before_request(bodies.check_encoding)
 
 
 @blueprint.get("/")
@@ -123,31 +121,13 @@ def explain() -> dict[str, Any]:
 @blueprint.post("/predict_base64")
 def predict_base64() -> dict[str, Any]:
     request.max_content_length = MAX_JSON_BYTES
-    try:
-        body = request.get_json(force=True)
-    except RecursionError:
-        abort(400, "The JSON is nested too deeply.")
-    if not isinstance(body, dict) or not isinstance(body.get("image"), str):
-        abort(400, 'Send JSON of the form {"image": "<base64>"}.')
-    encoded = DATA_URL.sub("", body["image"].translate(WHITE_SPACE))
-    try:
-        image = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        abort(400, "The image is not valid base64.")
-    return classify(image, wanted())
+    return classify(bodies.json_image(), wanted())
 
 
 def sent_files(at_most: int) -> list[bytes]:
     """Read the files of the form; aborts with 400, 408 or 413, raises Busy."""
     request.max_content_length = MAX_MULTIPART_BYTES
-    files = request.files.getlist("file")
-    if not files:
-        abort(400, "Send the image as multipart/form-data in the field 'file'.")
-    if not all(file.filename for file in files):
-        abort(400, "No file was chosen.")
-    if len(files) > at_most:
-        abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
-    return [file.read() for file in files]
+    return bodies.form_files(at_most)
 
 
 class Wanted(NamedTuple):

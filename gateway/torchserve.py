@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ BINARY = "application/octet-stream"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
+NOT_FOUND = f"Model not found: {MODEL}"  # TorchServe's words if no version is registered
+ROLLS_MET = 3  # times that a version is looked for which is unregistered before it can answer
 REMEMBERED = 8  # nodes, or starts of a worker, of which it is known what they say of themselves
 
 
@@ -84,18 +87,15 @@ class TorchServe:
         return self._call("management", "GET", self._path(version))
 
     def details(self) -> dict[str, Any]:
-        """Return what the deployed model says of itself: `card` and `device`, asked once per worker start; its
+        """Return what the default version says of itself: `card` and `device`, asked once per worker start; its
         `version`; and how many of its `workers` are ready, on one node where there are several.
 
         Raises Unavailable while no worker of the default version is ready there.
         """
-        if not self.models():
-            raise Unavailable("No model is registered.")
-        description = self.describe()[0]
-        started = tuple((worker["id"], worker["startTime"]) for worker in _ready(description))
-        if not started:
-            raise Unavailable("The model is not ready yet.")
-        return self._told(description["modelVersion"], started)
+        for _ in range(ROLLS_MET):
+            with suppress(NoSuchVersion):  # a roll has just replaced it, so another one is the default
+                return self._default_details()
+        raise Unavailable("The versions of the model are changing just now.")
 
     def said(self, version: str | None = None) -> dict[str, Any]:
         """Return what a worker says of itself: `card`, `device` and its `pid`. It has answered all it had before then.
@@ -145,6 +145,13 @@ class TorchServe:
         """Stop and forget `version`; returns what happened."""
         return self._change("DELETE", self._path(version))
 
+    def _default_details(self) -> dict[str, Any]:
+        description = self.describe()[0]
+        started = tuple((worker["id"], worker["startTime"]) for worker in _ready(description))
+        if not started:
+            raise Unavailable("The model is not ready yet.")
+        return self._told(description["modelVersion"], started)
+
     def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         with metrics.INFERENCE.time():
             return self._ask(PREDICTIONS, version, body, headers)
@@ -167,7 +174,7 @@ class TorchServe:
     def _told(self) -> Callable[[str, tuple[Any, ...]], dict[str, Any]]:
         @lru_cache(REMEMBERED)
         def told(version: str, started: tuple[Any, ...]) -> dict[str, Any]:
-            return {**self.said(), "version": version, "workers": len(started)}
+            return {**self.said(version), "version": version, "workers": len(started)}
 
         return told
 
@@ -244,6 +251,8 @@ def _result(response: BaseHTTPResponse) -> Any:
         raise TorchServeError(f"{reply['message']}. {remedy}")
     if reply.get("type") == "ModelVersionNotFoundException":
         raise NoSuchVersion(reply["message"])
+    if reply.get("message") == NOT_FOUND:
+        raise Unavailable("No model is registered.")
     if response.status < 500:
         raise TorchServeError(reply.get("message", f"TorchServe answered with status {response.status}."))
     kind = WorkerDied if response.status in WORKER_DIED else Unavailable

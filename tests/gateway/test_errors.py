@@ -1,5 +1,6 @@
 """What a client is told when TorchServe fails: faults that the real one cannot be made to show, and its absence."""
 
+import base64
 import io
 import json
 import socket
@@ -120,6 +121,20 @@ def test_torchserve_is_not_there(tmp_path: Path, keys: str | None) -> None:
         assert response.status_code == 503
         assert response.headers["Retry-After"] == "1"
     assert responses[0].get_json()["model_loaded"] is False
+
+
+@pytest.mark.parametrize("faulty", [FAULTS["no such model"][0]], indirect=True)
+def test_every_route_says_that_there_is_no_model(faulty: FlaskClient) -> None:
+    encoded = {"image": base64.b64encode(PICTURE).decode()}
+    replies = [faulty.get(f"/{path}") for path in ("health", "ready", "classes", "model", "models")]
+    for path in ("predict", "explain", "predict?version=1.0", "explain?version=1.0"):
+        replies.append(faulty.post(path, data={"file": (io.BytesIO(PICTURE), "picture.png")}))
+    replies.append(faulty.post("/predict", data={"file": [(io.BytesIO(PICTURE), "picture.png") for _ in range(2)]}))
+    replies.append(faulty.post("/predict_base64", json=encoded))
+    for reply in replies:
+        body = reply.get_json()
+        assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
+        assert (body.get("error") or body["reason"]) == "No model is registered."
 
 
 def test_an_unforeseen_failure_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

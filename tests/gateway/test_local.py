@@ -1,6 +1,11 @@
 """The model in the gateway's own process: what test_routes does not ask of every backend."""
 
+import io
+import json
+import re
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from gateway import create_app
 from scripts.serve import LOCAL
 from tests.drawing import draw, encode
-from tests.stack import GATEWAY, JAVA, WORKER, Stack, serve, wait_until
+from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
 
 PICTURE = encode(draw("purple", 21))
 
@@ -50,3 +56,39 @@ def test_a_process_that_dies_is_started_again(local: Stack) -> None:
             process.send_signal(signal.SIGKILL)
     wait_until(lambda: len({process.pid for process in local.processes(GATEWAY)} - set(processes)) == 3)
     assert requests.post(f"{local.url}/predict", files={"file": PICTURE}).json()["predicted_class"] == "purple"
+
+
+def test_the_code_of_an_archive_imports_all_of_itself_when_it_is_loaded() -> None:
+    """Later its own modules are no longer found under their name."""
+    lines = [line for path in (ROOT / "handler").glob("*.py") for line in path.read_text().splitlines()]
+    assert "from handler.model import Model, Network" in lines
+    assert not [line for line in lines if re.match(r"\s+(from|import) handler\b", line)]
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_each_archive_runs_its_own_code(archive: Path, tmp_path: Path) -> None:
+    import handler.explanation
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        shutil.unpack_archive(archive, folder, "zip")
+    manifest = json.loads((second / "MAR-INF" / "MANIFEST.json").read_text())
+    manifest["model"]["modelVersion"] = "2.0"
+    (second / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
+    change(second / "handler" / "explanation.py", f'METHOD = "{handler.explanation.METHOD}"', 'METHOD = "other"')
+
+    clients = [create_app({"MODEL_DIR": str(folder)}).test_client() for folder in (first, second, first)]
+    for client, version, method in zip(
+        clients, ("1.0", "2.0", "1.0"), (handler.explanation.METHOD, "other", handler.explanation.METHOD), strict=True
+    ):
+        sent = [{"file": (io.BytesIO(PICTURE), "picture.png")} for _ in range(2)]
+        answer, why = client.post("/predict", data=sent[0]).get_json(), client.post("/explain", data=sent[1]).get_json()
+        assert (answer["predicted_class"], answer["version"]) == ("purple", version)
+        assert (why["method"], why["version"]) == (method, version)
+        assert client.get("/model").get_json()["version"] == version
+    assert sys.modules["handler.explanation"] is handler.explanation

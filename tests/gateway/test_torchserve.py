@@ -1,13 +1,14 @@
 """The client of TorchServe against the real one, whose keys last six seconds here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
-from gateway.torchserve import ImageRefused, TorchServeError, read_properties
+from gateway.torchserve import ImageRefused, NoSuchVersion, TorchServe, TorchServeError, Unavailable, read_properties
 from tests.drawing import draw, encode
-from tests.stack import Stack
+from tests.stack import Stack, write_config
 
 PICTURE = encode(draw("azure", 5))
 
@@ -18,6 +19,38 @@ def test_tells_what_the_deployed_model_says_of_itself(stack: Stack) -> None:
     assert details["device"] == "cpu"
     assert details["version"] == "1.0"
     assert stack.torchserve.said("1.0")["pid"] in {each["pid"] for each in stack.torchserve.describe()[0]["workers"]}
+
+
+class Rolled(TorchServe):
+    """A TorchServe whose default version is another one whenever it is asked for it, and loses the one before."""
+
+    def __init__(self, folder: Path, versions: list[str]) -> None:
+        super().__init__(write_config(folder / "config.properties"), folder / "key_file.json", timeout=1)
+        self.default, *self.coming = versions
+
+    def _call(self, kind: str, method: str, path: str, *content: Any) -> Any:
+        path, _, query = path.removeprefix("/models/classifier").partition("?")
+        version = path.removeprefix("/") or self.default
+        if version != self.default:
+            raise NoSuchVersion(version)
+        if not query and self.coming:
+            self.default = self.coming.pop(0)
+        worker = {"id": "9000", "startTime": "once", "status": "READY"}
+        said = {"customizedMetadata": {"card": {"name": f"of {version}"}, "device": "cpu"}}
+        return [{"modelVersion": version, "workers": [worker]} | (said if query else {})]
+
+
+@pytest.mark.parametrize("rolls", [0, 1, 2])
+def test_a_card_is_that_of_its_version_also_during_a_roll(tmp_path: Path, rolls: int) -> None:
+    """The default version changes between the call that tells its number and the one that tells its card."""
+    versions = [f"{number}.0" for number in range(rolls + 1)]
+    details = Rolled(tmp_path, versions).details()
+    assert (details["version"], details["card"]["name"]) == (versions[-1], f"of {versions[-1]}")
+
+
+def test_gives_up_if_the_versions_do_not_come_to_rest(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="are changing"):
+        Rolled(tmp_path, [f"{number}.0" for number in range(10)]).details()
 
 
 def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:

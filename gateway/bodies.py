@@ -1,0 +1,93 @@
+"""The images in the body of a request, as clients send them: files of a form, or base64 in JSON.
+
+Every function aborts with a sentence that says how to send an image, if the body holds none.
+"""
+
+import base64
+import math
+import re
+from typing import NoReturn
+from urllib.parse import unquote
+
+from flask import abort, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
+FORM = "Send the image as multipart/form-data in the field 'file': curl -F file=@photo.jpg …"
+JSON = 'Send JSON of the form {"image": "<base64>"}; files go to /predict.'
+# Parameters may stand before the mark, with commas in quotation marks. Base64 itself holds no semicolon.
+DATA_URL = re.compile(r"\s*data:.*?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
+STANDARD = str.maketrans("-_", "+/", " \t\r\n")  # from the URL-safe alphabet, without white space
+NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
+
+
+def check_encoding() -> None:
+    """Abort with 415 if the body is compressed: unpacking it would have no bound."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        abort(415, "The body is compressed. Send it as it is, without Content-Encoding; images hardly get smaller.")
+
+
+def form_files(at_most: int) -> list[bytes]:
+    """Return the files in the field 'file' of the form, one or more; aborts with 400, or 413 if it is too large."""
+    if request.mimetype != "multipart/form-data":
+        abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
+    request.max_form_memory_size = MAX_FIELD_BYTES
+    parser = request.make_form_data_parser()
+    parser.silent = False
+    try:
+        _, fields, sent = parser.parse(
+            request.stream, request.mimetype, request.content_length, request.mimetype_params
+        )
+    except RequestEntityTooLarge:
+        if (request.content_length or math.inf) > (request.max_content_length or 0):
+            raise
+        abort(400, f"A field without a file name is larger than 1 MB, or there are too many fields. {FORM}")
+    except ValueError:
+        abort(400, "The form is cut off, or its boundary is not in Content-Type. Let your client set that header.")
+    files = sent.getlist("file")
+    if not files and "file" in fields:
+        abort(400, "The field 'file' holds text instead of a file. Write '@', not '<': curl -F file=@photo.jpg …")
+    if not files:
+        abort(400, FORM)
+    if not all(file.filename for file in files):
+        abort(400, "No file was chosen.")
+    if len(files) > at_most:
+        abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
+    return [file.read() for file in files]
+
+
+def json_image() -> bytes:
+    """Return the image in the key 'image' of the JSON; aborts with 400, or 413 if it is too large."""
+    try:
+        body = current_app.json.loads(request.get_data())
+    except RecursionError:
+        abort(400, "The JSON is nested too deeply.")
+    except ValueError:
+        abort(400, f"The body is not JSON. {JSON}")
+    if not isinstance(body, dict) or not isinstance(body.get("image"), str):
+        abort(400, JSON)
+    return decode_base64(body["image"])
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 of either alphabet, padded or not, plain or as a data URL; aborts with 400."""
+    head = DATA_URL.match(text)
+    if not head and text.lstrip()[:5].lower() == "data:":
+        abort(400, "The data URL has no ';base64,' before its data. Send the image as base64.")
+    data = text[head.end() :] if head else text
+    if "%" in data:  # as URLs write '+', '/' and '='
+        data = unquote(data)
+    encoded = data.translate(STANDARD)
+    if not encoded.endswith("="):
+        encoded += "=" * (-len(encoded) % 4)
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        _refuse(encoded)
+
+
+def _refuse(encoded: str) -> NoReturn:
+    if strange := NOT_BASE64.search(encoded):
+        abort(400, f"The image is not valid base64: it holds {strange[0]!a}.")
+    abort(400, "The image is not valid base64: characters are missing. Was it cut off, or did each '+' become a blank?")
