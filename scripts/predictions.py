@@ -145,13 +145,13 @@ class Journal:
         """Leave no others than these rows in the file, or begin it."""
         content = self._bytes(rows)
         with writing(self.path, AS_IT_WAS):
-            if rows and self.path.read_bytes().startswith(content):
-                os.truncate(self.path, len(content))
-            elif rows:
-                with written_whole(self.path) as temporary:
-                    temporary.write_bytes(content)
-            else:
+            if not rows:
                 self.path.write_bytes(content)
+            elif self.path.exists() and self.path.read_bytes().startswith(content):
+                os.truncate(self.path, len(content))
+            else:
+                with written_whole(self.path.resolve()) as temporary:
+                    temporary.write_bytes(content)
 
     def append(self, rows: list[Row]) -> None:
         with writing(self.path, AS_IT_WAS), self.path.open("ab") as file:
