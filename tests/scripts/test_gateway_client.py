@@ -1,14 +1,10 @@
 """The gateway's client: what fails alone, what is asked again, and what else may stand at or before the address."""
 
 import base64
-import json
 import socket
-import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +14,8 @@ from scripts import gateway_client
 from scripts.gateway_client import Gateway, GatewayGone
 from scripts.options import Stopped
 from tests.drawing import draw, encode
+from tests.fake_gateway import CLASSES, HTML, RED, Reply, answering, gateway_that
 from tests.stack import Stack, free_ports
-
-RED = {"predicted_class": "red", "confidence": 1.0, "class_probabilities": {"red": 1.0}}
-CLASSES = {"classes": ["red"], "total_classes": 1}
-Reply = tuple[int, object]  # a status, and bytes or what becomes JSON
-HTML = b"<html><body>What nginx says</body></html>"
-
-
-@contextmanager
-def answering(reply: Callable[[BaseHTTPRequestHandler, bytes], Reply], tls: Path | None = None) -> Iterator[str]:
-    """Serve what `reply` makes of a request and its body until the block ends; yields the address without a scheme."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = reply(self, body)
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": len(content), "Retry-After": 0, "Location": "/login?secret"}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_POST = do_GET
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tls)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that do not like it
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def gateway_that(*posts: Reply, ready: Reply = (200, {})) -> Callable[[BaseHTTPRequestHandler, bytes], Reply]:
-    """Return replies of a gateway: one after the other to what is posted, the last for ever."""
-    left = list(posts)
-
-    def reply(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
-        if request.command == "GET":
-            return ready if request.path == "/ready" else (200, CLASSES)
-        return left.pop(0) if len(left) > 1 else left[0]
-
-    return reply
 
 
 @pytest.fixture
@@ -117,7 +64,7 @@ def test_comes_again_when_it_was_told_to(images: list[Path], monkeypatch: pytest
         return reply
 
     monkeypatch.setattr(gateway, "_post", post)
-    monkeypatch.setattr(gateway.stop, "wait", lambda seconds: waits.append(seconds) is not None)
+    monkeypatch.setattr(gateway.stop, "wait", waits.append)
     assert gateway.predict(images) == [RED, RED]
     assert [seconds for seconds in waits if seconds] == [7, 1]
 
@@ -185,12 +132,16 @@ def test_stops_if_no_image_can_be_answered(reply: Reply, ready: Reply, said: str
     ],
 )
 def test_another_service_at_the_address_is_called_that(reply: Reply) -> None:
-    with answering(lambda *_: reply) as address:
-        with pytest.raises(Stopped, match=f"Something else than the gateway answers at http://{address}/classes"):
-            Gateway(f"http://{address}", 1).classes()
+    with (
+        answering(lambda *_: reply) as address,
+        pytest.raises(Stopped, match=f"Something else than the gateway answers at http://{address}/classes"),
+    ):
+        Gateway(f"http://{address}", 1).classes()
 
 
-@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"])
+@pytest.mark.parametrize(
+    "greeting", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]
+)
 def test_a_service_without_http_is_no_gateway(greeting: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -271,7 +222,7 @@ def test_the_environment_names_the_certificate_authority(
     variable: str, clean: pytest.MonkeyPatch, certificate: Path
 ) -> None:
     with answering(gateway_that((200, RED)), tls=certificate) as address:
-        with pytest.raises(Stopped, match="cannot be trusted .*self-signed.*REQUESTS_CA_BUNDLE") as refused:
+        with pytest.raises(Stopped, match=r"cannot be trusted .*self-signed.*REQUESTS_CA_BUNDLE") as refused:
             Gateway(f"https://{address}", 1).classes()
         assert "make serve" not in str(refused.value)
         clean.setenv(variable, str(certificate.with_suffix(".crt")))
@@ -279,8 +230,8 @@ def test_the_environment_names_the_certificate_authority(
         clean.setenv(variable, "/none.pem")
         with pytest.raises(Stopped, match=r"cannot be asked \(.*/none.pem\)"):
             Gateway(f"https://{address}", 1).classes()
+    clean.delenv(variable)
     with answering(gateway_that((200, RED))) as address, pytest.raises(Stopped, match="There is no TLS"):
-        clean.delenv(variable)
         Gateway(f"https://{address}", 1).classes()
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,16 +127,34 @@ def test_the_output_is_in_order_and_the_journal_has_what_is_final(suffix: str, t
     assert output.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes() != first
 
 
-def test_a_full_disk_costs_no_row_that_is_there(journal: Journal) -> None:
-    journal.keep(ROWS)
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """As on a full disk, a write fails that goes beyond `size` bytes of a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 10, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        with pytest.raises(Stopped, match=r"cannot be written \(File too large\); make room.*Run the same command again"):
-            journal.append(ROWS)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_costs_no_row_that_is_there(journal: Journal) -> None:
+    journal.keep(ROWS)
+    full = no_file_larger_than(journal.path.stat().st_size + 10)
+    with full, pytest.raises(Stopped, match=r"cannot be written \(File too large\); make room .*Run the same command"):
+        journal.append(ROWS)
     assert journal.read() == ROWS
+
+
+def test_where_the_output_finds_no_room_the_rows_stay_in_the_journal(tmp_path: Path) -> None:
+    names = columns(CLASSES)
+    journal = Journal(tmp_path / "out.parquet.part", FORMS[".parquet"](names))
+    journal.keep(ROWS)
+    rows = Rows(journal, ROWS)
+    with no_file_larger_than(1000), pytest.raises(Stopped, match=r"out.parquet cannot be written .* The rows are in"):
+        rows.write(tmp_path / "out.parquet", [row[0] for row in ROWS], names)
+    assert journal.read() == ROWS
+    assert list(tmp_path.iterdir()) == [journal.path]
 
 
 def test_a_place_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
