@@ -10,8 +10,8 @@
 Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
 hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in
 <output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
-again: it continues after these rows. It also asks again for images that could not be read or asked, and for files that
-have changed. With --watch rows are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
+again: it continues after these rows, and asks again for images that could not be read or asked, and for files that have
+changed. With --watch rows are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
 
 With --engine ray an archive's own code classifies, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and
@@ -214,8 +214,8 @@ def batch_predict(arguments: argparse.Namespace) -> Outcome:
 
 def repeated(again: int) -> list[str]:
     """Return a line with the number of images to ask again."""
-    images = "image" if again == 1 else "images"
-    return [f"{again:,} {images} could not be read or asked; the same command asks for them again"] if again else []
+    what, them = ("image", "it") if again == 1 else ("images", "them")
+    return [f"{again:,} {what} could not be read or asked; the same command asks for {them} again"] if again else []
 
 
 def skipped(others: Counter[str]) -> list[str]:
