@@ -8,6 +8,7 @@ torn; Ray's own `write_parquet` would leave torn files, and take a process more 
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import zipfile
@@ -150,10 +151,17 @@ def cluster(address: str | None) -> Iterator[None]:
         try:
             yield
         except ray.exceptions.RayError as error:
-            reason = str(error).splitlines()[-1]  # of a remote traceback
-            raise Stopped(f"Ray stopped before the end ({reason}); the same command goes on.") from None
+            raise Stopped(
+                f"Ray stopped before the end ({last_error(str(error))}); the same command continues."
+            ) from None
         finally:
             ray.shutdown()
+
+
+def last_error(text: str) -> str:
+    """Return the line of a remote traceback, with advice of Ray's behind it, that names the error."""
+    lines = text.splitlines()
+    return ([line for line in lines if re.match(r"[\w.]+Error: ", line)] or lines)[-1]
 
 
 def run(

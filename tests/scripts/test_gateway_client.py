@@ -47,8 +47,8 @@ def test_a_file_that_cannot_be_read_fails_alone(stack: Stack, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-@pytest.mark.usefixtures("_impatient")
-def test_asks_again_what_may_pass(status: int, images: list[Path]) -> None:
+def test_asks_again_what_may_pass(status: int, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_client, "DELAYS", (0.01,))
     with answering(gateway_that((status, {"error": "busy"}), (status, HTML), (200, [RED, RED]))) as address:
         assert Gateway(f"http://{address}", 1).predict(images) == [RED, RED]
 

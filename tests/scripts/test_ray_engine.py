@@ -237,6 +237,12 @@ def test_says_why_nothing_was_done(
         assert (printed.out, printed.err.count("\n")) == ("", 1)
 
 
+def test_the_error_is_found_among_what_ray_says() -> None:
+    text = "task failed\nTraceback (most recent call last):\nOSError: [Errno 28] No space left\nTo change retries, …"
+    assert ray_engine.last_error(text) == "OSError: [Errno 28] No space left"
+    assert ray_engine.last_error("The actor died.\nIts node went away.") == "Its node went away."
+
+
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
     arguments = Namespace(watch=False, archive=Path("any.mar"))
