@@ -9,9 +9,9 @@
 
 Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
 hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in
-<output>.part, which becomes the output when it is whole; where a run was killed, or the gateway went away, the same
-command goes on after them. With --watch they are appended to the output itself, for files that appear as well, until
-Ctrl-C or SIGTERM.
+<output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
+again: it continues after these rows, and asks again for images that could not be read or asked, and for files that have
+changed. With --watch rows are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
 
 With --engine ray an archive's own code classifies, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and
@@ -24,99 +24,131 @@ Exit status: 0 all classified, 1 some not (see the column `error`), 2 stopped be
 import argparse
 import signal
 import sys
-from bisect import bisect
+import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
 from scripts import options
 from scripts.contact_sheet import draw_sheet
-from scripts.drop_folder import arrivals
+from scripts.drop_folder import SETTLED, State, arrivals, state_of
 from scripts.gateway_client import Gateway, GatewayGone
-from scripts.images import count_others, grouped, list_images, names_of, paths_of
-from scripts.options import Outcome, Stopped
-from scripts.predictions import FORMS, Journal, Row, columns, legible, rows_of, write_parquet
+from scripts.images import absent_of, count_others, grouped, list_once, names_of, paths_of
+from scripts.options import Outcome, Stopped, say
+from scripts.predictions import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.summary import Summary, as_document, as_text, few, summarise
 
-AWAY_INTERVAL = 5  # seconds
+AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
+AGAIN_INTERVAL = 60  # or an image that could not be read or asked
+LOOKS = 4  # at images that are written to meanwhile, SETTLED seconds apart
 
 
 class Done(NamedTuple):
-    """What the images come to, the classes, and the other files by extension."""
+    """What the images come to, the classes, the other files by extension, and how many images are to be asked again."""
 
     summary: Summary
     classes: list[str]
     others: Counter[str]
+    again: int
 
 
-def predict_all(gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0) -> Iterator[list[Row]]:
-    """Yield the rows of each group, in order; `done` rows are there already."""
+def predict_all(
+    gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Yield the rows of each group, in order: the final ones, and those of images to ask again; `done` are there."""
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
-        yield rows_of(paths, answers, classes)
+        rows: tuple[list[Row], list[Row]] = ([], [])
+        for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
+            rows["again" in answer].append(row)
+        yield rows
 
 
-def take_up(journal: Journal, groups: list[list[Path]]) -> tuple[list[Row], list[list[Path]]]:
-    """Return the rows of whole groups that a run before has left, and the groups that are still to be asked.
+def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
+    """Return the rows that a run before has left and that still hold; the journal is cut to these, or begun.
 
-    The journal is cut after these rows, or begun. A group is asked as a whole, as the last digits depend on which
-    images the network sees together. Raises Stopped where the rows are not the first of these groups.
+    A group that a kill has cut is asked as a whole, because the last digits depend on which images the network sees
+    together. Raises Stopped if there are rows of other images, unless that run has ended and written its output.
     """
-    rows = journal.read()
-    files = [str(path) for group in groups for path in group]
-    if [row[0] for row in rows] != files[: len(rows)]:
-        raise journal.other()
-    ends = list(accumulate(map(len, groups), initial=0))
-    done = bisect(ends, len(rows)) - 1
-    kept = rows[: ends[done]]
+    try:
+        rows = journal.read_valid()
+        files = {row[0] for row in rows}
+        if not files <= {str(path) for group in groups for path in group}:
+            raise journal.other()
+    except OtherRows:
+        if not journal.is_older_than(output):
+            raise
+        rows, files = [], set()
+    last = {str(path) for group in groups if rows and Path(rows[-1][0]) in group for path in group}
+    kept = rows if last <= files else [row for row in rows if row[0] not in last]
     journal.keep(kept)
-    return kept, groups[done:]
+    return Rows(journal, kept)
 
 
-def classify(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Summary:
-    """Write the predictions of all images in `paths` to the output. Raises Stopped."""
+def classify(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+    """Write the predictions of all images to the output. Raises Stopped."""
     names = columns(classes)
     journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
-    kept, groups = take_up(journal, list(grouped(list_images(paths))))
-    if kept:
-        say(f"Going on after the {len(kept):,} images in {journal.path}; remove it to begin anew.")
-    asked = predict_all(gateway, groups, classes, done=len(kept))
-    summary = summarise(chain(kept, journal.append(asked)), classes)
-    if output.suffix == ".parquet":
-        write_parquet(output, journal.read(), names)
-        journal.path.unlink()
-    else:
-        journal.path.replace(output)
-    return summary
+    groups = list(grouped(images))
+    rows = take_up(journal, groups, output)
+    if rows.final:
+        say(f"Going on after the {len(rows.final):,} images in {journal.path}; remove it to begin anew.")
+    states = {image: state_of(image) for image in images}
+    groups = [group for each in groups if (group := [path for path in each if str(path) not in rows.final])]
+    for _ in range(LOOKS):
+        for final, again in predict_all(gateway, groups, classes, done=len(rows.final)):
+            rows.add(final, again)
+        if not any(is_unsettled(image, state, rows) for image, state in states.items()):
+            break
+        time.sleep(SETTLED)
+        changed = {image: state_of(image) for image, state in states.items() if state_of(image) != state}
+        states |= changed
+        rows.reopen(set(map(str, changed)))
+        groups = list(grouped(changed))
+    rows.write(output, list(map(str, images)), names)
+    return rows
 
 
-def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Summary:
+def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
+    """Say whether an image was written to since it had this state, or was refused when it had just been written to."""
+    row = rows.final.get(str(image))
+    refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED
+    return bool(refused_when_new) or state_of(image) != state
+
+
+def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
     """Append to the output the predictions of images in `paths` that are not in it, until a signal. Raises Stopped."""
-    stop = Event()
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: stop.set())
+        signal.signal(each, lambda *_: gateway.stop.set())
     journal = Journal(output, FORMS[output.suffix](columns(classes)))
-    rows = journal.read()
-    journal.keep(rows)
-    done = {row[0] for row in rows}
-
-    def appearing() -> Iterator[list[Row]]:
-        for images in arrivals(paths, done, stop):
-            try:
-                for group in predict_all(gateway, list(grouped(images)), classes):
-                    done.update(row[0] for row in group)
-                    yield group
-                    if stop.is_set():
-                        return
-            except GatewayGone:  # these images are found again at the next look
-                say(f"There is no model to ask at {gateway.url}; trying again in {AWAY_INTERVAL} s.")
-                stop.wait(AWAY_INTERVAL)
-
+    kept = journal.read_valid()
+    journal.keep(kept)
+    rows = Rows(journal, kept)
+    done = {file: state_of(Path(file)) for file in rows.final}
+    later: dict[str, float] = {}  # when to ask again for what could not be asked
+    why = ""
     say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
-    return summarise(chain(rows, journal.append(appearing())), classes)
+    for states in arrivals(paths, done, later, gateway.stop):
+        rows.reopen(set(map(str, states)))
+        try:
+            for final, again in predict_all(gateway, list(grouped(states)), classes):
+                rows.add(final, again)
+                done |= {row[0]: states[Path(row[0])] for row in final}
+                for file, *_, error in (row[:BEGINNING] for row in again):
+                    if file not in later:
+                        say(f"{legible(file)}: {error} It is asked again every {AGAIN_INTERVAL} s.")
+                    later[file] = time.monotonic() + AGAIN_INTERVAL
+                why = ""
+                if gateway.stop.is_set():
+                    break
+        except GatewayGone as error:  # these images are found again at the next look
+            if str(error) != why and not gateway.stop.is_set():
+                why = str(error)
+                say(f"{why} Trying again every {AWAY_INTERVAL} s.")
+            gateway.stop.wait(AWAY_INTERVAL)
+    return rows
 
 
 def ask_gateway(arguments: argparse.Namespace) -> Done:
@@ -128,10 +160,20 @@ def ask_gateway(arguments: argparse.Namespace) -> Done:
             "With --watch rows are appended, which Parquet does not allow; name a .csv or .jsonl as --output."
         )
     paths = paths_of(arguments)
-    gateway = Gateway(arguments.url, arguments.connections)
+    absent = set(map(Path, absent_of(arguments, list(map(str, paths)))))
+    gateway = Gateway(arguments.url, arguments.connections, arguments.token_file)
     classes = gateway.classes()
-    summary = (follow if arguments.watch else classify)(paths, gateway, classes, output)
-    return Done(summary, classes, count_others(paths, but={output, arguments.contact_sheet}))
+    try:
+        if arguments.watch:
+            if absent:
+                say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
+            rows = follow([path for path in paths if path not in absent], gateway, classes, output)
+        else:
+            rows = classify(list_once(paths, absent), gateway, classes, output)
+    except GatewayGone as error:
+        raise Stopped(f"{error} Run the same command again to continue.") from None
+    others = count_others(paths, but={output, arguments.contact_sheet})
+    return Done(summarise(rows.all(), classes), classes, others, len(rows.again))
 
 
 def ask_ray(arguments: argparse.Namespace) -> Done:
@@ -144,8 +186,11 @@ def ask_ray(arguments: argparse.Namespace) -> Done:
         raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
     from scripts import ray_engine
 
-    rows, classes = ray_engine.classify(names_of(arguments), arguments.archive, arguments.output, arguments.address)
-    return Done(summarise(rows, classes), classes, Counter())
+    names = names_of(arguments)
+    rows, again, classes = ray_engine.classify(
+        names, absent_of(arguments, names), arguments.archive, arguments.output, arguments.address
+    )
+    return Done(summarise(chain(rows, again), classes), classes, Counter(), len(again))
 
 
 ENGINES = {"gateway": ask_gateway, "ray": ask_ray}
@@ -156,14 +201,21 @@ def batch_predict(arguments: argparse.Namespace) -> Outcome:
     output, sheet = arguments.output, arguments.contact_sheet
     if sheet:
         options.check_output("--contact-sheet", sheet, [".png"])
-    summary, classes, others = ENGINES[arguments.engine](arguments)
+    summary, classes, others, again = ENGINES[arguments.engine](arguments)
     text = f"{summary.images - summary.failed:,} of {summary.images:,} images classified; wrote {output}"
     if sheet and summary.uncertain:
-        draw_sheet(sheet, summary.uncertain)
+        with options.writing(sheet, f" The rows are in {output}."):
+            draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
-    lines = [text, *skipped(others), *as_text(summary, classes)]
-    document = as_document(summary, classes) | {"skipped": others, "output": output}
-    return Outcome(1 if summary.failed else 0, "\n".join(lines), document)
+    lines = [text, *repeated(again), *skipped(others), *as_text(summary, classes)]
+    document = as_document(summary, classes) | {"ask_again": again, "skipped": others, "output": output}
+    return Outcome(1 if summary.failed or again else 0, "\n".join(lines), document)
+
+
+def repeated(again: int) -> list[str]:
+    """Return a line with the number of images to ask again."""
+    what, them = ("image", "it") if again == 1 else ("images", "them")
+    return [f"{again:,} {what} could not be read or asked; the same command asks for {them} again"] if again else []
 
 
 def skipped(others: Counter[str]) -> list[str]:
@@ -173,14 +225,11 @@ def skipped(others: Counter[str]) -> list[str]:
     return [f"{others.total():,} other {files} skipped ({few(kinds)})"] if kinds else []
 
 
-def say(note: str) -> None:
-    print(note, file=sys.stderr)
-
-
 def main() -> int:
     parser = options.new_parser(__doc__)
     options.add_images(parser)
     options.add_gateway(parser)
+    options.add_token(parser)
     options.add_connections(parser)
     parser.add_argument(
         "-o", "--output", required=True, help=f"the file to write: {', '.join(FORMS)}; Ray's is a folder"

@@ -29,11 +29,14 @@ def draw_sheet(path: Path, images: list[tuple[float, str, str]]) -> None:
 def _cell(file: Path, caption: str) -> Image.Image:
     cell = Image.new("RGB", (PICTURE, PICTURE + CAPTION), "white")
     drawing = ImageDraw.Draw(cell)
-    if file.exists():
+    try:
         picture = _picture(file)
-        cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
+    except FileNotFoundError:  # but moved, or in a store
+        drawing.text((PICTURE / 2, PICTURE / 2), "not on this disk", "grey", FONT, "mm")
+    except Exception:  # Pillow raises whatever damage makes it stumble over; the gateway reads more than it does.
+        drawing.text((PICTURE / 2, PICTURE / 2), "cannot be shown", "grey", FONT, "mm")
     else:
-        drawing.text((PICTURE / 2, PICTURE / 2), "not on this disk", "grey", FONT, "mm")  # but moved, or in a store
+        cell.paste(picture, ((PICTURE - picture.width) // 2, (PICTURE - picture.height) // 2))
     drawing.text((PICTURE / 2, PICTURE + CAPTION / 2), caption, "black", FONT, "mm", align="center")
     return cell
 

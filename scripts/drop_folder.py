@@ -1,50 +1,65 @@
-"""Images that appear in folders while one watches, each once it has been written."""
+"""Images that appear in folders while one watches, each once it has been written.
+
+It looks by itself, because network drives do not tell of what others write there.
+"""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Event
-
-from watchfiles import watch
+from typing import NamedTuple
 
 from scripts.images import find_images
+from scripts.options import say
 
 SETTLED = 2.0  # seconds without a change, after which a file counts as written
-LOOK_INTERVAL = 500  # milliseconds
-State = tuple[Path, int, int]  # a file, its size, and when it was changed
+LOOK_INTERVAL = 1.0  # seconds from look to look,
+LOOK_SHARE = 10  # or as many times as long as a look takes, if that is more
 
 
-def arrivals(named: list[Path], done: Collection[str], stop: Event) -> Iterator[list[Path]]:
-    """Yield images in what was named, also those that appear later, until `stop` is set.
+class State(NamedTuple):
+    """What tells whether a file was written to: its size in bytes, and when it was changed in nanoseconds."""
 
-    What was yielded has to be among `done` before the next is taken. Raises Stopped where a folder goes away.
+    size: int
+    changed: int
+
+
+def state_of(path: Path) -> State | None:
+    """Return the state of a file, or None if it is not there or cannot be reached."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # the latter for a name that none can have
+        return None
+    return State(stat.st_size, stat.st_mtime_ns)
+
+
+def arrivals(
+    named: list[Path], done: Mapping[str, State | None], later: Mapping[str, float], stop: Event
+) -> Iterator[dict[Path, State]]:
+    """Yield images in what was named, also those that appear or change later, until `stop` is set.
+
+    An image comes again at the next look unless `done` has its state then, or `later` a moment of time.monotonic() that
+    is still to come. Raises Stopped where a folder goes away.
     """
-    seen: dict[State, float] | None = None  # when a file was first seen as it is
-    folders = {_folder(path) for path in named}
-    for changes in watch(
-        *folders, watch_filter=None, stop_event=stop, rust_timeout=LOOK_INTERVAL, yield_on_timeout=True
-    ):
-        if seen == {} and not changes:
-            continue
-        now, before = time.monotonic(), seen or {}
-        # Looks for itself, as what is in a new folder may be there before the folder is watched.
+    seen: dict[tuple[Path, State], float] = {}  # when a file was first seen in a state
+    wait, hidden = 0.0, False
+    while not stop.wait(wait):
+        now = time.monotonic()
         try:
-            seen = {state: before.get(state, now) for state in _states(named, done)}
-        except FileNotFoundError:  # something was moved away meanwhile
-            seen = None
-            continue
-        written = [path for (path, _, _), since in seen.items() if now - since >= SETTLED]
+            found = {path: state_of(path) for path in find_images(named)}
+        except OSError as error:  # a network drive may be away for a moment
+            if not hidden:
+                say(f"{error.filename} cannot be looked through now ({error.strerror}); trying again.")
+            found, hidden = {}, True
+        else:
+            hidden = False
+        wait = max(LOOK_INTERVAL, LOOK_SHARE * (time.monotonic() - now))
+        states = {path: state for path, state in found.items() if state and state != done.get(str(path))}
+        seen = {known: seen.get(known, now) for known in states.items()}
+        written = {
+            path: state
+            for (path, state), since in seen.items()
+            if now - since >= SETTLED and later.get(str(path), now) <= now
+        }
         if written:
             yield written
-
-
-def _states(named: list[Path], done: Collection[str]) -> Iterator[State]:
-    for path in find_images(named):
-        if str(path) not in done:
-            stat = path.stat()
-            yield path, stat.st_size, stat.st_mtime_ns
-
-
-def _folder(path: Path) -> Path:
-    """Return the folder to watch for what was named."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())

@@ -1,11 +1,13 @@
 """The image files that the commands take: found in what was named, and grouped for the gateway."""
 
 import argparse
+import codecs
 import glob
 import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 
 from scripts.options import Stopped
@@ -34,7 +36,28 @@ def read_list(name: str) -> list[str]:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Stopped(f"{name} cannot be read ({error.strerror}); name another --list.") from None
-    return [os.fsdecode(line) for line in content.splitlines() if line]
+    return [os.fsdecode(line) for line in _without_mark(content).splitlines() if line]
+
+
+def _without_mark(content: bytes) -> bytes:
+    """Return text without the byte order mark that Windows begins a file with, as UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def absent_of(arguments: argparse.Namespace, names: list[str]) -> set[str]:
+    """Return which of `names_of` are paths that stand in the --list alone, but are not there."""
+    listed = set(names[len(arguments.paths) :]).difference(arguments.paths)
+    return {name for name in listed if not (os.path.exists(name) or glob.has_magic(name) or "://" in name)}
+
+
+def list_once(named: list[Path], absent: Collection[Path]) -> list[Path]:
+    """Return each image in `named` once, in order, with the `absent` paths among them. Raises Stopped."""
+    if not absent:
+        return list(dict.fromkeys(list_images(named)))
+    parts = groupby(named, absent.__contains__)
+    return list(dict.fromkeys(chain.from_iterable(part if gone else find_images(part) for gone, part in parts)))
 
 
 def list_images(named: Iterable[Path]) -> list[Path]:
@@ -104,5 +127,5 @@ def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
 def _size(image: Path) -> int:
     try:
         return image.stat().st_size
-    except FileNotFoundError:  # it was moved since it was found; who reads it will say so
+    except (OSError, ValueError):  # it was moved since it was found, say; who reads it will say so
         return 0

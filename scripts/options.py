@@ -4,10 +4,12 @@ from __future__ import annotations  # scripts/doctor.py has to run in Pythons to
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / ".run"  # the folder that scripts/serve.py runs in
@@ -68,6 +70,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def add_token(parser: argparse.ArgumentParser) -> None:
+    """Add the token for a proxy before the gateway: `token_file`."""
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a token to send, if a proxy asks for one")
+
+
 def add_product(parser: argparse.ArgumentParser) -> None:
     """Add where the product that runs on this machine has its files: `config`, `run`."""
     parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
@@ -80,18 +87,47 @@ def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:
         raise Stopped(f"{option} {path} must end in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
         raise Stopped(f"There is no folder {path.parent} to write to; make it, or name another with {option}.")
+    if path.is_dir():
+        raise Stopped(f"{path} is a folder; name a file with {option}.")
+    if not os.access(path.parent, os.W_OK):
+        raise Stopped(f"You may not write into the folder {path.parent}; name another with {option}.")
+
+
+@contextmanager
+def writing(path: Path, consequence: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into Stopped: `path` cannot be written, with what follows from it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Stopped(f"{path} cannot be written ({reason}); make room or name another output.{consequence}") from None
 
 
 def execute(command: Callable[[argparse.Namespace], Outcome], arguments: argparse.Namespace) -> int:
     """Carry out a command; returns its exit status. Prints what it found, or else why it was stopped."""
     try:
         outcome = command(arguments)
-    except (Stopped, KeyboardInterrupt) as error:
+    except (Stopped, KeyboardInterrupt, BrokenPipeError) as error:  # the last if nobody reads what is said meanwhile
         reason = str(error) or "Interrupted."
-        print(reason, file=sys.stderr)
         outcome = Outcome(STOPPED, "", {"error": reason})
-    if arguments.json:
-        print(json.dumps(outcome.document, indent=2))
-    elif outcome.text:
-        print(outcome.text)
-    return outcome.status
+        _print(reason, sys.stderr)
+    text = json.dumps(outcome.document, indent=2) if arguments.json else outcome.text
+    return outcome.status if not text or _print(text, sys.stdout) else STOPPED
+
+
+def say(note: str) -> None:
+    """Print what is no result."""
+    print(note, file=sys.stderr, flush=True)
+
+
+def _print(text: str, stream: TextIO) -> bool:
+    """Print and return whether that was possible; says it if not."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        # What is left in its buffer would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is not sys.stderr:
+            _print(f"The standard output cannot be written ({error.strerror}); the result was not printed.", sys.stderr)
+        return False
+    return True

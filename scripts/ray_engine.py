@@ -8,11 +8,12 @@ torn; Ray's own `write_parquet` would leave torn files, and take a process more 
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from scripts import predictions, ray_worker
 from scripts.options import Stopped
 from scripts.predictions import FIGURES, FORMS, Row, columns
-from scripts.ray_sources import GROUP, Source, find_sources, open_folder
+from scripts.ray_sources import GROUP, Source, files_in, find_sources, open_folder
 from scripts.ray_worker import UNFINISHED, Classifier, Folder
 from training.files import DigestError, check_digest
 
@@ -46,29 +47,34 @@ ALONE = {  # a Ray that is started for one command is reached from this machine 
 }
 
 
-def classify(named: list[str], archive: Path, output: str, address: str | None) -> tuple[list[Row], list[str]]:
+def classify(
+    named: list[str], absent: Collection[str], archive: Path, output: str, address: str | None
+) -> tuple[list[Row], list[Row], list[str]]:
     """Classify the images that paths and URLs name, but for those that have a row in the output already.
 
-    Returns the beginning of each row, up to the error, and the classes. Raises Stopped.
+    Returns the beginning of each row, up to the error, also of images that have none in the output, as they could not
+    be read (such as the paths in `absent`), and the classes. Raises Stopped.
     """
     classes = classes_of(archive)
     folder = open_output(output)
-    sources = list(find_sources(named))
+    sources = list(find_sources(named, absent))
     given = [file for source in sources for file in source.files]
     check_once(given, "what was named")
     done = read_rows(folder, classes)["file"]
     if not set(done.to_pylist()) <= set(given):
         raise other(folder)
+    again: list[Row] = []
     if len(done) < len(given):
         with cluster(address), tqdm(initial=len(done), total=len(given), unit="image", disable=None) as bar:
-            for written in run(sources, archive.read_bytes(), done, folder):
+            for written, unread in run(sources, archive.read_bytes(), done, folder):
+                again += [[file, None, None, None, why] for file, why in unread.items()]
                 bar.update(written)
     rows = read_rows(folder, classes)
     files = rows["file"].to_pylist()
     check_once(files, folder.name)
-    if missing := set(given) - set(files):
+    if missing := set(given).difference(files, (row[0] for row in again)):
         raise Stopped(f"{len(missing):,} images have no row in {folder.name}; the same command asks for them again.")
-    return list(map(list, zip(*(column.to_pylist() for column in rows.columns), strict=True))), classes
+    return list(map(list, zip(*(column.to_pylist() for column in rows.columns), strict=True))), again, classes
 
 
 def classes_of(archive: Path) -> list[str]:
@@ -102,7 +108,7 @@ def open_output(name: str) -> Folder:
 def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
     """Return what is in the output, without the probabilities. Raises Stopped where it is none of ours."""
     names = ["file", *FIGURES]
-    paths = [path for path in folder.files() if path.endswith(".parquet")]
+    paths = [path for path in files_in(folder) if path.endswith(".parquet")]
     if not paths:
         return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in names})
     try:
@@ -145,14 +151,26 @@ def cluster(address: str | None) -> Iterator[None]:
         try:
             yield
         except ray.exceptions.RayError as error:
-            reason = str(error).splitlines()[-1]  # of a remote traceback
-            raise Stopped(f"Ray stopped before the end ({reason}); the same command goes on.") from None
+            raise Stopped(
+                f"Ray stopped before the end ({last_error(str(error))}); the same command continues."
+            ) from None
         finally:
             ray.shutdown()
 
 
-def run(sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder) -> Iterator[int]:
-    """Have Ray classify all images that are not done; yields how many each group had as it is written."""
+def last_error(text: str) -> str:
+    """Return the line of a remote traceback, with advice of Ray's behind it, that names the error."""
+    lines = text.splitlines()
+    return ([line for line in lines if re.match(r"[\w.]+Error: ", line)] or lines)[-1]
+
+
+def run(
+    sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Have Ray classify all images that are not done.
+
+    Yields, as each group is written, how many rows it has, and why which of its images could not be read.
+    """
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
@@ -167,7 +185,7 @@ def run(sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Fold
             num_cpus=1,
         )
         for row in groups.iter_rows():
-            yield row["written"]
+            yield row["written"], dict(zip(row["unread"], row["why"], strict=True))
 
 
 def dataset_of(source: Source) -> "Dataset":

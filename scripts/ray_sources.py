@@ -1,6 +1,6 @@
 """What scripts.ray_engine is to classify: image files, here or in an object store, and images in Parquet files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -28,27 +28,33 @@ class Source(NamedTuple):
     contents: Contents
 
 
-def find_sources(named: list[str]) -> Iterator[Source]:
-    """Yield the images that paths, globs and URLs name. Raises Stopped."""
+def find_sources(named: list[str], absent: Collection[str] = ()) -> Iterator[Source]:
+    """Yield the images that paths, globs and URLs name, and paths that are known to be absent. Raises Stopped."""
     stores = [name for name in named if name.endswith(".parquet")]
     files = [name for name in named if name not in stores]
     if files:
-        yield find_files(files)
+        yield find_files(files, absent)
     yield from map(find_stored, stores)
 
 
-def find_files(named: list[str]) -> Source:
+def find_files(named: list[str], absent: Collection[str]) -> Source:
     """Find image files; those of an object store are named by URLs. Raises Stopped."""
     filesystems: list[FileSystem] = [LocalFileSystem()]
     found: dict[str, tuple[str, int, str]] = {}
     for name in named:
         if "://" in name:
             folder = open_folder(name)
-            places = [(folder.name + path.removeprefix(folder.path), path) for path in folder.files() if is_image(path)]
+            places = [
+                (folder.name + path.removeprefix(folder.path), path) for path in files_in(folder) if is_image(path)
+            ]
             found |= {file: (file, len(filesystems), path) for file, path in places}
             filesystems.append(folder.filesystem)
         else:
-            found |= {str(path): (str(path), 0, str(path.absolute())) for path in find_images([Path(name)])}
+            paths = [Path(name)]
+            found |= {
+                str(path): (str(path), 0, str(path.absolute()))
+                for path in (paths if name in absent else find_images(paths))
+            }
     if not found:
         raise Stopped("There are no JPEG, PNG or GIF files in what was named.")
     rows = list(found.values())
@@ -88,6 +94,14 @@ def field_of(schema: pyarrow.Schema, names: tuple[str, str], kinds: tuple[pyarro
         if field.name in names and field.type in kinds:
             return field.name
     raise ValueError(f"it has no column {' or '.join(names)} of {kinds[0]}")
+
+
+def files_in(folder: Folder) -> list[str]:
+    """Return its files. Raises Stopped."""
+    try:
+        return folder.files()
+    except OSError as error:
+        raise Stopped(f"{folder.name} cannot be listed ({error}); name another.") from None
 
 
 def open_folder(name: str) -> Folder:

@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pyarrow
@@ -70,21 +69,22 @@ class Classifier:
             self.read, self.unreadable = model.read, transforms.ImageError
 
     def __call__(self, images: pyarrow.Table) -> pyarrow.Table:
-        """Write the rows of a group to a file of the output; returns a table that tells how many they are."""
+        """Write the rows of a group to a file of the output.
+
+        Returns a table that tells how many they are, and which images have none, as they could not be read, and why.
+        """
         images = images.filter(compute.invert(compute.is_in(images[0].cast(pyarrow.string()), self.done)))
         files = images[0].to_pylist()
-        if files:
-            answers = self.model.predict(list(map(self._item, self.contents(images))))
-            rows = rows_of(files, answers, self.model.classes)
+        contents = dict(zip(files, self.contents(images), strict=True))
+        unread = {file: str(content) for file, content in contents.items() if isinstance(content, OSError)}
+        items = {file: self.read(content) for file, content in contents.items() if not isinstance(content, OSError)}
+        if items:
+            rows = rows_of(list(items), self.model.predict(list(items.values())), self.model.classes)
             # Who does the group again writes the same file, and not a second one.
             name = hashlib.sha256("\n".join(files).encode()).hexdigest()
             self.output.write(f"{name}.parquet", as_table(rows, columns(self.model.classes)))
-        return pyarrow.table({"written": [len(files)]})
-
-    def _item(self, content: Content) -> Any:
-        if isinstance(content, OSError):
-            return self.unreadable(f"{type(content).__name__}: {content}")
-        return self.read(content)
+        lists = [pyarrow.array([list(part)], pyarrow.list_(pyarrow.string())) for part in (unread, unread.values())]
+        return pyarrow.table([pyarrow.array([len(items)]), *lists], ["written", "unread", "why"])
 
 
 class Files:

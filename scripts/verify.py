@@ -89,7 +89,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     except CheckpointError as error:
         raise Stopped(str(error)) from None
     images = list_images(paths_of(arguments))
-    gateway = Gateway(arguments.url, arguments.connections)
+    gateway = Gateway(arguments.url, arguments.connections, arguments.token_file)
     classes = gateway.classes()
     if classes != checkpoint.card["classes"]:
         raise Stopped(f"{arguments.url} serves other classes than those of {arguments.checkpoint}.")
@@ -102,6 +102,7 @@ def main() -> int:
     parser.add_argument("checkpoint", type=Path, help="the one that is served")
     options.add_images(parser)
     options.add_gateway(parser)
+    options.add_token(parser)
     options.add_connections(parser)
     return options.execute(verify, parser.parse_intermixed_args())
 

@@ -1,19 +1,21 @@
 """Batch prediction as a command, through the real gateway."""
 
+import codecs
 import csv
 import io
 import json
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -21,10 +23,12 @@ from PIL import Image
 from pyarrow import parquet
 
 import scripts.batch_predict
+from scripts import drop_folder, gateway_client
 from scripts.batch_predict import follow
 from scripts.gateway_client import Answer, Gateway, GatewayGone
 from scripts.images import FILES_AT_ONCE
 from tests.drawing import TEN, draw, encode
+from tests.fake_gateway import CLASSES, RED, Reply, answering
 from tests.stack import ROOT, Record, Stack, free_ports, times, wait_until
 
 KILLS = times(5, 100)
@@ -137,7 +141,9 @@ def _own_signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_own_signals")
-def test_watching_waits_for_a_gateway_that_has_gone_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_waits_for_a_gateway_that_has_gone_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Leaving(Gateway):
         """Is away when it is asked first, and ends the watching once it has answered."""
 
@@ -146,14 +152,15 @@ def test_watching_waits_for_a_gateway_that_has_gone_away(tmp_path: Path, monkeyp
         def predict_all(self, groups: list[list[Path]], done: int = 0) -> Iterator[list[Answer]]:
             self.asked += 1
             if self.asked == 1:
-                raise GatewayGone
+                raise GatewayGone("There is no gateway.")
             os.kill(os.getpid(), signal.SIGTERM)
             yield [{"predicted_class": "red", "confidence": 1.0}]
 
     monkeypatch.setattr(scripts.batch_predict, "AWAY_INTERVAL", 0)
     draw("red", 1).save(tmp_path / "red.png")
-    summary = follow([tmp_path], Leaving("http://127.0.0.1:1", 1), ["red"], tmp_path / "out.csv")
-    assert (summary.images, summary.failed) == (1, 0)
+    rows_there = follow([tmp_path], Leaving("http://127.0.0.1:1", 1), ["red"], tmp_path / "out.csv")
+    assert (list(rows_there.final), rows_there.again) == ([str(tmp_path / "red.png")], {})
+    assert "There is no gateway. Trying again every 0 s." in capsys.readouterr().err
     assert rows(tmp_path / "out.csv")[0]["predicted_class"] == "red"
 
 
@@ -258,6 +265,8 @@ def test_every_format_goes_on_and_says_the_same(
 def table(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         return parquet.read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        return list(rows(path))
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -277,43 +286,228 @@ def test_does_not_mix_rows_of_other_images(stack: Stack, dataset: Path, tmp_path
     assert part.read_bytes() == left
 
 
-def test_stops_where_the_gateway_goes_away_instead_of_failing_every_image(tmp_path: Path) -> None:
-    class Leaving(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.answer({"classes": ["red"]})
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Eighty files that a stand-in for the gateway takes as images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(80):
+        (folder / f"{number:02}.png").write_bytes(f"photo {number:02}".encode())
+        os.utime(folder / f"{number:02}.png", (1, 1))
+    return folder
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer([{"predicted_class": "red"}] * FILES_AT_ONCE)
 
-        def answer(self, answer: object) -> None:
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_client, "DELAYS", (0.01,))
+    monkeypatch.setattr(gateway_client, "PATIENCE", 0.1)
+    monkeypatch.setattr(scripts.batch_predict, "SETTLED", 0.05)
 
-        def log_message(self, *arguments: object) -> None:
-            pass
 
-    def answer_twice() -> None:
-        with HTTPServer(("127.0.0.1", 0), Leaving) as server:
-            ports.put(server.server_port)
-            server.handle_request()
-            server.handle_request()
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process; returns its status and what it printed on both outputs."""
 
-    ports: SimpleQueue[int] = SimpleQueue()
-    threading.Thread(target=answer_twice).start()
-    for number in range(100):
-        (tmp_path / f"{number:02}.png").write_bytes(b"bytes")
-    output, url = tmp_path / "out.csv", f"http://127.0.0.1:{ports.get()}"
-    done = batch_predict(tmp_path, "-o", output, "--url", url, "--connections", 1)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        f"There is no model to ask at {url} any more; once there is, the same command goes on."
-    )
-    assert len(rows(tmp_path / "out.csv.part")) == FILES_AT_ONCE
-    assert not output.exists()
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["batch_predict.py", *map(str, arguments), "--connections", "1"])
+        status = scripts.batch_predict.main()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+def classified(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+    """Answer as a gateway that is well; the photo's number is its confidence."""
+    if request.command == "GET":
+        return 200, CLASSES | {"status": "ready"}
+    return 200, [RED | {"confidence": float(number)} for number in re.findall(rb"photo (\d+)", body)]
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("status", [503, 401, 404])
+def test_stops_where_the_gateway_goes_away_and_the_same_command_continues(
+    status: int, photos: Path, tmp_path: Path, here: Here
+) -> None:
+    output, posts, well = tmp_path / "out.csv", list[int](), False
+
+    def leaving(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if well or request.path == "/classes":
+            return classified(request, body)
+        posts.append(1)
+        return classified(request, body) if len(posts) == 1 else (status, {"error": "No model."})
+
+    with answering(leaving) as address:
+        stopped, printed, said = here(photos, "-o", output, "--url", f"http://{address}")
+        assert (stopped, printed) == (2, "")
+        assert said.endswith(" Run the same command again to continue.\n")
+        assert not output.exists()
+        assert len(rows(tmp_path / "out.csv.part")) == FILES_AT_ONCE
+        well = True
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 0
+    assert [float(row["confidence"]) for row in rows(output)] == list(range(80))
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
+    suffix: str, photos: Path, tmp_path: Path, here: Here
+) -> None:
+    output, asked, well = tmp_path / f"out{suffix}", list[bytes](), False
+    (photos / "50.png").rename(photos / "away")
+    listed = tmp_path / "list.txt"
+    lines = "\r\n".join(str(photos / f"{number:02}.png") for number in range(80))
+    listed.write_bytes(codecs.BOM_UTF8 + lines.encode())
+
+    def slow_for_one(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        asked.extend(re.findall(rb"photo (\d+)", body))
+        return (504, {"error": "It takes too long."}) if b"photo 07" in body and not well else classified(request, body)
+
+    with answering(slow_for_one) as address:
+        arguments = "--list", listed, "-o", output, "--url", f"http://{address}"
+        status, printed, _ = here(*arguments)
+        assert (status, printed.splitlines()[:2]) == (
+            1,
+            [
+                f"78 of 80 images classified; wrote {output}",
+                "2 images could not be read or asked; the same command asks for them again",
+            ],
+        )
+        found = table(output)
+        assert [bool(row["error"]) for row in found] == [number in (7, 50) for number in range(80)]
+        assert "It takes too long." in found[7]["error"]
+        assert found[50]["error"] == "No such file or directory"
+        (photos / "away").rename(photos / "50.png")
+        asked.clear()
+        well = True
+        assert here(*arguments)[0] == 0
+    assert asked == [b"07", b"50"]
+    assert [float(row["confidence"]) for row in table(output)] == list(range(80))
+    assert not (tmp_path / f"out{suffix}.part").exists()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_other_images_may_follow_a_run_that_has_ended(photos: Path, tmp_path: Path, here: Here) -> None:
+    (tmp_path / "list.txt").write_text(f"{photos / '01.png'}\n{tmp_path / 'gone.png'}\n")
+    with answering(classified) as address:
+        arguments = "-o", tmp_path / "out.csv", "--url", f"http://{address}"
+        assert here("--list", tmp_path / "list.txt", *arguments)[0] == 1
+        assert here(photos / "02.png", *arguments)[0] == 0
+    assert [row["file"] for row in rows(tmp_path / "out.csv")] == [str(photos / "02.png")]
+
+
+def test_a_missing_path_on_the_command_line_is_refused(photos: Path, tmp_path: Path, here: Here) -> None:
+    with answering(classified) as address:
+        status, _, said = here(photos, photos / "gone.png", "-o", tmp_path / "out.csv", "--url", f"http://{address}")
+    assert (status, said) == (2, f"There is no file or folder {photos / 'gone.png'}.\n")
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_half_copied_file_is_asked_again_once_it_is_whole(photos: Path, tmp_path: Path, here: Here) -> None:
+    (photos / "03.png").write_bytes(b"half")
+
+    def copying(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if b"half" not in body:
+            return classified(request, body)
+        (photos / "03.png").write_bytes(b"photo 03")
+        good = re.findall(rb"photo (\d+)|half", body)
+        damaged = {"error": "It is damaged.", "status": 400}
+        return 200, [RED | {"confidence": float(number)} if number else damaged for number in good]
+
+    with answering(copying) as address:
+        assert here(photos, "-o", tmp_path / "out.csv", "--url", f"http://{address}")[0] == 0
+    assert [float(row["confidence"]) for row in rows(tmp_path / "out.csv")] == list(range(80))
+    assert not (tmp_path / "out.csv.part").exists()
+
+
+@pytest.mark.usefixtures("_impatient", "_own_signals")
+def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_answer(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in (
+        (drop_folder, "SETTLED", 0.1),
+        (drop_folder, "LOOK_INTERVAL", 0.05),
+        (scripts.batch_predict, "AGAIN_INTERVAL", 0.5),
+    ):
+        monkeypatch.setattr(module, name, value)
+    for path in sorted(photos.iterdir())[3:]:
+        path.unlink()
+    half, slow, output = photos / "01.png", photos / "02.png", tmp_path / "out.csv"
+    half.write_bytes(b"half")
+    slow_tries = iter([(504, {"error": "slow"})] * 15)
+    gateway: Gateway
+
+    def answer(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if b"photo 02" in body and (tried := next(slow_tries, None)):
+            return tried
+        if b"half" in body:
+            return 400, {"error": "It is damaged.", "success": False}
+        return classified(request, body)
+
+    def operate() -> None:
+        wait_until(lambda: output.exists() and [row["error"] for row in rows(output)] == ["", "It is damaged."])
+        half.write_bytes(b"photo 01")
+        os.utime(half, (1, 1))
+        wait_until(lambda: {row["confidence"] for row in rows(output)} == {"0.0", "1.0", "2.0"})
+        gateway.stop.set()
+
+    with answering(answer) as address:
+        gateway = Gateway(f"http://{address}", 1)
+        operator = threading.Thread(target=operate)
+        operator.start()
+        found = follow([photos], gateway, ["red"], output)
+        operator.join()
+    assert (len(found.final), found.again) == (3, {})
+    assert sorted(row["file"] for row in rows(output)) == sorted(map(str, photos.iterdir()))
+    assert slow.exists()
+
+
+def limited(size: int) -> Callable[[], None]:
+    """Return what makes a process unable to write more than `size` bytes to a file, as where a disk is full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "said"),
+    [
+        (["-o", "out.csv"], 2000, "out.csv.part cannot be written (File too large); make room"),
+        (["-o", "out.jsonl", "--watch"], 2000, "out.jsonl cannot be written (File too large); make room"),
+        (["-o", "out.csv", "--contact-sheet", "sheet.png"], 6000, "sheet.png cannot be written (File too large)"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_sentence_and_what_is_there_stays(
+    options: list[str], limit: int, said: str, photos: Path, tmp_path: Path
+) -> None:
+    if "--watch" not in options:
+        for name in map("{:02}.png".format, range(0, 80, 2)):
+            (photos / name).unlink()
+    with answering(classified) as address:
+        arguments = command(photos, *options, "--url", f"http://{address}", "--connections", 1)
+        done = subprocess.run(
+            arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, preexec_fn=limited(limit)
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr.splitlines()[-1]
+    (left,) = (path for path in tmp_path.iterdir() if path.is_file() and path.stat().st_size)
+    assert b"photos/" in left.read_bytes()
+
+
+def test_an_output_that_nobody_reads_is_told_in_a_sentence(photos: Path, tmp_path: Path) -> None:
+    with answering(classified) as address:
+        arguments = command(photos, "-o", tmp_path / "out.csv", "--url", f"http://{address}")
+        for end in ("/dev/full", None):
+            reader, writer = os.pipe()
+            os.close(reader)
+            if end:
+                writer = os.open(end, os.O_WRONLY)
+            done = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+            os.close(writer)
+            assert done.returncode == 2
+            assert done.stderr.startswith("The standard output cannot be written (")
+            assert done.stderr.count("\n") == 1
+            assert len(rows(tmp_path / "out.csv")) == 80
 
 
 def test_too_large_an_image_fails_alone(stack: Stack, tmp_path: Path) -> None:

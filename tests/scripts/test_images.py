@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from scripts.images import BYTES_AT_ONCE, count_others, find_images, grouped, list_images, paths_of
+from scripts.images import (
+    BYTES_AT_ONCE,
+    absent_of,
+    count_others,
+    find_images,
+    grouped,
+    list_images,
+    list_once,
+    names_of,
+    paths_of,
+    read_list,
+)
 from scripts.options import Stopped
 
 
@@ -68,6 +79,27 @@ def test_a_list_has_a_path_a_line_in_the_bytes_of_the_file_system(tmp_path: Path
     (tmp_path / "list.txt").write_bytes(b"one.jpg\r\n\ncaf\xe9.jpg\ntwo words.png")
     named = paths_of(Namespace(paths=[Path("first")], list=str(tmp_path / "list.txt")))
     assert list(map(os.fsencode, named)) == [b"first", b"one.jpg", b"caf\xe9.jpg", b"two words.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("größe.jpg\r\ntwo.png\r\n".encode(encoding))
+    assert read_list(str(tmp_path / "list.txt")) == ["größe.jpg", "two.png"]
+
+
+def test_a_path_that_is_missing_from_a_list_keeps_its_place_and_one_that_was_typed_does_not(photos: Path) -> None:
+    listed = ["none.jpg", "photos/deep", f"{'long' * 100}.jpg", "photos/*.bmp", "typed.jpg"]
+    Path("list.txt").write_text("\n".join(listed))
+    arguments = Namespace(paths=["photos/b.jpg", "typed.jpg"], list="list.txt")
+    names = names_of(arguments)
+    assert absent_of(arguments, names) == {"none.jpg", listed[2]}
+    found = list_once(
+        list(map(Path, ["photos/b.jpg", *listed[:4], "photos/b.jpg"])), {Path("none.jpg"), Path(listed[2])}
+    )
+    assert list(map(str, found)) == ["photos/b.jpg", "none.jpg", "photos/deep/d.jpg", "photos/deep/er/c.gif", listed[2]]
+    assert list(grouped(found)) == [found]
+    with pytest.raises(Stopped, match=r"There is no file or folder typed\.jpg"):
+        list_once(list(map(Path, names)), {Path("none.jpg"), Path(listed[2])})
 
 
 def test_a_list_can_come_from_another_command() -> None:

@@ -43,10 +43,13 @@ def test_says_in_a_sentence_why_it_stops(error: BaseException, said: str, capsys
 
 
 def test_refuses_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
     check_output("--output", tmp_path / "a.csv", [".csv", ".jsonl"])
     for path, said in (
         (tmp_path / "a.txt", "must end in .csv or .jsonl"),
         (tmp_path / "none" / "a.csv", "There is no folder"),
+        (tmp_path / "folder.csv", "is a folder; name a file with --output"),
+        (Path("/proc/self/a.csv"), "You may not write into the folder /proc/self"),
     ):
         with pytest.raises(Stopped, match=said):
             check_output("--output", path, [".csv", ".jsonl"])

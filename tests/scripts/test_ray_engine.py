@@ -7,20 +7,22 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 from zipfile import ZipFile
 
 import pytest
-from pyarrow import Table, parquet, table
+from pyarrow import Array, Table, parquet, table
 from pyarrow.fs import S3FileSystem
 
 import scripts.batch_predict
 from scripts import ray_engine
 from scripts.batch_predict import ask_ray
 from scripts.options import Stopped
-from scripts.ray_sources import GROUP
+from scripts.ray_sources import GROUP, Source
+from scripts.ray_worker import Classifier, Folder
 from tests.drawing import draw
 from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
@@ -162,6 +164,39 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
 
 
+def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_here(sources: list[Source], archive: bytes, done: Array, folder: Folder) -> Iterator[tuple[int, Any]]:
+        for source in sources:
+            classifier = Classifier(archive, source.contents, done, folder)
+            for group in source.images:
+                assert isinstance(group, Table)
+                (row,) = classifier(group).to_pylist()
+                yield row["written"], dict(zip(row["unread"], row["why"], strict=True))
+
+    monkeypatch.setattr(ray_engine, "cluster", nullcontext)
+    monkeypatch.setattr(ray_engine, "run", run_here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    draw("red", 1).save("red.png")
+    Path("broken.png").write_bytes(b"broken")
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfgone.png\r\nred.png\r\n")
+    command = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "broken.png", "--list", "list.txt"]
+    monkeypatch.setattr(sys, "argv", [*command, "-o", "rows"])
+
+    assert scripts.batch_predict.main() == 1
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "1 of 3 images classified; wrote rows",
+        "1 image could not be read or asked; the same command asks for it again",
+    ]
+    assert rows(Path("rows"))["file"].to_pylist() == ["broken.png", "red.png"]
+    draw("blue", 1).save("gone.png")
+    assert scripts.batch_predict.main() == 1
+    assert capsys.readouterr().out.startswith("2 of 3 images classified; wrote rows\n")
+    assert rows(Path("rows"))["predicted_class"].to_pylist() == [None, "blue", "red"]
+
+
 def test_says_why_nothing_was_done(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +235,12 @@ def test_says_why_nothing_was_done(
         printed = capsys.readouterr()
         assert sentence in printed.err
         assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_the_error_is_found_among_what_ray_says() -> None:
+    text = "task failed\nTraceback (most recent call last):\nOSError: [Errno 28] No space left\nTo change retries, …"
+    assert ray_engine.last_error(text) == "OSError: [Errno 28] No space left"
+    assert ray_engine.last_error("The actor died.\nIts node went away.") == "Its node went away."
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_says_what_cannot_be_compared(verify: Verify, stack: Stack, checkpoint: 
         (["none.pth", tmp_path], "There is no checkpoint none.pth"),
         ([checkpoint, tmp_path], "broken.png: The file cannot be read"),
         ([checkpoint, tmp_path / "none"], "There is no file or folder"),
-        ([checkpoint, tmp_path, "--url", "http://127.0.0.1:9"], "There is no model to ask"),
+        ([checkpoint, tmp_path, "--url", "http://127.0.0.1:9"], "There is no gateway at http://127.0.0.1:9;"),
     ):
         status, printed, errors = verify("--url", stack.url, *arguments)
         assert (status, printed) == (2, "")
