@@ -26,7 +26,8 @@ def proxy(stack: Stack) -> Iterator[tuple[str, list[str]]]:
             address = urlsplit(self.path)
             if address.path != PATH and not address.path.startswith(f"{PATH}/"):
                 beside.append(self.path)
-                return self.send_error(404)
+                self.send_error(404)
+                return
             gateway = http.client.HTTPConnection(urlsplit(stack.url).netloc)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             path = self.path.removeprefix(PATH)
@@ -81,8 +82,8 @@ def test_a_slash_is_added_where_it_is_missing(page: Page, proxy: tuple[str, list
 
 def test_swagger_works_below_a_path(page: Page, proxy: tuple[str, list[str]]) -> None:
     url, _ = proxy
-    beside: list[str] = []
-    page.on("request", lambda request: request.url.startswith((url, "data:")) or beside.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(f"{url}/swagger")
     page.wait_for_url(f"{url}/swagger/")
     operation = page.locator("#operations-prediction-predict")
@@ -92,4 +93,4 @@ def test_swagger_works_below_a_path(page: Page, proxy: tuple[str, list[str]]) ->
     operation.get_by_role("button", name="Execute").click()
     expect(operation.locator(".live-responses-table").first).to_contain_text('"predicted_class": "green"')
     expect(operation.locator(".request-url")).to_contain_text(f"{url}/predict")
-    assert beside == []
+    assert not [address for address in requests if not address.startswith((url, "data:"))]
