@@ -1,16 +1,25 @@
 """Say by the exit status whether a worker of this TorchServe node can classify; /ping says Healthy without one."""
 
 import json
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from http.client import HTTPConnection, HTTPException
 
-MODEL = "http://127.0.0.1:8080/models/classifier"
+PATH = "/models/classifier"
 
+connection = HTTPConnection("127.0.0.1", 8080, timeout=3)  # not urllib, which would ask a proxy of the environment
 try:
-    # Without the environment's proxy, which does not lead to this machine.
-    with build_opener(ProxyHandler({})).open(MODEL, timeout=3) as reply:
-        (model,) = json.load(reply)
-except URLError as error:
-    raise SystemExit(f"TorchServe does not answer: {error.reason}.") from None
-if not any(worker["status"] == "READY" for worker in model["workers"]):
+    connection.request("GET", PATH)
+    reply = connection.getresponse()
+    text = reply.read().decode(errors="replace")
+except HTTPException:
+    raise SystemExit("Port 8080 does not answer as TorchServe does.") from None
+except OSError as error:
+    raise SystemExit(f"TorchServe does not answer: {error}.") from None
+if reply.status != 200:
+    raise SystemExit(f"TorchServe answers {PATH} with status {reply.status}.")
+try:
+    (model,) = json.loads(text)
+    statuses = [worker["status"] for worker in model["workers"]]
+except (ValueError, TypeError, KeyError):
+    raise SystemExit("Port 8080 does not answer as TorchServe does.") from None
+if "READY" not in statuses:
     raise SystemExit("No worker is ready yet.")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask, Request
+from flask import Config, Flask, Request, redirect
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
+from werkzeug import Response
 
 from gateway import access, errors, routes
 from gateway.admission import Admission, Gate
@@ -37,6 +38,10 @@ SWAGGER = {
     "headers": [],
     "uiversion": 3,
     "auth": {},
+    "ui_params_text": "RELATIVE",  # of templates/flasgger/head.html
+    "swagger_ui_bundle_js": "static/swagger-ui-bundle.js",
+    "swagger_ui_standalone_preset_js": "static/swagger-ui-standalone-preset.js",
+    "jquery_js": "static/lib/jquery.min.js",
 }
 
 
@@ -78,8 +83,13 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     errors.register(app)
     CORS(app, origins=app.config["CORS_ORIGINS"], expose_headers=[access.ID, "Retry-After"])
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
+    app.add_url_rule("/swagger", view_func=_add_slash)
     app.wsgi_app = Admission(app)  # type: ignore[method-assign]
     return app
+
+
+def _add_slash() -> Response:
+    return redirect("swagger/")  # relative; Werkzeug's own redirect would leave the path of a proxy
 
 
 def _backend(config: Config) -> Backend:

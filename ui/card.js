@@ -10,7 +10,7 @@ async function readCard() {
   element("facts").replaceChildren();
   element("unread").textContent = "";
   element("carded").showModal();
-  const card = await ask("/model");
+  const card = await ask("model");
   if (card.error) element("unread").textContent = card.error;
   else element("facts").replaceChildren(...facts(card));
 }

@@ -40,7 +40,7 @@ async function explain() {
 
 function askWhy({ file, name, asked }, className) {
   const { version } = asked.find(({ answer }) => !answer.error).answer;
-  return post(`/explain?${new URLSearchParams({ class: className, version })}`, file, name);
+  return post(`explain?${new URLSearchParams({ class: className, version })}`, file, name);
 }
 
 function tell(message) {

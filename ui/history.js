@@ -2,6 +2,8 @@
 
 // What was asked in this visit, to look at again and to save.
 
+const BYTE_ORDER_MARK = "\ufeff"; // without it spreadsheets do not take a CSV file for UTF-8
+
 // Made once for each, so that the one a keyboard is on stays there.
 function listed(entry) {
   entry.button = document.createElement("button");
@@ -30,9 +32,14 @@ function asCsv(rows) {
     milliseconds,
     ...classes.map((each) => answer.class_probabilities?.[each]),
   ]);
-  const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  const quoted = (value) => `"${String(harmless(value ?? "")).replaceAll('"', '""')}"`;
   const all = [["file", ...keys, "milliseconds", ...classes.map((each) => `probability_${each}`)], ...lines];
   return all.map((line) => line.map(quoted).join(",") + "\r\n").join("");
+}
+
+// A spreadsheet would run a text such as =1+1; a number such as -1 stays one.
+function harmless(value) {
+  return /^[=+\-@\t\r\n]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value;
 }
 
 function asJson(rows) {
@@ -47,5 +54,5 @@ function save(name, type, text) {
   URL.revokeObjectURL(link.href);
 }
 
-element("csv").addEventListener("click", () => save("predictions.csv", "text/csv", asCsv(answers())));
+element("csv").addEventListener("click", () => save("predictions.csv", "text/csv", BYTE_ORDER_MARK + asCsv(answers())));
 element("json").addEventListener("click", () => save("predictions.json", "application/json", asJson(answers())));

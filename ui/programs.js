@@ -21,7 +21,7 @@ console.log(answer.predicted_class, answer.confidence);`,
 };
 
 function showPrograms({ name, asked: [{ path }] }) {
-  const url = `${API || location.origin}${path}`;
+  const url = address(path);
   for (const [id, program] of Object.entries(PROGRAMS)) element(id).textContent = program(name, url);
 }
 

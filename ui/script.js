@@ -1,8 +1,10 @@
 "use strict";
 
-// Opened from disk, the page talks to the gateway where it listens by default.
-const API = location.protocol === "file:" ? "http://localhost:5001" : "";
-const TYPES = ["image/jpeg", "image/png", "image/gif"];
+// The gateway is where the page comes from, below a proxy's path too. Opened from disk, it is where it listens by default.
+const API = location.protocol === "file:" ? "http://localhost:5001/" : location.origin + location.pathname;
+const OTHER_TYPES = /^(audio|font|text|video)\/|^application\/(pdf|zip)$/; // of all others the server judges
+const PHOTO = /^[^.].*\.(jpe?g|jpe|jfif|png|gif)$/i; // in a folder
+const LEAVINGS = /^(\.|@eaDir$|__MACOSX$)/; // folders of systems and network drives
 const MAX_BYTES = 10 * 1024 * 1024;
 const STATUS_INTERVAL = 5000; // milliseconds
 const AT_ONCE = 4; // requests
@@ -10,6 +12,7 @@ const NO_VERSION = "-"; // a version begins with a letter or a digit
 const UNREACHABLE = "The server cannot be reached; start it with “make serve”.";
 
 const element = (id) => document.getElementById(id);
+const address = (path) => new URL(path, API).href;
 const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`; // on one line
 // What was chosen, in order: file, its name and address, and once there is an answer what was `asked`, of each version:
 // path, answer, milliseconds, and whether it is `lost`, as the server was not ready.
@@ -31,10 +34,10 @@ function say(id, message) {
   show(id);
 }
 
-function fail(message) {
-  mark(null);
-  element("preview").hidden = true;
-  say("error", message);
+// What concerns no image that was taken is said beside the result on show.
+function note(message) {
+  element("note").textContent = message;
+  element("note").hidden = !message;
 }
 
 function mark(entry) {
@@ -42,14 +45,20 @@ function mark(entry) {
   for (const each of visit) each.button.ariaCurrent = each === entry ? "true" : null;
 }
 
-function problem(file) {
-  if (!TYPES.includes(file.type)) return "This is not a JPG, PNG or GIF image.";
+async function problem(file) {
+  if (OTHER_TYPES.test(file.type)) return "This is not a JPG, PNG or GIF image.";
   if (file.size > MAX_BYTES) return "This image is larger than 10 MB.";
   if (file.size === 0) return "This file is empty.";
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    return "This file cannot be read. It may have changed, or is a folder; choose it again.";
+  }
   return null;
 }
 
 function take(files) {
+  note("");
   const entries = Array.from(files, (file) => ({ file, name: file.name || "pasted", url: URL.createObjectURL(file) }));
   visit.push(...entries);
   element("visit").append(...entries.map(listed));
@@ -80,11 +89,11 @@ function versions() {
 
 // One after another, so that none waits for the other and each one's time is its own.
 async function askVersions({ file, name }, wanted) {
-  const wrong = problem(file);
+  const wrong = await problem(file);
   if (wrong) return [{ answer: { error: wrong } }];
   const asked = [];
   for (const version of wanted) {
-    const path = version ? `/predict?version=${encodeURIComponent(version)}` : "/predict";
+    const path = version ? `predict?version=${encodeURIComponent(version)}` : "predict";
     const started = performance.now();
     const { lost, ...answer } = await post(path, file, name);
     asked.push({ path, answer, lost, milliseconds: performance.now() - started });
@@ -147,7 +156,7 @@ function post(path, file, name) {
 async function ask(path, options) {
   let response;
   try {
-    response = await fetch(API + path, options);
+    response = await fetch(address(path), options);
   } catch {
     showStatus();
     return { error: UNREACHABLE, lost: true };
@@ -167,7 +176,7 @@ async function checkStatus() {
 async function showStatus() {
   let health = {};
   try {
-    health = await (await fetch(`${API}/health`)).json();
+    health = await (await fetch(address("health"))).json();
   } catch {
     // No answer is an answer: the server is not there.
   }
@@ -186,35 +195,68 @@ async function welcome() {
 }
 
 async function listClasses() {
-  const { classes } = await ask("/classes");
-  element("classes").textContent = classes ? `It knows ${classes.length} classes: ${classes.join(", ")}.` : "";
-  for (const [name, button] of examples) button.hidden = !classes?.includes(name.replace(".jpg", ""));
+  const { classes } = await ask("classes");
+  if (!classes) return; // those shown stay
+  element("classes").textContent = `It knows ${classes.length} classes: ${classes.join(", ")}.`;
+  for (const [name, button] of examples) button.hidden = !classes.includes(name.replace(".jpg", ""));
   element("offer").hidden = examples.every(([, { hidden }]) => hidden);
 }
 
 async function listVersions() {
-  const { models = [] } = await ask("/models");
+  const { models } = await ask("models");
+  if (!models) return; // the choice stays
   const texts = models.map(({ version, default: isDefault }) => (isDefault ? `${version}, the default` : version));
   element("choice").hidden = models.length < 2;
   if (texts.join() === [...element("version").options].map(({ text }) => text).join()) return; // what was chosen stays
   const options = () => models.map(({ version, default: isDefault }, at) => new Option(texts[at], isDefault ? "" : version));
-  element("version").replaceChildren(...options());
-  element("version").value = "";
-  element("compare").replaceChildren(new Option("none", NO_VERSION), ...options());
+  refill("version", options(), "");
+  refill("compare", [new Option("none", NO_VERSION), ...options()], NO_VERSION);
+}
+
+// What was chosen stays if it is still there.
+function refill(id, options, otherwise) {
+  const select = element(id);
+  const values = options.map(({ value }) => value);
+  const value = select.options.length && values.includes(select.value) ? select.value : otherwise;
+  select.replaceChildren(...options);
+  select.value = value;
 }
 
 async function classifyExample(name) {
   try {
-    const response = await fetch(`${API}/examples/${name}`);
+    const response = await fetch(address(`examples/${name}`));
     take([new File([await response.blob()], name, { type: "image/jpeg" })]);
   } catch {
-    fail(UNREACHABLE);
+    note(UNREACHABLE);
   }
 }
 
-function receive({ files }) {
-  if (files.length) take(files);
-  else fail("That is not an image file.");
+async function receive({ items, files }, missing) {
+  const entries = Array.from(items, (item) => item.webkitGetAsEntry()).filter(Boolean); // now; later they are gone
+  const folders = entries.filter(({ isDirectory }) => isDirectory);
+  const names = folders.map(({ name }) => name);
+  let photos;
+  try {
+    photos = (await Promise.all(folders.map(photosIn))).flat();
+  } catch {
+    return note("This folder cannot be read.");
+  }
+  const all = [...Array.from(files).filter(({ name }) => !names.includes(name)), ...photos];
+  if (all.length) take(all);
+  else note(folders.length ? "There is no JPG, PNG or GIF image in that folder." : missing);
+}
+
+async function photosIn(folder) {
+  const reader = folder.createReader();
+  const entries = [];
+  const more = () => new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+  for (let some = await more(); some.length; some = await more()) entries.push(...some); // a hundred at once
+  entries.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  const photos = entries.map((entry) => {
+    if (entry.isDirectory) return LEAVINGS.test(entry.name) ? [] : photosIn(entry);
+    return PHOTO.test(entry.name) ? new Promise((resolve, reject) => entry.file(resolve, reject)) : [];
+  });
+  return (await Promise.all(photos)).flat();
 }
 
 function part(className, text = "") {
@@ -239,13 +281,13 @@ for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     element("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop") receive(event.dataTransfer);
+    if (type === "drop") receive(event.dataTransfer, "No file was dropped. Save the image, then drop its file.");
   });
 }
 
-document.addEventListener("paste", ({ clipboardData }) => receive(clipboardData));
+document.addEventListener("paste", ({ clipboardData }) => receive(clipboardData, "There is no image in what you pasted. Copy an image, not its text or address."));
 
-for (const name of ["model", "swagger/"]) element(name.replace("/", "")).href = `${API}/${name}`;
+for (const name of ["model", "swagger/"]) element(name.replace("/", "")).href = address(name);
 
 // Once the other scripts are there.
 document.addEventListener("DOMContentLoaded", () => {

@@ -34,10 +34,12 @@ SET_UP = Path(__file__).with_name("container.sh")
 class Image:
     """One target: what is copied, from where to where; its user, working directory, environment, ports and commands.
 
-    `packages` is the stage its packages come from; `runs` are the shell commands of the target itself.
+    `modes` are the permissions that what is copied gets; what has none there keeps those it has here. `packages` is the
+    stage its packages come from; `runs` are the shell commands of the target itself.
     """
 
     copied: dict[str, PurePosixPath] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     ports: list[int] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
@@ -62,7 +64,9 @@ def read(target: str) -> Image:
         elif instruction == "COPY" and (stage := re.match(r"--from=(\S+) ", value)):
             image.packages = stage[1]
         elif instruction == "COPY":
-            *sources, destination = value.split()
+            mode = re.match(r"--chmod=(\d+) ", value)
+            *sources, destination = value.removeprefix(mode[0] if mode else "").split()
+            image.modes |= {source: int(mode[1], 8) for source in sources if mode}
             alone = len(sources) == 1 and not destination.endswith("/")
             place = image.folder / destination
             image.copied |= {source: place if alone else place / PurePosixPath(source).name for source in sources}
@@ -126,13 +130,21 @@ class Container:
         return subprocess.run([*enter, *command], capture_output=True, text=True)
 
 
+def copy(image: Image, root: Path) -> None:
+    """Copy into a folder what the Dockerfile copies, with the permissions that it gives."""
+    for source, destination in image.copied.items():
+        place = root / destination.relative_to("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, place)
+        if source in image.modes:
+            for each in (place, *place.rglob("*")):
+                each.chmod(image.modes[source])
+
+
 @contextmanager
 def container(image: Image, lock: Path, folder: Path) -> Iterator[Container]:
     """Run an image's command until the block ends, with its files and root below an empty folder."""
-    for source, destination in image.copied.items():
-        place = folder / "image" / destination.relative_to("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, place)
+    copy(image, folder / "image")
     _install(lock, folder / "image" / "venv")
     log, root = folder / "log", folder / "root"
     root.mkdir()

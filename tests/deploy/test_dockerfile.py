@@ -1,9 +1,14 @@
 """deploy/Dockerfile: linted, held against this tree, and its commands run as it says, but for the building itself."""
 
 import json
+import os
 import re
+import shutil
+import socket
 import subprocess
+import sys
 import sysconfig
+import threading
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -13,7 +18,7 @@ from packaging.requirements import Requirement
 from gateway.torchserve import MODEL, read_properties
 from scripts.serve import START_TIMEOUT
 from scripts.service import STOP_TIMEOUT
-from tests.deploy.image import DOCKERFILE, Container, container, locked, read
+from tests.deploy.image import DOCKERFILE, Container, container, copy, locked, read
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, wait_until
 from training.files import digest_path, write_digest
@@ -76,6 +81,92 @@ def test_torch_for_a_cpu_leaves_the_rest_hashed_and_whole(tmp_path: Path) -> Non
     needed = map(Requirement, requires("torch") or ())
     names = {each.name for each in needed if not each.marker or each.marker.evaluate({"extra": ""})}
     assert names <= rest.keys() | gone
+
+
+@pytest.mark.parametrize("target", LOCKS)
+def test_all_may_read_an_image_of_a_clone_that_only_its_owner_may_read(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = read(target)
+    for source in image.copied:
+        place = tmp_path / "clone" / source
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, place)
+        else:
+            place.write_text("such as an archive")
+    for place in (tmp_path / "clone").rglob("*"):
+        place.chmod(0o700 if place.is_dir() else 0o600)
+    monkeypatch.setattr("tests.deploy.image.ROOT", tmp_path / "clone")
+    copy(image, tmp_path / "image")
+    copied = [each for place in image.copied.values() for each in (tmp_path / "image" / place.relative_to("/"),)]
+    found = [each for place in copied for each in (place, *place.rglob("*"))]
+    assert len(found) >= len(image.copied)
+    assert [each for each in found if each.stat().st_mode & (0o055 if each.is_dir() else 0o044) == 0] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root may become another user.")
+def test_a_user_that_the_cluster_chose_may_write(tmp_path: Path) -> None:
+    (make,) = read("runtime").runs
+    write = "setpriv --reuid=1000680000 --regid=0 --clear-groups touch /run/classifier/state"
+    script = f"mount -t tmpfs tmpfs /run && useradd() {{ :; }} && {make} && {write}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["ready", "live"])
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (None, "does not answer"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops", "status 500"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not answer as"),
+    ],
+    ids=["nothing", "failure", "no HTTP"],
+)
+def test_a_health_check_fails_with_a_sentence(script: str, reply: bytes | None, sentence: str) -> None:
+    done = check(script, reply)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        (b'{"status": "healthy"}', "not answer as TorchServe does"),
+        (b'["ok"]', "not answer as TorchServe does"),
+        (b"<html>", "not answer as TorchServe does"),
+        (b'[{"workers": []}]', "No worker is ready yet."),
+        (b'[{"workers": [{"status": "READY"}]}]', ""),
+    ],
+)
+def test_a_node_is_ready_with_a_worker(reply: bytes, sentence: str) -> None:
+    done = check("ready", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(reply), reply))
+    assert done.returncode == bool(sentence)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+def check(script: str, reply: bytes | None) -> subprocess.CompletedProcess[str]:
+    """Run a health check, in an environment that names a proxy, against what gives such a reply, if any."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = (ROOT / "deploy" / f"{script}.py").read_text()
+        code = re.sub(r'HTTPConnection\("127.0.0.1", \d+', f'HTTPConnection("127.0.0.1", {port}', code)
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(reply or b"")
+
+        if reply is None:
+            server.close()
+        else:
+            threading.Thread(target=answer, daemon=True).start()
+        proxy = {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+        return subprocess.run([sys.executable, "-c", code], env=os.environ | proxy, capture_output=True, text=True)
 
 
 def healthy(running: Container) -> bool:

@@ -18,6 +18,7 @@ from gateway.torchserve import TorchServeError, TorchServeNodes
 from scripts import served
 from scripts.serve import find_java, gateway, torchserve
 from scripts.service import Service
+from tests.deploy import NGINX
 from tests.faults.ledger import Ledger, Pictures
 from tests.machines import Machine, machines
 from tests.stack import ROOT, Record, free_ports, seconds_until, times, wait_until
@@ -28,21 +29,6 @@ WAYS = ["through nginx", "by their addresses"]
 TOKEN = "letters123"
 CONFIG = ROOT / "deploy" / "torchserve.properties"
 TEMPLATE = ROOT / "deploy" / "nginx" / "torchserve.conf.template"
-# What nginx's image brings besides, and where this one may write.
-NGINX = """
-daemon off;
-user root;
-worker_processes 2;
-pid nginx.pid;
-error_log stderr;
-events {}
-http {
-    access_log off;
-    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    include torchserve.conf;
-}
-"""
 
 
 @dataclass

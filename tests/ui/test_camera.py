@@ -9,6 +9,10 @@ from tests.ui.uploads import upload
 INSECURE = "http://classifier.test"  # a browser trusts an address such as this one less than the machine's own
 FORBID = "void (navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')))"
 
+CAMERA = "live.srcObject?.getVideoTracks()[0].getSettings().deviceId"
+ONE_CAMERA = """void (navigator.mediaDevices.enumerateDevices = () =>
+    Promise.resolve([{ kind: "videoinput", deviceId: "" }, { kind: "audioinput", deviceId: "" }]))"""
+
 
 @pytest.fixture
 def track(served: Page) -> JSHandle:
@@ -35,6 +39,40 @@ def test_a_picture_goes_the_way_of_a_file(served: Page, track: JSHandle) -> None
 
 def test_cancel_takes_none(served: Page, track: JSHandle) -> None:
     served.get_by_role("button", name="Cancel").click()
+    expect(served.locator("#history")).to_be_hidden()
+    assert_ended(served, track)
+
+
+def test_it_is_a_phones_back_camera(track: JSHandle) -> None:
+    assert track.evaluate("(track) => track.getConstraints().facingMode") == "environment"
+
+
+def test_switches_to_the_other_camera_and_stays_there(served: Page, track: JSHandle) -> None:
+    first = served.evaluate(CAMERA)
+    served.get_by_role("button", name="Switch camera").click()
+    second = served.wait_for_function(f"(first) => {CAMERA} !== first && {CAMERA}", arg=first).json_value()
+    expect(served.get_by_role("button", name="Switch camera")).to_be_focused()
+    assert track.evaluate("(track) => track.readyState") == "ended"  # a phone runs one at once
+    served.get_by_role("button", name="Take the picture").click()
+    expect(served.locator(".bars li")).to_have_count(10)
+    served.get_by_role("button", name="Use the camera").click()
+    expect(served.get_by_role("button", name="Take the picture")).to_be_focused()
+    assert served.evaluate(CAMERA) == second
+    served.get_by_role("button", name="Switch camera").click()
+    served.wait_for_function(f"(first) => {CAMERA} === first", arg=first)
+
+
+def test_one_camera_needs_no_switch(served: Page) -> None:
+    served.evaluate(ONE_CAMERA)
+    served.get_by_role("button", name="Use the camera").click()
+    expect(served.get_by_role("button", name="Take the picture")).to_be_focused()
+    expect(served.get_by_role("button", name="Switch camera")).to_be_hidden()
+
+
+def test_no_picture_is_no_file(served: Page, track: JSHandle) -> None:
+    served.evaluate("void (HTMLCanvasElement.prototype.toBlob = (take) => take(null))")
+    served.get_by_role("button", name="Take the picture").click()
+    expect(served.get_by_role("alert")).to_have_text("The camera gave no picture. Try again.")
     expect(served.locator("#history")).to_be_hidden()
     assert_ended(served, track)
 

@@ -1,5 +1,6 @@
 """What was asked in a visit, looked at again and saved."""
 
+import codecs
 import csv
 import json
 import re
@@ -29,10 +30,23 @@ def test_takes_many_images_and_remembers_them(served: Page) -> None:
 
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as CSV").click()
-    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
     assert [row["predicted_class"] for row in rows] == [*names, ""]
     assert float(rows[0]["probability_green"]) == float(rows[0]["confidence"])
     assert "cannot be read" in rows[4]["error"]
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as JSON").click()
     assert [row.get("predicted_class") for row in json.loads(download.value.path().read_text())] == [*names, None]
+
+
+def test_a_spreadsheet_reads_the_saved_csv_and_runs_nothing_of_it(served: Page) -> None:
+    names = ["größe 猫.png", "=1+1.png", "+1+1.png", "-1+1.png", "@SUM(1).png", "\t=1+1.png", "-1", "-2e5"]
+    served.set_input_files("#file", [upload(name=name) for name in names])
+    expect(served.locator("#visit button").last).to_contain_text("green")
+    with served.expect_download() as download:
+        served.get_by_role("button", name="Save as CSV").click()
+    saved = download.value.path().read_bytes()
+    assert saved.startswith(codecs.BOM_UTF8)
+    rows = list(csv.DictReader(saved.decode("utf-8-sig").splitlines()))
+    assert [row["file"] for row in rows] == [names[0], *(f"'{name}" for name in names[1:6]), *names[6:]]
+    assert all(float(row["probability_red"]) >= 0 for row in rows)  # such as 1e-7

@@ -37,6 +37,34 @@ def test_shows_both_versions_where_they_agree(served: Page) -> None:
     assert left["y"] == right["y"]
 
 
+@pytest.mark.parametrize(
+    "failure", [{"status": 503, "json": {"error": "No.", "success": False}}, None], ids=["503", "away"]
+)
+def test_the_choice_outlives_a_failure(compared: Page, failure: dict[str, object] | None) -> None:
+    compared.get_by_label("Version").select_option("2.0")
+    for path in ("**/models", "**/classes"):
+        compared.route(path, lambda route: route.fulfill(**failure) if failure else route.abort())
+    compared.evaluate("checkStatus()")
+    expect(compared.locator("#classes")).to_contain_text("10 classes")
+    compared.unroute_all()
+    compared.evaluate("checkStatus()")
+    expect(compared.get_by_label("Version")).to_have_value("2.0")
+    expect(compared.get_by_label("Compare with")).to_have_value("2.0")
+    expect(compared.locator("#choice")).to_be_visible()
+
+
+def test_the_choice_outlives_a_new_version(compared: Page) -> None:
+    models = [{"version": version, "default": version == "1.0", "workers": 1} for version in ("1.0", "2.0", "3.0")]
+    compared.route("**/models", lambda route: route.fulfill(json={"models": models}))
+    compared.evaluate("checkStatus()")
+    expect(compared.get_by_label("Version").locator("option")).to_have_count(3)
+    expect(compared.get_by_label("Version")).to_have_value("")
+    expect(compared.get_by_label("Compare with")).to_have_value("2.0")
+    del models[1]
+    compared.evaluate("checkStatus()")
+    expect(compared.get_by_label("Compare with")).to_have_value("-")
+
+
 def test_shows_where_they_differ(compared: Page) -> None:
     expect(compared.locator("#agreement")).to_have_text("They disagree: version 1.0 says red, version 2.0 pink.")
     one, other = compared.locator(".confidence").all_inner_texts()
@@ -55,7 +83,7 @@ def test_history_and_what_is_saved_hold_both(served: Page) -> None:
     expect(served.locator("#visit .said")).to_have_text(re.compile(r"2\.0: pink \d+\.\d\s%\s+1\.0: red \d+\.\d\s%"))
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as CSV").click()
-    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
     assert [(row["version"], row["predicted_class"]) for row in rows] == [("2.0", "pink"), ("1.0", "red")]
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as JSON").click()
