@@ -160,7 +160,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_pointer(data: bytes) -> bool:
+    """Say whether Git LFS put this file in the place of the image."""
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def _unidentified(data: bytes) -> ImageError:
+    if not data:
+        return ImageError("The file is empty; it cannot be read as a JPEG, PNG or GIF.")
+    if is_pointer(data):
+        return ImageError("The file is a pointer of Git LFS, and not the image itself; run git lfs pull.")
     kind = filetype.guess(data)
     if kind is None or kind.extension.upper().replace("JPG", "JPEG") in FORMATS:
         return _damaged()

@@ -40,7 +40,8 @@ from scripts.gateway_client import Gateway, GatewayGone
 from scripts.images import count_others, grouped, list_images, names_of, paths_of
 from scripts.options import Outcome, Stopped
 from scripts.predictions import FORMS, Journal, Row, columns, legible, rows_of, write_parquet
-from scripts.summary import Summary, as_document, as_text, few, summarise
+from scripts.summary import Summary, as_document, as_text, summarise
+from training.folders import few
 
 AWAY_INTERVAL = 5  # seconds
 
@@ -84,7 +85,7 @@ def classify(paths: list[Path], gateway: Gateway, classes: list[str], output: Pa
     if kept:
         say(f"Going on after the {len(kept):,} images in {journal.path}; remove it to begin anew.")
     asked = predict_all(gateway, groups, classes, done=len(kept))
-    summary = summarise(chain(kept, journal.append(asked)), classes)
+    summary = summarise(chain(kept, journal.append(asked)), classes, paths)
     if output.suffix == ".parquet":
         write_parquet(output, journal.read(), names)
         journal.path.unlink()
@@ -116,7 +117,7 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
                 stop.wait(AWAY_INTERVAL)
 
     say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
-    return summarise(chain(rows, journal.append(appearing())), classes)
+    return summarise(chain(rows, journal.append(appearing())), classes, paths)
 
 
 def ask_gateway(arguments: argparse.Namespace) -> Done:
@@ -144,8 +145,9 @@ def ask_ray(arguments: argparse.Namespace) -> Done:
         raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
     from scripts import ray_engine
 
-    rows, classes = ray_engine.classify(names_of(arguments), arguments.archive, arguments.output, arguments.address)
-    return Done(summarise(rows, classes), classes, Counter())
+    names = names_of(arguments)
+    rows, classes = ray_engine.classify(names, arguments.archive, arguments.output, arguments.address)
+    return Done(summarise(rows, classes, names), classes, Counter())
 
 
 ENGINES = {"gateway": ask_gateway, "ray": ask_ray}

@@ -39,7 +39,7 @@ def arrivals(named: list[Path], done: Collection[str], stop: Event) -> Iterator[
 
 
 def _states(named: list[Path], done: Collection[str]) -> Iterator[State]:
-    for path in find_images(named):
+    for path in find_images(named, aloud=False):
         if str(path) not in done:
             stat = path.stat()
             yield path, stat.st_size, stat.st_mtime_ns

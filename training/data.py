@@ -6,24 +6,35 @@ writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server
 """
 
 import argparse
+import os
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
+from tqdm import tqdm
 
-from handler.transforms import INPUT_SIZE, ImageError, decode_image, to_pixels
+from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer, to_pixels
+from training import distributed
 from training.augment import train_transform
 from training.config import Recipe
+from training.folders import Findings, counted, extensions_of, few, find, is_leaving
 
 CIFAR10_ROOT = Path("data")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")  # of handler.transforms.FORMATS
+CIFAR10_LOCK = ".cifar10.lock"  # in it
+DECODERS = min(os.cpu_count() or 1, 16)  # threads, each of which may hold a large image
+NAMED_BAD = 20  # files in a message
 
 
 class DataError(ValueError):
@@ -48,29 +59,117 @@ class Images(NamedTuple):
 def load_images(root: Path | None, split: str) -> Images:
     """Load the `train` or `test` images under `root`; without a root, CIFAR-10, downloaded if absent.
 
-    Raises DataError where a folder is missing or an image cannot be read.
+    Raises DataError where a folder is missing, or names all images that cannot be read.
     """
     if root is None:
         return _load_cifar10(split)
-    class_names(root, split)
+    found = _find_split(root, split)
+    images, problems = _read_split(root, split, found)
+    _raise_any(problems)
+    return images
+
+
+def load_training_images(root: Path | None) -> Images:
+    """Load the `train` images as `load_images` does, once the `test` images have been looked at.
+
+    They have to have the same classes and to be readable too, as a training should not fail at its end. Raises
+    DataError.
+    """
+    if root is None:
+        return _load_cifar10("train")
+    train, test = (_find_split(root, split) for split in ("train", "test"))
+    if list(train) != list(test):
+        raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
+    images, problems = _read_split(root, "train", train)
+    _raise_any(problems + _read_split(root, "test", test)[1])
+    return images
+
+
+def _find_split(root: Path, split: str) -> dict[str, Findings]:
+    """Find the images of each class of a split. Raises DataError for less than two, and for one without images."""
+    folder = root / split
     try:
-        folder = ImageFolder(str(root / split), loader=_load_pixels, is_valid_file=_is_image)
-    except FileNotFoundError as error:
-        raise DataError(f"{root / split} cannot be used: {error}") from None
-    return Images(torch.stack([pixels for pixels, _ in folder]), torch.tensor(folder.targets), folder.classes)
-
-
-def class_names(root: Path, split: str) -> list[str]:
-    """Return the names of the folders of a split. Raises DataError for less than two, and for one without images."""
-    names = sorted(folder.name for folder in (root / split).glob("*/"))
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_leaving(path.name))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
     if not names:
         raise DataError(f"{root} has no folder '{split}' with classes; put images into {root}/{split}/<class>/.")
     if len(names) == 1:
-        raise DataError(f"{root / split} has '{names[0]}' alone; there is nothing to tell apart.")
-    for name in names:
-        if not any(_is_image(file.name) for file in (root / split / name).rglob("*")):
-            raise DataError(f"{root / split / name} has no JPEG, PNG or GIF files; add some, or remove the folder.")
-    return names
+        raise DataError(f"{folder} has '{names[0]}' alone; there is nothing to tell apart.")
+    found = {name: find(folder / name) for name in names}
+    for name, inside in found.items():
+        if not inside.images and not inside.unreadable:
+            raise DataError(f"{folder / name} has no JPEG, PNG or GIF files; add some, or remove the folder.")
+    return found
+
+
+def _read_split(root: Path, split: str, found: dict[str, Findings]) -> tuple[Images, list[str]]:
+    """Decode the images of a split on all cores, in order, and say of each that cannot be read why."""
+    everything = Findings()
+    for inside in found.values():
+        everything.add(inside)
+    _note_left_out(root / split, everything)
+    # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
+    images = [sorted(inside.images, key=lambda path: (str(path.parent), path.name)) for inside in found.values()]
+    labels = [label for label, paths in enumerate(images) for _ in paths]
+    pixels: list[Tensor] = []
+    problems = [
+        f"{path}: {reason}. Remove it, or make it readable." for path, reason in sorted(everything.unreadable.items())
+    ]
+    pool = ThreadPoolExecutor(DECODERS)
+    reading = pool.map(_read, chain.from_iterable(images))
+    hidden = None if distributed.rank() == 0 else True  # None shows the bar on terminals alone
+    try:
+        for read in tqdm(reading, f"reading {split}", len(labels), leave=False, unit=" images", disable=hidden):
+            if isinstance(read, str):
+                problems.append(read)
+            else:
+                pixels.append(read)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C those under way alone are waited for
+    if problems:
+        labels, pixels = [], []
+    stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)
+    return Images(stacked, torch.tensor(labels), list(found)), problems
+
+
+def _read(path: Path) -> Tensor | str:
+    """Return the pixels of an image, or a line that says why there are none."""
+    try:
+        content = path.read_bytes()
+        return to_pixels(decode_image(content))
+    except ImageError as error:
+        return f"{path}: {error}" if is_pointer(content) else f"{path}: {error} Remove or replace it."
+    except OSError as error:
+        return f"{path}: {error.strerror}. Remove it, or make it readable."
+
+
+def _raise_any(problems: list[str]) -> None:
+    """Raise DataError if there are problems, which names the first of them."""
+    if problems:
+        more = [f"and {len(problems) - NAMED_BAD:,} more"] if len(problems) > NAMED_BAD else []
+        count = counted(problems, "file or folder", "files and folders")
+        raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:NAMED_BAD], *more]))
+
+
+def _note_left_out(folder: Path, found: Findings) -> None:
+    """Say what in the folders of classes, and beside them, is not trained on."""
+    beside = [path for path in folder.iterdir() if path.is_file() and not is_leaving(path.name)]
+    found.leavings += [path for path in folder.iterdir() if is_leaving(path.name)]
+    if beside:
+        _note(f"{folder}: left out {counted(beside, 'file', 'files')} beside the folders of classes.")
+    if found.others:
+        kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
+        _note(f"{folder}: left out {counted(found.others, 'other file', 'other files')} ({few(kinds)}).")
+    if found.leavings:
+        _note(f"{folder}: {found.notes()[0]}")
+
+
+def _note(line: str) -> None:
+    if distributed.rank() == 0:
+        tqdm.write(line)
 
 
 def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
@@ -136,7 +235,8 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 
 def _load_cifar10(split: str) -> Images:
     try:
-        found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
+        with _one_process_at_a_time(CIFAR10_ROOT):
+            found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own with --data."
@@ -146,15 +246,23 @@ def _load_cifar10(split: str) -> Images:
     )
 
 
-def _load_pixels(path: str) -> Tensor:
+@contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a lock, so that one process downloads into a folder, and others find it complete. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # then nobody downloads
+        yield
+        return
+    lock = FileLock(folder / CIFAR10_LOCK)
     try:
-        return to_pixels(decode_image(Path(path).read_bytes()))
-    except ImageError as error:
-        raise DataError(f"{path}: {error} Remove or replace it.") from None
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)
+        lock.acquire(timeout=0)
+    except Timeout:
+        _note("Waiting for another process, which loads CIFAR-10 …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_images(images: Images, folder: Path) -> None:
