@@ -34,6 +34,7 @@ from training.folders import Findings, counted, extensions_of, few, find, is_lea
 CIFAR10_ROOT = Path("data")
 CIFAR10_LOCK = ".cifar10.lock"  # in it
 DECODERS = min(os.cpu_count() or 1, 16)  # threads, each of which may hold a large image
+READ_AT_ONCE = 4096  # paths that wait for a thread
 NAMED_BAD = 20  # files in a message
 
 
@@ -63,76 +64,93 @@ def load_images(root: Path | None, split: str) -> Images:
     """
     if root is None:
         return _load_cifar10(split)
-    found = _find_split(root, split)
-    images, problems = _read_split(root, split, found)
+    found = _find_split(root / split)
+    _note_left_out(found)
+    images, problems = _read_split(found)
     _raise_any(problems)
     return images
 
 
 def load_training_images(root: Path | None) -> Images:
-    """Load the `train` images as `load_images` does, once the `test` images have been looked at.
+    """Load the `train` images as `load_images` does, after a look at the `test` images.
 
-    They have to have the same classes and to be readable too, as a training should not fail at its end. Raises
+    Those must have the same classes and be readable too, because a training should not fail at its end. Raises
     DataError.
     """
     if root is None:
         return _load_cifar10("train")
-    train, test = (_find_split(root, split) for split in ("train", "test"))
-    if list(train) != list(test):
+    train, test = (_find_split(root / split) for split in ("train", "test"))
+    if list(train.classes) != list(test.classes):
         raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
-    images, problems = _read_split(root, "train", train)
-    _raise_any(problems + _read_split(root, "test", test)[1])
+    _note_left_out(train)
+    images, problems = _read_split(train)
+    _raise_any(problems + _read_split(test)[1])
     return images
 
 
-def _find_split(root: Path, split: str) -> dict[str, Findings]:
-    """Find the images of each class of a split. Raises DataError for less than two, and for one without images."""
-    folder = root / split
+class Split(NamedTuple):
+    """The folder of a split, all that is in it, and the images of each class, in order."""
+
+    folder: Path
+    found: Findings
+    classes: dict[str, list[Path]]
+
+
+def _find_split(folder: Path) -> Split:
+    """Find the images of each class. Raises DataError for less than two classes, and for one without images."""
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_leaving(path.name))
+        names = sorted(path.name for path in folder.iterdir() if not is_leaving(path.name) and os.path.isdir(path))
     except FileNotFoundError:
         names = []
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
     if not names:
-        raise DataError(f"{root} has no folder '{split}' with classes; put images into {root}/{split}/<class>/.")
+        raise DataError(
+            f"{folder.parent} has no folder '{folder.name}' with classes; put images into {folder}/<class>/."
+        )
     if len(names) == 1:
         raise DataError(f"{folder} has '{names[0]}' alone; there is nothing to tell apart.")
-    found = {name: find(folder / name) for name in names}
-    for name, inside in found.items():
-        if not inside.images and not inside.unreadable:
-            raise DataError(f"{folder / name} has no JPEG, PNG or GIF files; add some, or remove the folder.")
-    return found
-
-
-def _read_split(root: Path, split: str, found: dict[str, Findings]) -> tuple[Images, list[str]]:
-    """Decode the images of a split on all cores, in order, and say of each that cannot be read why."""
-    everything = Findings()
-    for inside in found.values():
-        everything.add(inside)
-    _note_left_out(root / split, everything)
+    found = find(folder)
+    classes: dict[str, list[Path]] = {name: [] for name in names}
     # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
-    images = [sorted(inside.images, key=lambda path: (str(path.parent), path.name)) for inside in found.values()]
-    labels = [label for label, paths in enumerate(images) for _ in paths]
+    for path in sorted(found.images, key=lambda path: (str(path.parent), path.name)):
+        if path.parent != folder:
+            classes[path.relative_to(folder).parts[0]].append(path)
+    empty = [name for name, images in classes.items() if not images]
+    if empty and not found.unreadable:
+        raise DataError(f"{folder / empty[0]} has no JPEG, PNG or GIF files; add some, or remove the folder.")
+    return Split(folder, found, classes)
+
+
+def _read_split(split: Split) -> tuple[Images, list[str]]:
+    """Decode the images of a split, and say of each file and folder that cannot be read why."""
+    unreadable = sorted(split.found.unreadable.items())
+    problems = [f"{path}: {reason}. Remove it, or make it readable." for path, reason in unreadable]
+    labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
     pixels: list[Tensor] = []
-    problems = [
-        f"{path}: {reason}. Remove it, or make it readable." for path, reason in sorted(everything.unreadable.items())
-    ]
-    pool = ThreadPoolExecutor(DECODERS)
-    reading = pool.map(_read, chain.from_iterable(images))
+    paths = list(chain.from_iterable(split.classes.values()))
     hidden = None if distributed.rank() == 0 else True  # None shows the bar on terminals alone
-    try:
-        for read in tqdm(reading, f"reading {split}", len(labels), leave=False, unit=" images", disable=hidden):
+    with tqdm(desc=f"reading {split.folder}", total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
+        for read in _read_all(paths):
+            bar.update()
             if isinstance(read, str):
                 problems.append(read)
             else:
                 pixels.append(read)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C those under way alone are waited for
     if problems:
         labels, pixels = [], []
     stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)
-    return Images(stacked, torch.tensor(labels), list(found)), problems
+    return Images(stacked, torch.tensor(labels), list(split.classes)), problems
+
+
+def _read_all(paths: list[Path]) -> Iterator[Tensor | str]:
+    """Yield what `_read` returns of each image, in order, read on all cores; Pillow decodes without Python's lock."""
+    pool = ThreadPoolExecutor(DECODERS)
+    try:
+        for first in range(0, len(paths), READ_AT_ONCE):
+            yield from pool.map(_read, paths[first : first + READ_AT_ONCE])
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only those under way are waited for
 
 
 def _read(path: Path) -> Tensor | str:
@@ -154,17 +172,17 @@ def _raise_any(problems: list[str]) -> None:
         raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:NAMED_BAD], *more]))
 
 
-def _note_left_out(folder: Path, found: Findings) -> None:
-    """Say what in the folders of classes, and beside them, is not trained on."""
-    beside = [path for path in folder.iterdir() if path.is_file() and not is_leaving(path.name)]
-    found.leavings += [path for path in folder.iterdir() if is_leaving(path.name)]
+def _note_left_out(split: Split) -> None:
+    """Say which files in the folder of a split are not trained on."""
+    folder, found, _ = split
+    beside = [path for path in found.images if path.parent == folder]
+    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
     if beside:
-        _note(f"{folder}: left out {counted(beside, 'file', 'files')} beside the folders of classes.")
-    if found.others:
-        kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
+        _note(f"{folder}: left out {counted(beside, 'image', 'images')} that are in no folder of a class.")
+    if kinds:
         _note(f"{folder}: left out {counted(found.others, 'other file', 'other files')} ({few(kinds)}).")
-    if found.leavings:
-        _note(f"{folder}: {found.notes()[0]}")
+    if line := found.note_of_leavings():
+        _note(f"{folder}: {line}")
 
 
 def _note(line: str) -> None:

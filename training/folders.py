@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from errno import ENOENT
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
@@ -58,16 +59,16 @@ class Findings:
 
     def notes(self) -> list[str]:
         """Return a line on what systems left behind, and one on what cannot be read, if there is any."""
-        lines = []
-        if self.leavings:
-            names = few(sorted({path.name for path in self.leavings}))
-            lines.append(
-                f"Left out {counted(self.leavings, 'file or folder', 'files and folders')} of systems: {names}."
-            )
-        if self.unreadable:
-            reasons = few([f"{path} ({reason})" for path, reason in sorted(self.unreadable.items())])
-            lines.append(f"Left out {counted(self.unreadable, 'place', 'places')} that cannot be read: {reasons}.")
-        return lines
+        reasons = few([f"{path} ({reason})" for path, reason in sorted(self.unreadable.items())])
+        count = counted(self.unreadable, "file or folder", "files and folders")
+        unreadable = f"left out {count} that cannot be read: {reasons}" if reasons else ""
+        return [line for line in (self.note_of_leavings(), unreadable) if line]
+
+    def note_of_leavings(self) -> str:
+        """Return a line on what systems left behind, or nothing."""
+        names = few(sorted({path.name for path in self.leavings}))
+        count = counted(self.leavings, "file or folder", "files and folders")
+        return f"left out {count} that systems leave behind: {names}" if names else ""
 
 
 def find(folder: Path) -> Findings:
@@ -98,20 +99,30 @@ def find(folder: Path) -> Findings:
 
 
 def match(pattern: Path) -> Findings:
-    """Find the images that a glob matches. A path that goes through one folder twice, by a link, is left out."""
-    found = Findings()
-    root = _before_wildcards(pattern)
-    for path in sorted(set(map(Path, glob.iglob(str(pattern), recursive=True)))):
-        below = path.relative_to(root).parts if path.is_relative_to(root) else ()
-        folders = [root.joinpath(*below[:depth]) for depth in range(len(below))]
-        if len({os.path.realpath(folder) for folder in folders}) < len(folders):
-            continue
+    """Find the images that a glob matches; below `**` as `find` does, so that links in a circle come to an end."""
+    found, root = Findings(), _before_wildcards(pattern)
+    depth = pattern.parts.index("**") if "**" in pattern.parts else len(pattern.parts)
+    for path in sorted(map(Path, glob.iglob(str(Path(*pattern.parts[:depth]))))):
+        below = path.relative_to(root).parts
         if left := next((depth for depth, name in enumerate(below, 1) if is_leaving(name)), 0):
             found.leavings.append(root.joinpath(*below[:left]))
-        else:
+        elif depth == len(pattern.parts):
             _sorted_in(path, found)
-    found.leavings = sorted(set(found.leavings))
+        elif os.path.isdir(path):
+            inside = find(path)
+            for files in (inside.images, inside.others):
+                files[:] = [file for file in files if _fits(file.relative_to(path).parts, pattern.parts[depth:])]
+            found.add(inside)
     return found
+
+
+def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Say whether the parts of a path fit those of a glob, where `**` stands for any number of folders."""
+    if not patterns or not parts:
+        return not parts and all(pattern == "**" for pattern in patterns)
+    if patterns[0] == "**":
+        return _fits(parts, patterns[1:]) or _fits(parts[1:], patterns)
+    return fnmatchcase(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])
 
 
 def _sorted_in(path: Path, found: Findings) -> os.stat_result | None:
