@@ -58,7 +58,7 @@ def find_images(named: Iterable[Path], aloud: bool = True) -> Iterator[Path]:
         yield from found.images
         everything.add(found)
     for line in everything.notes() if aloud else ():
-        print(line, file=sys.stderr)
+        print(f"{line[0].upper()}{line[1:]}.", file=sys.stderr)
 
 
 def count_others(named: Iterable[Path], but: Collection[Path | None] = ()) -> Counter[str]:

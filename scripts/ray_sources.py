@@ -49,7 +49,7 @@ def find_files(named: list[str]) -> Source:
             files = folder.files()
             left = {path for path in files if any(map(is_leaving, PurePosixPath(path.removeprefix(folder.path)).parts))}
             for line in Findings(leavings=sorted(map(Path, left))).notes():
-                print(line, file=sys.stderr)
+                print(f"{folder.name}: {line}.", file=sys.stderr)
             images = [path for path in files if is_image(PurePosixPath(path)) and path not in left]
             places = [(folder.name + path.removeprefix(folder.path), path) for path in images]
             found |= {file: (file, len(filesystems), path) for file, path in places}

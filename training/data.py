@@ -178,11 +178,11 @@ def _note_left_out(split: Split) -> None:
     beside = [path for path in found.images if path.parent == folder]
     kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
     if beside:
-        _note(f"{folder}: left out {counted(beside, 'image', 'images')} that are in no folder of a class.")
+        _note(f"{folder}: left out {counted(beside, 'image', 'images')} outside the folders of classes.")
     if kinds:
         _note(f"{folder}: left out {counted(found.others, 'other file', 'other files')} ({few(kinds)}).")
     if line := found.note_of_leavings():
-        _note(f"{folder}: {line}")
+        _note(f"{folder}: {line}.")
 
 
 def _note(line: str) -> None:
