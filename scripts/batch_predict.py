@@ -7,8 +7,8 @@
     scripts/batch_predict.py drop-folder --watch -o predictions.csv
     scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos photos.parquet -o predictions
 
-Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
-hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in
+Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the first
+folders below what was named are classes, the accuracy is printed, and which classes are confused. Rows are gathered in
 <output>.part, which becomes the output when it is whole; where a run was killed, or the gateway went away, the same
 command goes on after them. With --watch they are appended to the output itself, for files that appear as well, until
 Ctrl-C or SIGTERM.
