@@ -129,8 +129,9 @@ def _read_split(split: Split) -> tuple[Images, list[str]]:
     labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
     pixels: list[Tensor] = []
     paths = list(chain.from_iterable(split.classes.values()))
-    hidden = None if distributed.rank() == 0 else True  # None shows the bar on terminals alone
-    with tqdm(desc=f"reading {split.folder}", total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
+    hidden = distributed.rank() > 0 or None  # None shows the bar on terminals alone
+    name = f"reading {split.folder.name}"
+    with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
         for read in _read_all(paths):
             bar.update()
             if isinstance(read, str):
