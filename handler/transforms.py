@@ -4,23 +4,71 @@ Training, export and serving all import this module, so a prediction is made the
 """
 
 import io
-import warnings
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import filetype
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
+
+from handler.containers import (
+    GIF_MAGIC,
+    JPEG_END,
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    Essence,
+    has_end,
+    of_gif,
+    of_jpeg,
+    of_png,
+    without_end,
+)
 
 INPUT_SIZE = 32
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-FORMATS = ("JPEG", "PNG", "GIF")
-MAX_PIXELS = 50_000_000
+
+
+class Format(NamedTuple):
+    """What a file of a format begins with, and how it is read."""
+
+    magic: tuple[bytes, ...]
+    essence_of: Callable[[bytes], Essence]
+    reader: type[ImageFile]
+
+
+FORMATS = {
+    "JPEG": Format((JPEG_MAGIC,), of_jpeg, JpegImageFile),
+    "PNG": Format((PNG_MAGIC,), of_png, PngImageFile),
+    "GIF": Format(GIF_MAGIC, of_gif, GifImageFile),
+}
+MAX_PIXELS = 50_000_000  # decoded at once
+MAX_JPEG_PIXELS = 200_000_000  # decoded in rows of blocks, to an eighth of its size
+MAX_PROGRESSIVE_SAMPLES = 200_000_000  # of all colours, for which a decoder holds 400 MB
 ENOUGH = (
     4 * INPUT_SIZE,
     4 * INPUT_SIZE,
 )  # pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size
+# What no image goes on with: in all, 256 bytes and each of the eight restart marks a row may wait for.
+NOISE = b"".join(
+    bytes((73 * number + 90) % 251 for number in range(256)) + bytes([0xFF, mark]) for mark in range(0xD0, 0xD8)
+)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by the orientation that EXIF tells
 
 
 class ImageError(ValueError):
@@ -34,26 +82,37 @@ class ImageError(ValueError):
 def decode_image(data: bytes) -> Image.Image:
     """Decode a JPEG, PNG or the first frame of a GIF to an upright RGB image, transparency over white.
 
-    A large JPEG comes smaller, yet no side below that of ENOUGH, which takes a third of the time.
-    Raises ImageError: 415 for another format, 400 for damaged data or more than MAX_PIXELS pixels.
+    Raises ImageError, as `decode_upright` does.
     """
+    return decode_upright(data, _to_rgb)
+
+
+def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decode an image, turn it as EXIF tells, and convert it, which is where damaged pixels may show.
+
+    Metadata that is broken counts as none. A large JPEG comes smaller, yet no side below that of ENOUGH, which takes a
+    third of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
+    """
+    known = next((known for known in FORMATS.values() if data.startswith(known.magic)), None)
+    if known is None:
+        raise _unidentified(data)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images from a limit of its own; the one below is ours.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+        essence = known.essence_of(data)
+        image = known.reader(io.BytesIO(essence.data))
+        _check_size(image, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
+        if isinstance(image, JpegImageFile):
+            if essence.at_once and _samples(image) > MAX_PROGRESSIVE_SAMPLES:
+                raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
+            if not has_end(essence.data):
+                image = JpegImageFile(io.BytesIO(_with_end(essence.data)))
+            image.draft(None, ENOUGH)
+        turn = TURNS.get(essence.orientation)
+        return convert(image if turn is None else image.transpose(turn))
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         raise _too_many_pixels() from error
-    except Exception as error:  # Pillow's parsers raise whatever a damaged header makes them stumble over.
-        raise _damaged() from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_many_pixels()
-    image.draft(None, ENOUGH)
-    try:
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # as above, for damaged pixels
+    except Exception as error:  # Pillow's parsers raise whatever damage makes them stumble over.
         raise _damaged() from error
 
 
@@ -74,6 +133,32 @@ def test_transform(image: Image.Image) -> Tensor:
     return normalise(to_pixels(image))
 
 
+def _check_size(image: ImageFile, limit: int) -> None:
+    if image.width * image.height > limit:
+        raise _too_many_pixels()
+
+
+def _samples(image: JpegImageFile) -> float:
+    """Return the pixels of all colours together, some of which may be stored at half the width or height."""
+    shares = [width * height for _, width, height, _ in image.layer]
+    return image.width * image.height * sum(shares) / max(shares)
+
+
+def _with_end(jpeg: bytes) -> bytes:
+    """Return a JPEG that lacks its end mark with one. Raises ImageError where rows are missing as well.
+
+    Then the decoder would fill them with whatever follows, and two ways to go on lead to two images.
+    """
+    rows, sums = without_end(jpeg), []
+    for rest in (JPEG_END, NOISE + JPEG_END):
+        image = JpegImageFile(io.BytesIO(rows + rest))
+        _check_size(image, MAX_PIXELS)
+        sums.append(zlib.crc32(image.tobytes()))
+    if sums[0] != sums[1]:
+        raise _damaged()
+    return rows + JPEG_END
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it to white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -83,7 +168,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_pointer(data: bytes) -> bool:
+    """Say whether Git LFS put this file in the place of the image."""
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def _unidentified(data: bytes) -> ImageError:
+    if not data:
+        return ImageError("The file is empty; it cannot be read as a JPEG, PNG or GIF.")
+    if is_pointer(data):
+        return ImageError("The file is a pointer of Git LFS, and not the image itself; run git lfs pull.")
     kind = filetype.guess(data)
     if kind is None or kind.extension.upper().replace("JPG", "JPEG") in FORMATS:
         return _damaged()
@@ -91,7 +185,9 @@ def _unidentified(data: bytes) -> ImageError:
 
 
 def _too_many_pixels() -> ImageError:
-    return ImageError(f"The image has more than {MAX_PIXELS:,} pixels; send a smaller one.")
+    return ImageError(
+        f"The image has more than {MAX_PIXELS:,} pixels, or {MAX_JPEG_PIXELS:,} if it is a JPEG; send a smaller one."
+    )
 
 
 def _damaged() -> ImageError:

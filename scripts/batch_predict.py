@@ -7,8 +7,8 @@
     .venv/bin/python scripts/batch_predict.py drop-folder --watch -o predictions.csv
     .venv/bin/python scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos -o predictions
 
-Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the folders that
-hold the images are named as classes are, the accuracy is printed, and which classes are confused. Rows are gathered in
+Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the first
+folders below what was named are classes, the accuracy is printed, and which classes are confused. Rows are gathered in
 <output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
 again: it continues after these rows, and asks again for images that could not be read or asked, and for files that have
 changed. With --watch rows are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
@@ -39,7 +39,8 @@ from scripts.gateway_client import Gateway, GatewayGone
 from scripts.images import absent_of, count_others, grouped, list_once, names_of, paths_of
 from scripts.options import Outcome, Stopped, say
 from scripts.predictions import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
-from scripts.summary import Summary, as_document, as_text, few, summarise
+from scripts.summary import Summary, as_document, as_text, summarise
+from training.folders import few
 
 AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
 AGAIN_INTERVAL = 60  # or an image that could not be read or asked
@@ -173,7 +174,7 @@ def ask_gateway(arguments: argparse.Namespace) -> Done:
     except GatewayGone as error:
         raise Stopped(f"{error} Run the same command again to continue.") from None
     others = count_others(paths, but={output, arguments.contact_sheet})
-    return Done(summarise(rows.all(), classes), classes, others, len(rows.again))
+    return Done(summarise(rows.all(), classes, paths), classes, others, len(rows.again))
 
 
 def ask_ray(arguments: argparse.Namespace) -> Done:
@@ -190,7 +191,7 @@ def ask_ray(arguments: argparse.Namespace) -> Done:
     rows, again, classes = ray_engine.classify(
         names, absent_of(arguments, names), arguments.archive, arguments.output, arguments.address
     )
-    return Done(summarise(chain(rows, again), classes), classes, Counter(), len(again))
+    return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
 
 
 ENGINES = {"gateway": ask_gateway, "ray": ask_ray}

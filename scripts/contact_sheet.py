@@ -51,7 +51,7 @@ def _end_of(file: str) -> str:
 
 
 def _picture(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        image.draft("RGB", (PICTURE, PICTURE))  # decodes a large JPEG no larger than needed
-        upright = ImageOps.exif_transpose(image).convert("RGB")
+    from handler.transforms import decode_upright  # loads PyTorch, which few runs need
+
+    upright = decode_upright(file.read_bytes(), lambda image: image.convert("RGB"))  # takes what was classified
     return ImageOps.contain(upright, (PICTURE, PICTURE))

@@ -46,7 +46,7 @@ def arrivals(
     while not stop.wait(wait):
         now = time.monotonic()
         try:
-            found = {path: state_of(path) for path in find_images(named)}
+            found = {path: state_of(path) for path in find_images(named, aloud=False)}
         except OSError as error:  # a network drive may be away for a moment
             if not hidden:
                 say(f"{error.filename} cannot be looked through now ({error.strerror}); trying again.")

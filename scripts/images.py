@@ -7,12 +7,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from errno import ENOENT, ENOTDIR
 from itertools import chain, groupby
 from pathlib import Path
+from stat import S_ISDIR
 
 from scripts.options import Stopped
+from training.folders import Findings, extensions_of, find, match
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 FILES_AT_ONCE = 32  # in a request; the gateway takes no more,
 BYTES_AT_ONCE = 4 * 1024 * 1024  # nor more than 10 MB together
 
@@ -68,45 +70,40 @@ def list_images(named: Iterable[Path]) -> list[Path]:
     return images
 
 
-def find_images(named: Iterable[Path]) -> Iterator[Path]:
-    """Yield each file, and the images below each folder and of each glob in order. Raises Stopped."""
+def find_images(named: Iterable[Path], aloud: bool = True) -> Iterator[Path]:
+    """Yield each file, and the images below each folder and of each glob in order. Raises Stopped.
+
+    At the end it prints what was left out of them, unless `aloud` is false.
+    """
+    everything = Findings()
     for path in named:
-        if path.is_dir():
-            yield from _images(path.rglob("*"))
-        elif path.is_file():
-            yield path
-        elif glob.has_magic(str(path)):
-            yield from _images(_matching(path))
-        else:
-            raise Stopped(f"There is no file or folder {path}.")
+        found = _look(path)
+        yield from found.images
+        everything.add(found)
+    for line in everything.notes() if aloud else ():
+        print(f"{line[0].upper()}{line[1:]}.", file=sys.stderr)
 
 
 def count_others(named: Iterable[Path], but: Collection[Path | None] = ()) -> Counter[str]:
     """Count by extension the files that `find_images` leaves out of folders and globs, but hidden and given ones."""
     files: set[Path] = set()
     for path in named:
-        if path.is_dir():
-            files.update(file for file in path.rglob("*") if not _is_hidden(file.relative_to(path)))
-        elif not path.is_file():
-            files.update(_matching(path))
-    others = (file for file in files.difference(but) if not _is_image(file) and file.is_file())
-    return Counter(file.suffix.lower() for file in others)
+        if path.is_dir() or glob.has_magic(str(path)):
+            files.update(_look(path).others)
+    return extensions_of(files.difference(but))
 
 
-def _matching(path: Path) -> Iterator[Path]:
-    return map(Path, glob.iglob(str(path), recursive=True))
-
-
-def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted({file for file in files if _is_image(file) and file.is_file()})
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS
-
-
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith(".") for part in file.parts)
+def _look(path: Path) -> Findings:
+    """Find what was named. Raises Stopped if it is not there."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if glob.has_magic(str(path)):
+            return match(path)
+        if error.errno in (ENOENT, ENOTDIR):
+            raise Stopped(f"There is no file or folder {path}.") from None
+        raise Stopped(f"{path} cannot be read ({error.strerror}); name another, or make it readable.") from None
+    return find(path) if S_ISDIR(mode) else Findings([path])
 
 
 def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:

@@ -1,5 +1,6 @@
 """What scripts.ray_engine is to classify: image files, here or in an object store, and images in Parquet files."""
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -8,9 +9,10 @@ import pyarrow
 import pyarrow.dataset
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from scripts.images import EXTENSIONS, find_images
+from scripts.images import find_images
 from scripts.options import Stopped
 from scripts.ray_worker import Contents, Files, Folder, stored
+from training.folders import Findings, is_image, is_leaving
 
 GROUP = 256  # images in a file of the output
 NAMES, CONTENTS = ("path", "file"), ("bytes", "image")  # the columns of a Parquet file that holds images
@@ -44,9 +46,12 @@ def find_files(named: list[str], absent: Collection[str]) -> Source:
     for name in named:
         if "://" in name:
             folder = open_folder(name)
-            places = [
-                (folder.name + path.removeprefix(folder.path), path) for path in files_in(folder) if is_image(path)
-            ]
+            files = files_in(folder)
+            left = {path for path in files if any(map(is_leaving, PurePosixPath(path.removeprefix(folder.path)).parts))}
+            for line in Findings(leavings=sorted(map(Path, left))).notes():
+                print(f"{folder.name}: {line}.", file=sys.stderr)
+            images = [path for path in files if is_image(PurePosixPath(path)) and path not in left]
+            places = [(folder.name + path.removeprefix(folder.path), path) for path in images]
             found |= {file: (file, len(filesystems), path) for file, path in places}
             filesystems.append(folder.filesystem)
         else:
@@ -60,10 +65,6 @@ def find_files(named: list[str], absent: Collection[str]) -> Source:
     rows = list(found.values())
     groups = [as_group(rows[first : first + GROUP]) for first in range(0, len(rows), GROUP)]
     return Source(list(found), groups, Files(filesystems))
-
-
-def is_image(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in EXTENSIONS
 
 
 def as_group(rows: list[tuple[str, int, str]]) -> pyarrow.Table:

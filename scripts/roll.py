@@ -17,6 +17,7 @@ from gateway.torchserve import TooSlow, TorchServe, TorchServeError, Unavailable
 from scripts import served
 from scripts.images import find_images
 from training.files import check_digest
+from training.folders import label_of, roots_of
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "ui" / "examples"
 WARMING = 8  # predictions
@@ -73,7 +74,7 @@ def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, l
         raise Refused(f"{archive} is what is served, and a rollback could not return to it; use another file name.")
 
     def check(new: str) -> str:
-        return _compare(torchserve, old["version"], new, images, sample is not None, limits)
+        return _compare(torchserve, old["version"], new, images, sample, limits)
 
     return _replace(torchserve, old, archive, run, check)
 
@@ -142,18 +143,21 @@ def _versions(torchserve: TorchServe, archive: str) -> set[str]:
     return {each["modelVersion"] for each in torchserve.describe("all") if each["modelUrl"] == archive}
 
 
-def _compare(torchserve: TorchServe, old: str, new: str, images: list[Path], labelled: bool, limits: Limits) -> str:
+def _compare(
+    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+) -> str:
     """Ask both versions for every image; returns how they did. Raises Refused where the new one may not be served."""
     for image in islice(cycle(images), WARMING):
         _ask(torchserve, new, image, limits.seconds)
-    same_classes = _compare_classes(torchserve, old, new, images, labelled, limits)
+    same_classes = _compare_classes(torchserve, old, new, images, sample, limits)
+    labelled, roots = sample is not None, roots_of([sample] if sample else [])
     seconds: dict[str, list[float]] = {old: [], new: []}
     right = {old: 0, new: 0}
     for image in images:
         for version in (old, new):  # in turn, so that both meet the same load
             answer, took = _ask(torchserve, version, image, limits.seconds)
             seconds[version].append(took)
-            right[version] += answer["predicted_class"] == image.parent.name
+            right[version] += answer["predicted_class"] == label_of(image, roots, answer["class_probabilities"])
     times = {version: f"{_two_digits(1000 * median(took)):g} ms" for version, took in seconds.items()}
     shares = {version: f"{count / len(images):.2%}" for version, count in right.items()}
     if median(seconds[new]) > limits.slower * median(seconds[old]):
@@ -176,7 +180,7 @@ def _two_digits(value: float) -> float:
 
 
 def _compare_classes(
-    torchserve: TorchServe, old: str, new: str, images: list[Path], labelled: bool, limits: Limits
+    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> bool:
     """Return whether both versions have the same classes. Raises Refused if not, unless that is wanted."""
     classes = {
@@ -188,8 +192,9 @@ def _compare_classes(
             f"version {new} has other classes, {_listed(classes[new] - classes[old])} and not "
             f"{_listed(classes[old] - classes[new])}; --new-classes if that is wanted."
         )
-    strange = {image.parent.name for image in images} - classes[new]
-    if labelled and strange:
+    roots = roots_of([sample] if sample else [])
+    strange = {label_of(image, roots, classes[new]) for image in images} - classes[new]
+    if sample and strange:
         raise Refused(f"the sample's folders are not all classes of version {new}: {_listed(strange)}.")
     return classes[old] == classes[new]
 

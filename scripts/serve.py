@@ -193,7 +193,10 @@ def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Servic
     ]
     command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
-    environment = {"TEMP": str(memory), "LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
+    environment = {
+        "TEMP": str(memory),
+        "LC_ALL": "C.UTF-8",
+    }  # with LC_ALL=C, Java finds no file in a folder named größe
     return Service(
         "TorchServe",
         command,

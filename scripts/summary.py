@@ -3,15 +3,15 @@
 import shutil
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.predictions import Row, legible
+from scripts.predictions import Row
+from training.folders import few, label_of, roots_of
 
 WIDTH = 100  # characters of a line where no terminal tells
-NAMED = 3  # in a list for people
 UNCERTAIN = 36  # images that are kept for a contact sheet
 
 
@@ -39,19 +39,20 @@ class Summary:
         return self.right / self.confusion.total() if self.confusion else None
 
 
-def summarise(rows: Iterable[Row], classes: list[str]) -> Summary:
-    summary = Summary()
+def summarise(rows: Iterable[Row], classes: list[str], named: Iterable[Path | str] = ()) -> Summary:
+    """Sum up the rows of the images that are in what was named."""
+    summary, known, roots = Summary(), set(classes), roots_of(named)
     for file, predicted, confidence, _, error, *_ in rows:
-        folder = Path(file).parent.name
+        label = label_of(file, roots, known)
         summary.images += 1
         summary.failed += bool(error)
-        summary.labelled += folder in classes
-        if folder and folder not in classes:
-            summary.strangers.add(folder)
+        summary.labelled += label in known
+        if label and label not in known:
+            summary.strangers.add(label)
         if error:
             continue
-        if folder in classes:
-            summary.confusion[folder, predicted] += 1
+        if label in known:
+            summary.confusion[label, predicted] += 1
         insort(summary.uncertain, (confidence, file, predicted))
         del summary.uncertain[UNCERTAIN:]
     return summary
@@ -89,7 +90,7 @@ def as_text(summary: Summary, classes: list[str]) -> list[str]:
 
 
 def _strangers(summary: Summary) -> list[str]:
-    names = few(sorted(map(legible, summary.strangers)))
+    names = few(sorted(summary.strangers))
     match len(summary.strangers):
         case 0:
             return []
@@ -97,12 +98,6 @@ def _strangers(summary: Summary) -> list[str]:
             return [f"the folder {names} is no class of the model"]
         case _:
             return [f"the folders {names} are no classes of the model"]
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def confusion_table(summary: Summary, classes: list[str], width: int) -> list[str]:

@@ -22,6 +22,7 @@ from scripts.gateway_client import Gateway
 from scripts.images import grouped, list_images, paths_of
 from scripts.options import Outcome, Stopped
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.folders import label_of, roots_of
 from training.metrics import predict
 
 TOLERANCE = 1e-4  # of a probability; the network sees the images in other batches
@@ -51,12 +52,14 @@ def served(gateway: Gateway, images: list[Path], classes: list[str]) -> Tensor:
     return torch.tensor(probabilities)
 
 
-def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str]) -> dict[str, Any]:
+def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str], named: list[Path]) -> dict[str, Any]:
     """Compare probabilities that were served with those offline; what needs labels is of `labelled` images."""
+    roots = roots_of(named)
+    labels_of = [label_of(image, roots, classes) for image in images]
     same = int((there.argmax(dim=1) == here.argmax(dim=1)).sum())
     difference = (there - here).abs().max().item()
-    labelled = [index for index, image in enumerate(images) if image.parent.name in classes]
-    labels = torch.tensor([classes.index(images[index].parent.name) for index in labelled])
+    labelled = [index for index, label in enumerate(labels_of) if label in classes]
+    labels = torch.tensor([classes.index(labels_of[index]) for index in labelled])
     right_served, right_offline = (int((each[labelled].argmax(dim=1) == labels).sum()) for each in (there, here))
     return {
         "same": same == len(images) and difference <= TOLERANCE,
@@ -88,12 +91,13 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         checkpoint = load_checkpoint(arguments.checkpoint)
     except CheckpointError as error:
         raise Stopped(str(error)) from None
-    images = list_images(paths_of(arguments))
+    named = paths_of(arguments)
+    images = list_images(named)
     gateway = Gateway(arguments.url, arguments.connections, arguments.token_file)
     classes = gateway.classes()
     if classes != checkpoint.card["classes"]:
         raise Stopped(f"{arguments.url} serves other classes than those of {arguments.checkpoint}.")
-    found = compare(served(gateway, images, classes), offline(checkpoint, images), images, classes)
+    found = compare(served(gateway, images, classes), offline(checkpoint, images), images, classes, named)
     return Outcome(0 if found["same"] else 1, as_text(found), found)
 
 

@@ -6,24 +6,36 @@ writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server
 """
 
 import argparse
+import os
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
+from tqdm import tqdm
 
-from handler.transforms import INPUT_SIZE, ImageError, decode_image, to_pixels
+from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer, to_pixels
+from training import distributed
 from training.augment import train_transform
 from training.config import Recipe
+from training.folders import Findings, counted, extensions_of, few, find, is_leaving
 
 CIFAR10_ROOT = Path("data")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif")  # of handler.transforms.FORMATS
+CIFAR10_LOCK = ".cifar10.lock"  # in it
+DECODERS = min(os.cpu_count() or 1, 16)  # threads, each of which may hold a large image
+READ_AT_ONCE = 4096  # paths that wait for a thread
+NAMED_BAD = 20  # files in a message
 
 
 class DataError(ValueError):
@@ -48,29 +60,135 @@ class Images(NamedTuple):
 def load_images(root: Path | None, split: str) -> Images:
     """Load the `train` or `test` images under `root`; without a root, CIFAR-10, downloaded if absent.
 
-    Raises DataError where a folder is missing or an image cannot be read.
+    Raises DataError where a folder is missing, or names all images that cannot be read.
     """
     if root is None:
         return _load_cifar10(split)
-    class_names(root, split)
+    found = _find_split(root / split)
+    _note_left_out(found)
+    images, problems = _read_split(found)
+    _raise_any(problems)
+    return images
+
+
+def load_training_images(root: Path | None) -> Images:
+    """Load the `train` images as `load_images` does, after a look at the `test` images.
+
+    Those must have the same classes and be readable too, because a training should not fail at its end. Raises
+    DataError.
+    """
+    if root is None:
+        return _load_cifar10("train")
+    train, test = (_find_split(root / split) for split in ("train", "test"))
+    if list(train.classes) != list(test.classes):
+        raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
+    _note_left_out(train)
+    images, problems = _read_split(train)
+    _raise_any(problems + _read_split(test)[1])
+    return images
+
+
+class Split(NamedTuple):
+    """The folder of a split, all that is in it, and the images of each class, in order."""
+
+    folder: Path
+    found: Findings
+    classes: dict[str, list[Path]]
+
+
+def _find_split(folder: Path) -> Split:
+    """Find the images of each class. Raises DataError for less than two classes, and for one without images."""
     try:
-        folder = ImageFolder(str(root / split), loader=_load_pixels, is_valid_file=_is_image)
-    except FileNotFoundError as error:
-        raise DataError(f"{root / split} cannot be used: {error}") from None
-    return Images(torch.stack([pixels for pixels, _ in folder]), torch.tensor(folder.targets), folder.classes)
-
-
-def class_names(root: Path, split: str) -> list[str]:
-    """Return the names of the folders of a split. Raises DataError for less than two, and for one without images."""
-    names = sorted(folder.name for folder in (root / split).glob("*/"))
+        names = sorted(path.name for path in folder.iterdir() if not is_leaving(path.name) and os.path.isdir(path))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
     if not names:
-        raise DataError(f"{root} has no folder '{split}' with classes; put images into {root}/{split}/<class>/.")
+        raise DataError(
+            f"{folder.parent} has no folder '{folder.name}' with classes; put images into {folder}/<class>/."
+        )
     if len(names) == 1:
-        raise DataError(f"{root / split} has '{names[0]}' alone; there is nothing to tell apart.")
-    for name in names:
-        if not any(_is_image(file.name) for file in (root / split / name).rglob("*")):
-            raise DataError(f"{root / split / name} has no JPEG, PNG or GIF files; add some, or remove the folder.")
-    return names
+        raise DataError(f"{folder} has '{names[0]}' alone; there is nothing to tell apart.")
+    found = find(folder)
+    classes: dict[str, list[Path]] = {name: [] for name in names}
+    # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
+    for path in sorted(found.images, key=lambda path: (str(path.parent), path.name)):
+        if path.parent != folder:
+            classes[path.relative_to(folder).parts[0]].append(path)
+    empty = [name for name, images in classes.items() if not images]
+    if empty and not found.unreadable:
+        raise DataError(f"{folder / empty[0]} has no JPEG, PNG or GIF files; add some, or remove the folder.")
+    return Split(folder, found, classes)
+
+
+def _read_split(split: Split) -> tuple[Images, list[str]]:
+    """Decode the images of a split, and say of each file and folder that cannot be read why."""
+    unreadable = sorted(split.found.unreadable.items())
+    problems = [f"{path}: {reason}. Remove it, or make it readable." for path, reason in unreadable]
+    labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
+    pixels: list[Tensor] = []
+    paths = list(chain.from_iterable(split.classes.values()))
+    hidden = distributed.rank() > 0 or None  # None shows the bar on terminals alone
+    name = f"reading {split.folder.name}"
+    with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
+        for read in _read_all(paths):
+            bar.update()
+            if isinstance(read, str):
+                problems.append(read)
+            else:
+                pixels.append(read)
+    if problems:
+        labels, pixels = [], []
+    stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)
+    return Images(stacked, torch.tensor(labels), list(split.classes)), problems
+
+
+def _read_all(paths: list[Path]) -> Iterator[Tensor | str]:
+    """Yield what `_read` returns of each image, in order, read on all cores; Pillow decodes without Python's lock."""
+    pool = ThreadPoolExecutor(DECODERS)
+    try:
+        for first in range(0, len(paths), READ_AT_ONCE):
+            yield from pool.map(_read, paths[first : first + READ_AT_ONCE])
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only those under way are waited for
+
+
+def _read(path: Path) -> Tensor | str:
+    """Return the pixels of an image, or a line that says why there are none."""
+    try:
+        content = path.read_bytes()
+        return to_pixels(decode_image(content))
+    except ImageError as error:
+        return f"{path}: {error}" if is_pointer(content) else f"{path}: {error} Remove or replace it."
+    except OSError as error:
+        return f"{path}: {error.strerror}. Remove it, or make it readable."
+
+
+def _raise_any(problems: list[str]) -> None:
+    """Raise DataError if there are problems, which names the first of them."""
+    if problems:
+        more = [f"and {len(problems) - NAMED_BAD:,} more"] if len(problems) > NAMED_BAD else []
+        count = counted(problems, "file or folder", "files and folders")
+        raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:NAMED_BAD], *more]))
+
+
+def _note_left_out(split: Split) -> None:
+    """Say which files in the folder of a split are not trained on."""
+    folder, found, _ = split
+    beside = [path for path in found.images if path.parent == folder]
+    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
+    if beside:
+        _note(f"{folder}: left out {counted(beside, 'image', 'images')} outside the folders of classes.")
+    if kinds:
+        _note(f"{folder}: left out {counted(found.others, 'other file', 'other files')} ({few(kinds)}).")
+    if line := found.note_of_leavings():
+        _note(f"{folder}: {line}.")
+
+
+def _note(line: str) -> None:
+    if distributed.rank() == 0:
+        tqdm.write(line)
 
 
 def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
@@ -136,7 +254,8 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 
 def _load_cifar10(split: str) -> Images:
     try:
-        found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
+        with _one_process_at_a_time(CIFAR10_ROOT):
+            found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own with --data."
@@ -146,15 +265,23 @@ def _load_cifar10(split: str) -> Images:
     )
 
 
-def _load_pixels(path: str) -> Tensor:
+@contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a lock, so that one process downloads into a folder, and others find it complete. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # then nobody downloads
+        yield
+        return
+    lock = FileLock(folder / CIFAR10_LOCK)
     try:
-        return to_pixels(decode_image(Path(path).read_bytes()))
-    except ImageError as error:
-        raise DataError(f"{path}: {error} Remove or replace it.") from None
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)
+        lock.acquire(timeout=0)
+    except Timeout:
+        _note("Waiting for another process, which loads CIFAR-10 …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_images(images: Images, folder: Path) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from training import distributed
 from training.checkpoint import Checkpoint, CheckpointError, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe
-from training.data import DataError, Epoch, class_names, load_images, stratified_split
+from training.data import DataError, Epoch, load_training_images, stratified_split
 from training.finish import finish
 from training.history import Row, write_history
 from training.run import Run
@@ -56,14 +56,12 @@ def train(
 ) -> Path:
     """Train, write everything into `output` and return the checkpoint's path.
 
-    The test images are read once, when all else is settled.
+    The test images are checked first, and measured with once, when all else is settled.
     """
     last, checkpoint = output / "last.pth", output / f"{recipe.name}.pth"
     if last.exists() and not resume:
         raise RecipeError(f"{output} already holds a run; go on with --resume, or choose another --output.")
-    if data is not None and class_names(data, "train") != class_names(data, "test"):
-        raise DataError(f"{data}/train and {data}/test have different classes; give both the same folders.")
-    training, validation = stratified_split(load_images(data, "train"), recipe.validation_fraction, recipe.split_seed)
+    training, validation = stratified_split(load_training_images(data), recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)
     if not distributed.equal(run.subject):
         raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")

@@ -128,7 +128,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("limited")
     shutil.unpack_archive(RELEASED.with_suffix(".mar"), folder / "model", "zip")
     (port,) = free_ports(1)
-    service = gateway("127.0.0.1", port, {"MODEL_DIR": folder / "model"}, folder, str(folder))
+    service = gateway("127.0.0.1", port, {"MODEL_DIR": folder / "model"}, folder, folder)
     service.command = ["bash", "-c", 'ulimit -n 256 -f 2000 && exec "$@"', "bash", *service.command]
     service.start()
     try:

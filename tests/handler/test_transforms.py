@@ -1,3 +1,4 @@
+import random
 import struct
 import zlib
 
@@ -130,3 +131,202 @@ def test_refuses_too_many_pixels_unread(side: int) -> None:
 
 def test_ignores_what_follows_the_image() -> None:
     assert channels(encode(Image.new("RGB", (8, 8), "red")) + b"trailing bytes") == [255, 0, 0]
+
+
+# Metadata that is broken, and what only looks broken
+
+CHUNK_KINDS = b"tEXt zTXt iTXt iCCP eXIf pHYs gAMA cHRM sRGB acTL fcTL fdAT tRNS bKGD sBIT tIME vpAg caBX".split()
+BOMB = b"key\0\0" + zlib.compress(bytes(2_000_000))
+
+
+def chunk(kind: bytes, content: bytes, wrong: bool = False) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content) ^ wrong)
+
+
+def chunks_of(png: bytes) -> list[bytes]:
+    at, chunks = 8, []
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        chunks.append(png[at : at + 12 + length])
+        at += 12 + length
+    return chunks
+
+
+def png_with(png: bytes, *more: bytes, last: bool = False) -> bytes:
+    """Put chunks behind the header of a PNG, or before its end."""
+    head, *others, end = chunks_of(png)
+    return png[:8] + b"".join([head, *others, *more, end] if last else [head, *more, *others, end])
+
+
+def jpeg_with(jpeg: bytes, *segments: tuple[int, bytes]) -> bytes:
+    """Put segments behind the start of a JPEG."""
+    return jpeg[:2] + b"".join(bytes([255, marker]) + content for marker, content in segments) + jpeg[2:]
+
+
+def segment(marker: int, content: bytes) -> tuple[int, bytes]:
+    return marker, struct.pack(">H", len(content) + 2) + content
+
+
+def same(data: bytes, twin: bytes) -> bool:
+    return np.array_equal(np.asarray(decode_image(data)), np.asarray(decode_image(twin)))
+
+
+PNG, JPEG, GIF = (encode(PICTURE, kind) for kind in ("PNG", "JPEG", "GIF"))
+EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        chunk(b"pHYs", bytes(9), wrong=True),
+        chunk(b"pHYs", bytes(3)),
+        chunk(b"zTXt", BOMB),
+        chunk(b"zTXt", b"key\0\x07text"),
+        chunk(b"iTXt", b"key\0\1\0\0\0" + BOMB[5:]),
+        chunk(b"iCCP", b"profile"),
+        chunk(b"iCCP", b"profile\0\0" + BOMB[5:]),
+        chunk(b"tEXt", b"key\0" + bytes(range(256))) * 3,
+        chunk(b"eXIf", b"IIU\0\x08\0\0\0"),
+        chunk(b"eXIf", EXIF[:-8]),
+        chunk(b"eXIf", EXIF, wrong=True),
+        chunk(b"tRNS", b"\0"),
+        chunk(b"acTL", b"\0"),
+        chunk(b"fcTL", bytes(26)),
+    ],
+    ids=lambda odd: f"{odd[4:8].decode()} {len(odd)}",
+)
+def test_a_png_with_odd_chunks_beside_its_pixels_is_the_image_without_them(odd: bytes) -> None:
+    assert same(png_with(PNG, odd), PNG)
+    assert same(png_with(PNG, odd, last=True), PNG)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        segment(0xE0, b"JFIF\0"),
+        segment(0xE1, b"Exif\0\0IIU\0\x08\0\0\0"),
+        segment(0xE1, b"Exif\0\0" + EXIF[:-8]),
+        segment(0xE1, b"Exif\0\0MM"),
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE2, b"MPF\0MM\0*\0\0\0\x08\0\x01"),
+        segment(0xED, b"Photoshop 3.0\x008BIM"),
+        segment(0xED, b"Photoshop 3.0\x008BIM\4\4"),
+        segment(0xEE, b"Adobe"),
+        segment(0xFE, b"\xff\xd9 no end"),
+        (0xE5, b"\0\0"),
+        (0xE5, b"\0\1"),
+        (0xE5, b"\0\4more than it says"),
+    ],
+    ids=lambda odd: f"{odd[0]:x} {odd[1][2:].decode('ascii', 'replace')}",
+)
+def test_a_jpeg_with_odd_segments_is_the_image_without_them(odd: tuple[int, bytes]) -> None:
+    assert same(jpeg_with(JPEG, odd), JPEG)
+
+
+def test_a_jpeg_with_a_density_and_odd_exif_is_taken_as_by_browsers() -> None:
+    with_density = encode(PICTURE, "JPEG", dpi=(300, 300))
+    assert same(jpeg_with(with_density, segment(0xE1, b"Exif\0\0IIU\0\x08\0\0\0\0\0")), with_density)
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        b"\xfe\x05hello\x00" * 50,
+        b"\xfe\xff" + bytes(255) + b"\x00",
+        b"\xf9\x00",
+        b"\xf9\x02\x00\x00\x00",
+        b"\xff\x03abc\x00",
+    ],
+    ids=["comments", "a long comment", "no control", "short control", "short application"],
+)
+def test_a_gif_with_odd_extensions_is_the_image_without_them(extension: bytes) -> None:
+    odd = b"".join(b"!" + part for part in extension.split(b"!"))
+    palette = 13 + (3 << (GIF[10] & 7) + 1)
+    assert same(GIF[:palette] + odd + GIF[palette:], GIF)
+
+
+def test_many_kinds_of_broken_metadata_change_no_pixel() -> None:
+    dice = random.Random(6)
+    palette = PICTURE.quantize(16)
+    pngs = [PNG, encode(palette), encode(PICTURE.convert("RGBA")), encode(PICTURE.convert("1"))]
+    jpegs = [JPEG, encode(PICTURE, "JPEG", progressive=True), encode(PICTURE.convert("CMYK"), "JPEG")]
+    for _ in range(400):
+        junk = dice.randbytes(dice.choice((0, 1, 5, 8, 26, 300)))
+        head = dice.choice((b"", b"key\0", b"key\0\0", b"key\0\1\0\0\0", EXIF[:20], BOMB))
+        kind = dice.choice(CHUNK_KINDS)
+        wrong = kind in (b"tRNS", b"eXIf") or dice.random() < 0.5  # right ones may mean something
+        png = dice.choice(pngs)
+        assert same(png_with(png, chunk(kind, head + junk, wrong), last=dice.random() < 0.5), png), (kind, head, junk)
+        marker = dice.choice((*range(0xE1, 0xEE), 0xEF, 0xFE))
+        head = dice.choice(
+            (b"Exif\0\0II", b"ICC_PROFILE\0", b"Photoshop 3.0\x008BIM", b"MPF\0", b"http://ns.adobe.com/")
+        )
+        jpeg = dice.choice(jpegs)
+        assert same(jpeg_with(jpeg, segment(marker, head + junk)), jpeg), (marker, head, junk)
+
+
+@pytest.mark.parametrize("critical", [b"IHDR", b"PLTE", b"IDAT"])
+def test_damage_in_critical_chunks_is_refused(critical: bytes) -> None:
+    chunks = chunks_of(encode(PICTURE.quantize(16)))
+    for at in (9, -1):  # in the content, and in the check sum
+        damaged = [bytearray(each) for each in chunks]
+        next(each for each in damaged if each[4:8] == critical)[at] ^= 1
+        with pytest.raises(ImageError, match="cannot be read"):
+            decode_image(PNG[:8] + b"".join(damaged))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_end_mark_is_taken_if_all_rows_are_there(options: dict[str, object], mode: str) -> None:
+    whole = encode(PICTURE.convert(mode), "JPEG", **options)
+    for rest in (b"", b"\xff", bytes(1000)):
+        assert same(whole[:-2] + rest, whole)
+    for share in (0.5, 0.6, 0.7, 0.8, 0.9):
+        for rest in (b"", bytes(1000)):
+            with pytest.raises(ImageError, match="cannot be read"):
+                decode_image(whole[: int(len(whole) * share)] + rest)
+
+
+def test_a_progressive_jpeg_that_ends_with_one_of_its_scans_is_refused() -> None:
+    whole = encode(PICTURE, "JPEG", progressive=True)
+    scans = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xc4"]  # each has its table before it
+    for at in scans[2:]:
+        with pytest.raises(ImageError, match="cannot be read"):
+            decode_image(whole[:at])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_takes_the_photograph_of_a_telephone_with_fifty_megapixels(options: dict[str, object]) -> None:
+    photograph = encode(Image.new("L", (8160, 6144), 200), "JPEG", **options)
+    assert decode_image(photograph).size == (1020, 768)
+
+
+def resized(jpeg: bytes, width: int, height: int) -> bytes:
+    return jpeg.replace(struct.pack(">HH", PICTURE.height, PICTURE.width), struct.pack(">HH", height, width), 1)
+
+
+def test_a_jpeg_has_a_limit_of_its_own_and_a_progressive_one_another() -> None:
+    for kind, size, said in (
+        ({}, (20_000, 10_001), "or 200,000,000 if it is a JPEG"),
+        ({"progressive": True}, (20_000, 9_000), "too large a progressive JPEG"),
+    ):
+        with pytest.raises(ImageError, match=said):
+            decode_image(resized(encode(PICTURE, "JPEG", **kind), *size))
+    with pytest.raises(ImageError, match="more than 50,000,000"):  # it would be decoded whole, to find its end
+        decode_image(resized(JPEG, 10_000, 8_000)[:-2])
+
+
+def test_a_jpeg_of_more_scans_than_any_has_is_refused_unread() -> None:
+    whole = encode(PICTURE, "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xc4") : -2]
+    with pytest.raises(ImageError, match="cannot be read"):
+        decode_image(whole[:-2] + last * 50 + whole[-2:])
+
+
+def test_exif_is_read_as_far_as_it_can_be() -> None:
+    turned = np.asarray(PICTURE.rotate(90, expand=True))
+    stored = encode(PICTURE)
+    for order, exif in (("little", EXIF), ("big", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0")):
+        expected = PICTURE.transpose(Image.Transpose.ROTATE_270 if order == "little" else Image.Transpose.ROTATE_90)
+        assert np.array_equal(np.asarray(decode_image(png_with(stored, chunk(b"eXIf", exif)))), np.asarray(expected))
+    assert turned.shape == np.asarray(expected).shape

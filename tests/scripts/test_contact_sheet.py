@@ -36,6 +36,13 @@ def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
         assert min(cell(1, column).crop((0, 0, PICTURE, PICTURE)).tobytes()) < 200
 
 
+def test_an_image_with_broken_metadata_is_shown_as_it_was_classified(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "blue").save(tmp_path / "odd.jpg", exif=b"Exif\0\0IIU\0\x08\0\0\0", dpi=(300, 300))
+    draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / "odd.jpg"), "a cat")])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getpixel((GAP + PICTURE // 2, GAP + PICTURE // 2)) == (0, 0, 254)
+
+
 def test_a_long_name_is_cut_at_its_left() -> None:
     assert _end_of("cat/1.png") == "cat/1.png"
     shown = _end_of(f"{'photos/' * 20}caf\udce9/1.png")

@@ -75,6 +75,20 @@ def test_says_what_is_not_there(photos: Path, named: list[str], said: str) -> No
         list_images(map(Path, named))
 
 
+def test_leavings_of_systems_are_no_images_and_told_in_one_line(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("._a.PNG", "deep/Thumbs.db", "__MACOSX/b.jpg", ".ipynb_checkpoints/b.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).touch()
+    assert len(list_images([photos, photos / "deep"])) == 7
+    assert capsys.readouterr().err.splitlines() == [
+        "Left out 5 files and folders that systems leave behind: ._a.PNG, .ipynb_checkpoints, Thumbs.db and 1 more.",
+        f"Left out 1 file or folder that cannot be read: {photos / 'gone.jpg'} (it links to nothing).",
+    ]
+    assert count_others([photos]) == {".txt": 1}
+
+
 def test_a_list_has_a_path_a_line_in_the_bytes_of_the_file_system(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"one.jpg\r\n\ncaf\xe9.jpg\ntwo words.png")
     named = paths_of(Namespace(paths=[Path("first")], list=str(tmp_path / "list.txt")))

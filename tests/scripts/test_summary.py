@@ -1,5 +1,7 @@
 """What a user reads at the end: accuracy, and a table of what is confused."""
 
+from pathlib import Path
+
 import pytest
 
 from scripts.predictions import Row
@@ -96,3 +98,14 @@ def test_the_least_certain_are_kept_the_lowest_first() -> None:
     rows = [row(f"{number}.png", "bird", confidence=(number * 37 % 100) / 100) for number in range(100)]
     summary = summarise([*rows, row("broken.png", None)], CLASSES)
     assert [confidence for confidence, _, _ in summary.uncertain] == [number / 100 for number in range(UNCERTAIN)]
+
+
+def test_the_label_is_the_first_folder_below_what_was_named() -> None:
+    rows = [
+        row("test/bird/2024/1.png", "bird"),
+        row("test/bird/airplane/2.png", "bird"),
+        row("test/2024/3.png", "bird"),
+    ]
+    summary = summarise(rows, CLASSES, [Path("test")])
+    assert summary.confusion == {("bird", "bird"): 2}
+    assert (summary.labelled, summary.strangers) == (2, {"2024"})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts.verify import main
-from tests.drawing import TEN
+from tests.drawing import TEN, draw
 from tests.stack import Stack
 from training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -41,6 +41,18 @@ def test_machines_get_one_document(verify: Verify, stack: Stack, checkpoint: Pat
     found = json.loads(printed)
     assert (status, found["same"], found["images"], found["labelled"]) == (0, True, 8, 8)
     assert found["right_served"] == found["right_offline"] <= 8
+
+
+def test_images_deeper_in_the_folder_of_a_class_are_of_that_class(
+    verify: Verify, stack: Stack, checkpoint: Path, tmp_path: Path
+) -> None:
+    for place in ("test/cyan/2024", "test/lost+found"):
+        (tmp_path / place).mkdir(parents=True)
+        draw("cyan", 1).save(tmp_path / place / "1.png")
+    status, printed, errors = verify(checkpoint, "--url", stack.url, tmp_path / "test", "--json")
+    found = json.loads(printed)
+    assert (status, found["images"], found["labelled"]) == (0, 1, 1)
+    assert errors == "Left out 1 file or folder that systems leave behind: lost+found.\n"
 
 
 def test_another_checkpoint_is_found_out(

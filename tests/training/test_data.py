@@ -1,5 +1,6 @@
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -9,11 +10,19 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from handler.transforms import INPUT_SIZE, decode_image, to_pixels
-from tests.conftest import QUICK_RECIPE
+from tests.conftest import FORKS, QUICK_RECIPE
 from tests.drawing import TEN
 from training import data
 from training.config import Recipe
-from training.data import DataError, Epoch, Images, load_images, stratified_split, write_images
+from training.data import (
+    DataError,
+    Epoch,
+    Images,
+    load_images,
+    load_training_images,
+    stratified_split,
+    write_images,
+)
 
 
 def images(*counts: int) -> Images:
@@ -84,6 +93,113 @@ def test_names_the_image_that_cannot_be_read(tmp_path: Path) -> None:
     (folder / "b.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"b\.png.*Remove or replace"):
         load_images(tmp_path, "train")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes in both splits, of an image each."""
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "a.png")
+    return tmp_path
+
+
+def test_all_bad_images_of_both_splits_are_named_before_anything_is_trained(photos: Path) -> None:
+    (photos / "train" / "cat" / "broken.png").write_bytes(b"broken")
+    (photos / "train" / "dog" / "empty.jpg").touch()
+    (photos / "train" / "dog" / "gone.jpg").symlink_to("nowhere.jpg")
+    (photos / "test" / "dog" / "pointer.jpg").write_bytes(POINTER)
+    with pytest.raises(DataError) as raised:
+        load_training_images(photos)
+    first, *lines = str(raised.value).splitlines()
+    assert first == "4 files and folders cannot be trained on:"
+    for line, name, said in zip(
+        lines,
+        ("gone.jpg", "broken.png", "empty.jpg", "pointer.jpg"),
+        ("it links to nothing", "may be damaged. Remove or replace it.", "The file is empty", "run git lfs pull."),
+        strict=True,
+    ):
+        assert name in line
+        assert said in line
+
+
+def test_no_more_bad_images_are_named_than_one_can_read(photos: Path) -> None:
+    for number in range(50):
+        (photos / "train" / "cat" / f"{number}.jpg").touch()
+    with pytest.raises(DataError) as raised:
+        load_images(photos, "train")
+    assert str(raised.value).count("is empty") == 20
+    assert str(raised.value).endswith("\nand 30 more")
+
+
+def test_what_is_not_trained_on_is_counted_in_a_line_each(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = photos / "train"
+    for name in ("cat/b.jfif", "cat/deep/c.jpe"):
+        (train / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(train / name, "JPEG")
+    for name in ("cat/d.webp", "dog/e.webp", "dog/notes.txt", "f.jpg", "cat/._a.jpg", ".ipynb_checkpoints/a.jpg"):
+        (train / name).parent.mkdir(exist_ok=True)
+        (train / name).touch()
+    loaded = load_training_images(photos)
+    assert (loaded.classes, loaded.labels.tolist()) == (["cat", "dog"], [0, 0, 0, 1])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{train}: left out 1 image outside the folders of classes.",
+        f"{train}: left out 3 other files (.webp 2, .txt 1).",
+        f"{train}: left out 2 files and folders that systems leave behind: ._a.jpg, .ipynb_checkpoints.",
+    ]
+
+
+def test_a_class_may_be_a_link_and_have_folders_of_its_own(photos: Path) -> None:
+    (photos / "train" / "cow").symlink_to("../pool")
+    (photos / "pool" / "2024").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(photos / "pool" / "2024" / "a.png")
+    loaded = load_images(photos, "train")
+    assert (loaded.classes, loaded.labels.tolist()) == (["cat", "cow", "dog"], [0, 1, 2])
+
+
+def test_many_threads_keep_the_order(photos: Path) -> None:
+    for number in range(100):  # large ones take longer
+        shade = Image.new("RGB", (2000, 2000) if number % 10 == 0 else (8, 8), (number, 0, 0))
+        shade.save(photos / "train" / "cat" / f"b{number:03}.png", compress_level=1)
+    reds = load_images(photos, "train").pixels[:, 0, 0, 0].tolist()
+    assert reds == [0, *range(100), 0]
+
+
+def download(folder: Path, inside: Any, waiting: Any, go_on: Any) -> None:
+    """Load CIFAR-10 in a process, from a server that sends half of it and waits."""
+
+    class Slow(CIFAR10):
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            complete = root / "complete"
+            if not complete.exists():
+                (root / "half").touch(exist_ok=False)  # two at once would fail here
+                inside.set()
+                go_on.wait()
+                complete.touch()
+            self.data = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+            self.targets, self.classes = [0, 1], ["cat", "dog"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "CIFAR10", Slow)
+        patch.setattr(data, "CIFAR10_ROOT", folder)
+        patch.setattr(data, "_note", lambda line: waiting.set())
+        assert len(load_images(None, "train").labels) == 2
+
+
+def test_one_process_downloads_cifar10_and_the_others_wait(tmp_path: Path) -> None:
+    inside, waiting, go_on = (FORKS.Event() for _ in range(3))
+    processes = [FORKS.Process(target=download, args=(tmp_path / "data", inside, waiting, go_on)) for _ in range(2)]
+    processes[0].start()
+    assert inside.wait(120)
+    processes[1].start()
+    assert waiting.wait(120)
+    go_on.set()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
 
 
 def test_split_is_stratified_complete_and_seeded() -> None:

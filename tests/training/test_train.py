@@ -75,6 +75,7 @@ def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recip
     assert b"epoch 1/2:" in shown
     assert b"%|" in shown
     assert b", accuracy " in shown
+    assert b"reading train: " in shown
     os.close(leader)
 
 
