@@ -21,7 +21,7 @@ def double_precision() -> Iterator[None]:
         return build(*arguments).double()
 
     def widened(network: Network, images: Tensor) -> Tensor:
-        return forward(network, images.to(network.head.weight.dtype))
+        return forward(network, images.to(next(network.head.parameters()).dtype))
 
     with patch("training.run.build", in_doubles), patch.object(Network, "forward", widened):
         yield
