@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
 
+RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; some file systems ignore case
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; the message says which field and why."""
@@ -100,6 +102,8 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.name.lower() in RUN_FILES:
+            raise ValueError(f"a run writes a file {self.name.lower()}.pth besides its checkpoint; choose another name")
         if self.smaller_images and self.architecture == "cnn":
             raise ValueError("cnn takes images of one size only; leave out smaller_images")
         if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:

@@ -1,16 +1,19 @@
 """Files that are written whole or not at all, and the digests that tell whether they still are; knows no torch."""
 
+import errno
 import glob
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without fsync answer
 
 
 @contextmanager
@@ -29,11 +32,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.close(handle)
         yield temporary
         with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
+            _sync(written.fileno())
+        with suppress(OSError):  # network drives and memory cards may have no permissions to change
+            temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until a file is on disk, if its file system can do that. Raises OSError if the disk is full or broken."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -73,12 +73,15 @@ def make_schedule(optimizer: Optimizer, settings: config.Schedule, steps_per_epo
     if settings.name == "step":
         return StepLR(optimizer, step_size=settings.step_size * steps_per_epoch, gamma=settings.gamma)
     if settings.name == "triangular":
-        peak = round(settings.warmup * steps)
+        peak = min(round(settings.warmup * steps), steps - 1)  # at least one step falls
         return LambdaLR(optimizer, lambda step: (step + 1) / peak if step < peak else (steps - step) / (steps - peak))
+    total = steps + 1  # it also steps behind the last batch
+    # torch divides by the steps of the rise: warmup · total - 1. Where those are 0, a hair less begins at the peak.
+    warmup = settings.warmup * (1 - 1e-9) if settings.warmup * total == 1 else settings.warmup
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=steps + 1,  # it also steps behind the last batch
-        pct_start=settings.warmup,
+        total_steps=total,
+        pct_start=warmup,
         cycle_momentum=False,
     )

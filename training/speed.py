@@ -18,7 +18,8 @@ from statistics import median
 import torch
 
 from handler.transforms import INPUT_SIZE
-from training.config import Recipe, SmallerImages, load_recipe
+from training.checkpoint import CheckpointError
+from training.config import Recipe, RecipeError, SmallerImages, load_recipe
 from training.data import Epoch, Images
 from training.run import Run
 
@@ -69,14 +70,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many is printed; 3 without it")
     parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe)
-    if arguments.step is not None:
-        print(measure(recipe, arguments.step))
-        return
+    try:
+        recipe = load_recipe(arguments.recipe)
+        if arguments.step is not None:
+            print(measure(recipe, arguments.step))
+            return
+    except (RecipeError, CheckpointError) as error:
+        raise SystemExit(str(error)) from None
     if not find_library("jemalloc"):
         raise SystemExit("jemalloc is not installed; on Debian, apt-get install libjemalloc2.")
     steps = range(4 if recipe.architecture == "cnn" else len(STEPS))  # cnn takes one size only
-    rounds = [[in_own_process(arguments.recipe, step) for step in steps] for _ in range(arguments.rounds)]
+    try:
+        rounds = [[in_own_process(arguments.recipe, step) for step in steps] for _ in range(arguments.rounds)]
+    except subprocess.CalledProcessError as error:  # which has said why
+        raise SystemExit(error.returncode) from None
     before = None
     for name, times in zip(STEPS, zip(*rounds, strict=True), strict=False):
         now = median(times)

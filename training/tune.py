@@ -94,10 +94,12 @@ def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images
     return row["validation_accuracy"]
 
 
-def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, grid: bool) -> Study:
+def open_study(
+    name: str, storage: BaseStorage, space: Space, recipe: Recipe, fingerprint: list[int], grid: bool
+) -> Study:
     """Open the study, or begin it with the recipe itself as its first trial.
 
-    Raises RecipeError where the study has been about another recipe or space.
+    Raises RecipeError if the study is about another recipe, another space or images of another fingerprint.
     """
     sampler: BaseSampler = TPESampler(n_startup_trials=5, constant_liar=True)
     if grid:
@@ -106,29 +108,38 @@ def open_study(name: str, storage: BaseStorage, space: Space, recipe: Recipe, gr
     study = optuna.create_study(
         study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
     )
-    subject = json.loads(json.dumps({"recipe": recipe.model_dump(), "space": space, "grid": grid}))
-    if not study.user_attrs:
-        study.set_user_attr("subject", subject)
-        if not grid:
-            study.enqueue_trial({field: _read(recipe, field) for field in space}, user_attrs={"reference": True})
-    elif study.user_attrs["subject"] != subject:
+    plain = {"recipe": recipe.model_dump(), "space": space, "grid": grid, "images": fingerprint}
+    subject = json.loads(json.dumps(plain))
+    begun = study.user_attrs.get("subject")
+    # A study that older code began does not know its images, and takes those of today for its own.
+    if begun and {"images": fingerprint} | begun != subject:
         raise RecipeError(
-            f"Study '{name}' is about another recipe, space or number of epochs; choose another --output."
+            f"Study '{name}' is about another recipe, space or number of epochs, or other images; "
+            "choose another --output."
         )
+    study.set_user_attr("subject", subject)
+    if not begun and not grid:
+        study.enqueue_trial({field: _read(recipe, field) for field in space}, user_attrs={"reference": True})
     return study
 
 
 def open_storage(place: str) -> BaseStorage:
     """Open a data base by its URL, or a journal file, which processes and machines with one file system can share.
 
-    A data base tells which trials have lost their process, a journal file does not. Raises SQLAlchemyError and
-    ImportError where there is no such data base, or no driver of it.
+    A data base tells which trials have lost their process, a journal file does not. Raises SQLAlchemyError if the data
+    base cannot be used, and StorageInternalError if its driver is not installed or the file cannot be written.
     """
-    if "://" in place:
-        again = RetryHeartbeatStaleTrialCallback(max_retry=TRIES - 1)
-        return RDBStorage(place, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again)
-    Path(place).parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(place))
+    try:
+        if "://" in place:
+            again = RetryHeartbeatStaleTrialCallback(max_retry=TRIES - 1)
+            return RDBStorage(place, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again)
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(place))
+    except ImportError:
+        kind = place.partition("://")[0]  # the rest may hold a password
+        raise StorageInternalError(f"Python has no driver for '{kind}'; install its package.") from None
+    except OSError as error:
+        raise StorageInternalError(str(error)) from None
 
 
 def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> None:
@@ -247,18 +258,20 @@ def main() -> None:
         recipe = changed(whole, {"epochs": arguments.epochs, "smaller_images": []})
         space = load_space(arguments.space, recipe)
         storage = open_storage(arguments.storage or str(arguments.output / "study.log"))
-        study = open_study(arguments.study or recipe.name, storage, space, recipe, arguments.grid)
-        images = stratified_split(load_images(arguments.data, "train"), recipe.validation_fraction, recipe.split_seed)
+        images = load_images(arguments.data, "train")
+        fingerprint = images.fingerprint()
+        study = open_study(arguments.study or recipe.name, storage, space, recipe, fingerprint, arguments.grid)
+        parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
         trials = math.prod(len(values) for values in space.values()) if arguments.grid else arguments.trials
         # A journal does not tell whether a trial still runs or has lost its process.
         begun = (*ENDED, TrialState.RUNNING) if isinstance(storage, RDBStorage) else ENDED
-        search(study, lambda trial: objective(trial, suggest(trial, space, recipe), *images), trials, begun)
+        search(study, lambda trial: objective(trial, suggest(trial, space, recipe), *parts), trials, begun)
     except (RecipeError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error).splitlines()[0]
         raise SystemExit(
-            f"The data base of --storage cannot be used; the same command goes on once it can. {reason}"
+            f"The data base or file of --storage cannot be used; run the same command again when it can. {reason}"
         ) from None
     except KeyboardInterrupt:
         raise SystemExit("\nInterrupted; the same command goes on.") from None

@@ -95,7 +95,7 @@ def faulty(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FlaskClie
 def test_faults_of_torchserve(faulty: FlaskClient, status: int) -> None:
     started = time.monotonic()
     response = faulty.post("/predict", data={"file": (io.BytesIO(PICTURE), "picture.png")})
-    assert time.monotonic() < started + 3
+    assert time.monotonic() < started + 10  # a bound on hanging; a busy machine takes its time
     assert response.status_code == status
     assert response.get_json()["success"] is False
     assert response.headers.get("Retry-After") == ("1" if status == 503 else None)

@@ -260,7 +260,7 @@ def test_a_client_is_told_to_come_again_when_all_are_away(refusing: str, token_f
     started = time.monotonic()
     for reply in (asked.post("/predict", data=upload()), asked.get("/health"), asked.get("/ready")):
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # the time it has for a node that is silent
 
 
 def test_a_node_is_not_changed_while_the_others_stay(token_file: Path) -> None:

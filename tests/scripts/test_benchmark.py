@@ -57,7 +57,7 @@ def test_what_a_load_left_behind_is_waited_for() -> None:
     )
     started = time.monotonic()
     benchmark.settle(psutil.Process(busy.pid))
-    assert 1.5 < time.monotonic() - started < 10
+    assert 1.5 < time.monotonic() - started < 60
     busy.communicate(b"\n")
 
 

@@ -56,6 +56,8 @@ def test_reference_recipe_is_the_reference() -> None:
         ({"architecture": "vgg"}, "architecture: Input should be"),
         ({"optimizer": {"name": "adam"}}, "optimizer.lr: Field required"),
         ({"name": "../escape"}, "name: String should match"),
+        ({"name": "last"}, r"a run writes a file last\.pth besides its checkpoint; choose another name"),
+        ({"name": "Training_History"}, r"a file training_history\.pth"),
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, change: dict, sentence: str) -> None:

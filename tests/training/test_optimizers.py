@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -45,12 +47,15 @@ def test_parameters_that_are_fixed_stay() -> None:
         assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(4,), (6, 5), (6,)]
 
 
-def rates(name: str, **settings: float) -> list[float]:
+def rates(name: str, steps: int = 40, **settings: float) -> list[float]:
+    """Return the rates of the steps of a run of four epochs, or of one if it is shorter, and the rate behind them."""
     model = Network(nn.Flatten(), nn.Linear(2, 2))
     optimizer = make_optimizer(model, config.Optimizer(name="sgd", lr=0.1))
-    schedule = make_schedule(optimizer, config.Schedule.model_validate({"name": name} | settings), 10, epochs=4)
+    epochs = 4 if steps % 4 == 0 else 1
+    settings_of_kind = config.Schedule.model_validate({"name": name} | settings)
+    schedule = make_schedule(optimizer, settings_of_kind, steps // epochs, epochs)
     seen = []
-    for _ in range(40):
+    for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -68,6 +73,15 @@ def test_cycles_rise_to_the_peak_and_fall_to_nothing(name: str) -> None:
     assert max(seen) == pytest.approx(0.1, rel=0.01)
     assert seen.index(max(seen)) == pytest.approx(20, abs=1)
     assert seen[-1] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["step", "one_cycle", "triangular"])
+def test_any_number_of_steps_has_rates_with_any_warmup(name: str) -> None:
+    for steps in range(1, 13):
+        meeting = [rise / (steps + 1) for rise in range(steps + 1)]  # where a phase begins or ends at a step
+        for warmup in (*meeting, 0.2, 0.5, 0.9, 1 - 1e-9, math.nextafter(1, 0)):
+            *during, _ = rates(name, steps, warmup=warmup)
+            assert all(0 < rate <= 0.1 + 1e-12 for rate in during), (steps, warmup)
 
 
 def test_a_triangle_may_do_without_its_rise() -> None:

@@ -1,13 +1,15 @@
+import itertools
 import os
 import pty
 import random
-import subprocess
+import select
+import signal
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,18 +18,20 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import FORKS, QUICK_RECIPE, run_module
-from tests.stack import ROOT, times
+from tests.drawing import THREE, draw_dataset
+from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import DataError
-from training.train import Saver, train
+from training.train import Saver, main, train
 
 RECIPES = ROOT / "training" / "recipes"
 
 
-def train_command(recipe: Path, data: Path, output: Path) -> list[str]:
-    options = {"--recipe": recipe, "--data": data, "--output": output}
-    return [sys.executable, "-m", "training.train", *(str(part) for option in options.items() for part in option)]
+@pytest.fixture(scope="module")
+def few(workspace: Path) -> Path:
+    """Images of three classes, for trainings of which the course counts, not the end."""
+    return draw_dataset(workspace / "few_to_train_on", THREE, train=30, test=2)
 
 
 def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
@@ -60,10 +64,23 @@ def test_warns_of_few_steps_unless_it_begins_from_a_trained_network(
     assert ("These are 2 steps in all" in capsys.readouterr().out) is (begins == "anew")
 
 
-def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recipe: Path) -> None:
+def train_on(terminal: str, recipe: Path, data: Path, output: Path) -> None:
+    """Be the command on a terminal, in a process that has PyTorch already."""
+    device = os.open(terminal, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(device, stream)
+    os.close(device)
+    arguments = ["--recipe", recipe, "--data", data, "--output", output]
+    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
+        main()
+
+
+def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, few: Path, recipe: Path) -> None:
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 120))
-    process = subprocess.Popen(train_command(recipe, dataset, tmp_path), cwd=ROOT, stdout=follower, stderr=follower)
+    process = FORKS.Process(target=train_on, args=(os.ttyname(follower), recipe, few, tmp_path))
+    process.start()
+    wait_until(lambda: select.select([leader], [], [], 0)[0])  # it has the terminal open
     os.close(follower)
     shown = b""
     try:
@@ -71,7 +88,8 @@ def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, dataset: Path, recip
             shown += part
     except OSError:  # the other end is closed
         pass
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     assert b"epoch 1/2:" in shown
     assert b"%|" in shown
     assert b", accuracy " in shown
@@ -107,9 +125,28 @@ def flatten(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def test_killed_again_and_again_equals_uninterrupted(dataset: Path, tmp_path: Path) -> None:
+def train_until_killed(saves: int, within: bool, options: list[object]) -> None:
+    """Be a run that signal 9 ends in its save of that number, when the new file is not yet in place, or behind it."""
+    save, count = Saver.save, itertools.count(1)
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_or_die(saver: Saver) -> None:
+        last = next(count) == saves
+        with patch("os.fsync", die if last and within else os.fsync):
+            save(saver)
+        if last:
+            die()
+
+    with patch.object(Saver, "save", save_or_die):
+        run_module("training.train", *options)
+
+
+def test_killed_again_and_again_equals_uninterrupted(few: Path, tmp_path: Path) -> None:
     changes = {
         "epochs": 3,
+        "batch_size": 8,
         "schedule": {"name": "triangular"},
         "dropout": 0.5,
         "optimizer": {"name": "muon", "lr": 0.05, "momentum": 0.6},
@@ -119,25 +156,19 @@ def test_killed_again_and_again_equals_uninterrupted(dataset: Path, tmp_path: Pa
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    run_module("training.train", "--recipe", path, "--data", dataset, "--output", tmp_path / "whole")
+    run_module("training.train", "--recipe", path, "--data", few, "--output", tmp_path / "whole")
 
     killed = tmp_path / "killed"
-    options = ["--recipe", path, "--data", dataset, "--output", killed, "--save-seconds", "0", "--resume"]
+    options = ["--recipe", path, "--data", few, "--output", killed, "--save-seconds", "0", "--resume"]
     last, generator = killed / "last.pth", random.Random(7)
-    saved = None
-    for kill in range(times(4, 10)):
-        process = FORKS.Process(target=run_module, args=("training.train", *options))
+    kills = times(4, 10)
+    for kill in range(kills):
+        saves = generator.randint(2, 28 // kills)  # of 33: one after each step and each epoch
+        process = FORKS.Process(target=train_until_killed, args=(saves, kill % 2 == 1, options))
         process.start()
-        while not last.exists() or last.stat().st_mtime_ns == saved:
-            assert process.is_alive()
-            time.sleep(0.001)
-        # Every other kill falls into a save: its file is there, but not yet in place.
-        until = time.monotonic() + generator.uniform(0, 0.3)
-        while time.monotonic() < until or (kill % 2 and not list(killed.glob(".last.pth.*"))):
-            pass
-        process.kill()
         process.join()
-        saved = last.stat().st_mtime_ns
+        assert process.exitcode == -signal.SIGKILL
+        assert len(list(killed.glob(".last.pth.*.part"))) == kill % 2
         assert {"model", "progress"} <= load(last).keys()
     assert not (killed / "drawn.pth").exists()
     run_module("training.train", *options)
@@ -153,7 +184,7 @@ def test_killed_again_and_again_equals_uninterrupted(dataset: Path, tmp_path: Pa
 
 
 def test_killed_after_its_last_save_a_run_has_its_whole_history(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(Saver):
         def save(self) -> None:
@@ -165,13 +196,13 @@ def test_killed_after_its_last_save_a_run_has_its_whole_history(
     with monkeypatch.context() as patch:
         patch.setattr("training.train.Saver", Killed)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, dataset, tmp_path, resume=False)
-    train(recipe, dataset, tmp_path, resume=True)
+            train(recipe, few, tmp_path, resume=False)
+    train(recipe, few, tmp_path, resume=True)
     assert len(load(tmp_path / "training_history.pth")) == recipe.epochs
 
 
-def test_logs_for_tensorboard_where_asked(dataset: Path, recipe: Path, tmp_path: Path) -> None:
-    run_module("training.train", "--recipe", recipe, "--data", dataset, "--output", tmp_path, "--tensorboard")
+def test_logs_for_tensorboard_where_asked(few: Path, recipe: Path, tmp_path: Path) -> None:
+    run_module("training.train", "--recipe", recipe, "--data", few, "--output", tmp_path, "--tensorboard")
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [event.value for event in log.Scalars("validation_accuracy")]
     assert logged == pytest.approx([row["validation_accuracy"] for row in load(tmp_path / "training_history.pth")])

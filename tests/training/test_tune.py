@@ -1,3 +1,5 @@
+import importlib
+import json
 import os
 import re
 import shutil
@@ -13,13 +15,14 @@ import pytest
 import torch
 import yaml
 from optuna import create_study, get_all_study_names, load_study
-from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from tests.conftest import FORKS, QUICK_RECIPE, run_module
+from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
 from training.config import Recipe, RecipeError, load_recipe
-from training.tune import ENDED, changed, counted, load_space, search
+from training.tune import ENDED, changed, counted, load_space, open_study, search
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
@@ -70,6 +73,22 @@ def test_a_study_stays_with_its_subject(recipe: Path, space: Path, dataset: Path
     run_module("training.tune", *command)
     with pytest.raises(SystemExit, match="is about another recipe, space or number of epochs"):
         run_module("training.tune", *command, "--epochs", "2")
+    others = draw_dataset(tmp_path / "others", THREE, train=2, test=0)
+    with pytest.raises(SystemExit, match="or other images; choose another --output"):
+        run_module("training.tune", *arguments(recipe, space, others, tmp_path / "study", 2))
+
+
+def test_a_study_of_older_code_takes_the_images_it_is_given(recipe: Path, space: Path) -> None:
+    settings, storage = load_recipe(recipe), InMemoryStorage()
+    plain, subject = (
+        load_space(space, settings),
+        json.loads(json.dumps({"recipe": settings.model_dump(), "grid": False})),
+    )
+    older = create_study(study_name="older", storage=storage, direction="maximize")
+    older.set_user_attr("subject", subject | {"space": plain})
+    open_study("older", storage, plain, settings, [1, 2], grid=False)
+    with pytest.raises(RecipeError, match="other images"):
+        open_study("older", storage, plain, settings, [3, 4], grid=False)
 
 
 @pytest.fixture
@@ -149,8 +168,35 @@ def test_says_why_a_data_base_cannot_be_used(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "another")
     command = arguments(recipe, space, dataset, tmp_path / "study", 1)
-    with pytest.raises(SystemExit, match=r"data base of --storage cannot be used.*password authentication failed"):
+    with pytest.raises(
+        SystemExit, match=r"data base or file of --storage cannot be used.*password authentication failed"
+    ):
         run_module("training.tune", *command, "--storage", database)
+
+
+@pytest.mark.parametrize(
+    ("storage", "reason"),
+    [
+        ("mysql+pymysql://tuner:secret@db.example/studies", r"no driver for 'mysql\+pymysql'; install its package"),
+        ("nothing://db.example", "plugin: sqlalchemy.dialects:nothing"),
+        ("{folder}/space.yaml/study.log", "File exists"),
+    ],
+)
+def test_says_why_a_storage_cannot_be_opened(
+    storage: str, reason: str, recipe: Path, space: Path, dataset: Path, tmp_path: Path
+) -> None:
+    command = [*arguments(recipe, space, dataset, tmp_path / "study", 1), "--storage", storage.format(folder=tmp_path)]
+    with pytest.raises(SystemExit, match=f"--storage cannot be used.*{reason}") as end:
+        run_module("training.tune", *command)
+    assert "secret" not in str(end.value)
+
+
+def test_a_package_that_is_missing_is_not_the_fault_of_the_storage(
+    recipe: Path, space: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.tune.objective", lambda *_: importlib.import_module("there_is_no_such_package"))
+    with pytest.raises(ModuleNotFoundError, match="there_is_no_such_package"):
+        run_module("training.tune", *arguments(recipe, space, dataset, tmp_path / "study", 1))
 
 
 def test_gives_up_a_trial_that_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
