@@ -1,5 +1,6 @@
 import random
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -321,6 +322,15 @@ def test_a_jpeg_of_more_scans_than_any_has_is_refused_unread() -> None:
     last = whole[whole.rindex(b"\xff\xc4") : -2]
     with pytest.raises(ImageError, match="cannot be read"):
         decode_image(whole[:-2] + last * 50 + whole[-2:])
+
+
+@pytest.mark.parametrize("head", [b"\xff\xd8", b"GIF89a" + bytes(7), PNG[:8]])
+@pytest.mark.parametrize("filling", [b"\xff", b"\0", b"!\xfe\1\0\0", b"\xff\xe1\0\2"])
+def test_megabytes_of_nothing_are_refused_at_once(head: bytes, filling: bytes) -> None:
+    started = time.process_time()
+    with pytest.raises(ImageError):
+        decode_image(head + filling * (2_000_000 // len(filling)) + b"\0")
+    assert time.process_time() - started < 10  # where it went over them again and again it would take hours
 
 
 def test_exif_is_read_as_far_as_it_can_be() -> None:
