@@ -38,7 +38,8 @@ archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive t
 	@$(VENV)/python -m training.archive $(call quoted,CHECKPOINT) --output $(ARCHIVE) $(call option,--version,VERSION)
 
 test: .venv/test tools archive check ## set up what the tests need and run them all
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" && $(VENV)/python -m pytest -m alone
+	@export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
+		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy

@@ -102,10 +102,7 @@ class TorchServe:
 
         Raises Unavailable where it says nothing.
         """
-        said = self._call("management", "GET", f"{self._path(version)}?customized=true")[0].get("customizedMetadata")
-        if said is None:
-            raise Unavailable("The model does not describe itself just now.")
-        return said
+        return self._ask_worker(version)["customizedMetadata"]
 
     def versions(self) -> list[dict[str, Any]]:
         """Return the number of each version, whether it is the default, and how many of its workers are ready."""
@@ -151,6 +148,13 @@ class TorchServe:
         if not started:
             raise Unavailable("The model is not ready yet.")
         return self._told(description["modelVersion"], started)
+
+    def _ask_worker(self, version: str | None) -> dict[str, Any]:
+        """Return a description with what a worker says of itself."""
+        description = self._call("management", "GET", f"{self._path(version)}?customized=true")[0]
+        if description.get("customizedMetadata") is None:
+            raise Unavailable("The model does not describe itself just now.")
+        return description
 
     def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         with metrics.INFERENCE.time():
@@ -209,6 +213,16 @@ class TorchServeNodes(TorchServe):
         """Raise Unavailable where a node has no worker yet, as it keeps what it is asked until it has."""
         if not _ready(_result(ask("GET", self._path(), None, bearer(self._tokens.read("management"))))[0]):
             raise Unavailable("The model is not ready yet.")
+
+    def _ask_worker(self, version: str | None) -> dict[str, Any]:
+        """Ask for no version, because TorchServe takes that for a prediction if both of its APIs have one address.
+
+        Raises NoSuchVersion if the node that answers has another one.
+        """
+        description = super()._ask_worker(None)
+        if version not in (None, description["modelVersion"]):
+            raise NoSuchVersion(f"This node has no version {version!r}.")
+        return description
 
     def _change(self, method: str, path: str) -> NoReturn:
         raise TorchServeError("Several nodes serve the model; deploy them anew to change what they serve.")

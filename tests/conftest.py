@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import io
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +15,10 @@ from unittest.mock import patch
 import pytest
 import requests
 import yaml
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser import CHROMIUM_OPTIONS
-from tests.commands import FORKS as FORKS
 from tests.drawing import TEN, draw_dataset
 from tests.replies import assert_tells_nothing
 from tests.stack import ROOT, Stack, serve
@@ -31,6 +33,10 @@ QUICK_RECIPE = {
     "epochs": 2,
     "seed": 1,
 }
+
+
+# Ctrl-C is tested, and a shell lets what it starts in the background ignore that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_module(module: str, *arguments: object) -> str:
@@ -68,25 +74,46 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(workspace: Path) -> Path:
-    """Ten classes of drawn images in train/ and test/."""
-    return draw_dataset(workspace / "drawn", TEN, train=40, test=8)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once for all processes that run tests; nobody changes what lies there."""
+    folder = Path(os.environ.get("TESTS_SHARED") or tmp_path_factory.mktemp("shared"))
+    (folder / "done").mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-@pytest.fixture(scope="session")
-def recipe(workspace: Path) -> Path:
-    path = workspace / "quick.yaml"
-    path.write_text(yaml.safe_dump(QUICK_RECIPE))
+def once(path: Path, make: Callable[[], object]) -> Path:
+    """Return a file or folder of `shared`, made by whoever needs it first."""
+    done = path.parent / "done" / path.name
+    with FileLock(f"{done}.lock"):
+        if not done.exists():
+            make()
+            done.touch()
     return path
 
 
 @pytest.fixture(scope="session")
-def trained(workspace: Path, dataset: Path, recipe: Path) -> Path:
+def dataset(shared: Path) -> Path:
+    """Ten classes of drawn images in train/ and test/."""
+    folder = shared / "drawn"
+    return once(folder, lambda: draw_dataset(folder, TEN, train=40, test=8))
+
+
+@pytest.fixture(scope="session")
+def recipe(shared: Path) -> Path:
+    path = shared / "quick.yaml"
+    return once(path, lambda: path.write_text(yaml.safe_dump(QUICK_RECIPE)))
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path, dataset: Path, recipe: Path) -> Path:
     """The folder of a finished run of two epochs on the drawn images."""
-    output = workspace / "trained"
-    printed = run_module("training.train", "--recipe", recipe, "--data", dataset, "--output", output)
-    (output / "printed.txt").write_text(printed)
-    return output
+    output = shared / "trained"
+
+    def train() -> None:
+        printed = run_module("training.train", "--recipe", recipe, "--data", dataset, "--output", output)
+        (output / "printed.txt").write_text(printed)
+
+    return once(output, train)
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +122,14 @@ def checkpoint(trained: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def archive(workspace: Path, checkpoint: Path) -> Path:
-    path = workspace / "store" / "drawn.mar"
-    run_module("training.archive", checkpoint, "--output", path)
-    return path
+def archive(shared: Path, checkpoint: Path) -> Path:
+    """The archive of that run; its folder is the model store of the products that serve it."""
+    store = shared / "store"
+
+    def pack() -> None:
+        run_module("training.archive", checkpoint, "--output", store / "drawn.mar")
+
+    return once(store, pack) / "drawn.mar"
 
 
 @pytest.fixture(scope="session")

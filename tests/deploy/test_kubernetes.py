@@ -242,7 +242,8 @@ def test_the_secret_is_the_one_that_the_documentation_makes(overlay: str) -> Non
     assert "kubectl create secret generic classifier-token --namespace classifier --from-literal=token=" in HOW_TO
 
 
-def test_there_is_time_to_finish() -> None:
+def test_there_is_time_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "anywhere")
     gunicorn = runpy.run_path(str(ROOT / "gateway" / "gunicorn.conf.py"))
     _, spec = pods("deployment")["gateway"]
     waiting = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]

@@ -81,6 +81,8 @@ def ready(path: str, predictions: Answer = (200, PREDICTION), status: str = "REA
     said = {"card": {"name": "drawn"}, "device": "cpu"}
     if "limit" in path:
         return 200, {"models": [{"modelName": "classifier"}]}
+    if path.startswith("/models/classifier/"):  # for a prediction, it thinks, as both APIs have one address
+        return 404, {"code": 404, "type": "ResourceNotFoundException", "message": "Requested resource is not found"}
     if path.startswith("/models"):
         return 200, [{"modelVersion": "1.0", "workers": [worker], "customizedMetadata": said}]
     return predictions

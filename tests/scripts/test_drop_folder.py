@@ -110,10 +110,10 @@ def test_a_network_drive_may_be_away_for_a_moment(
     (tmp_path / "one.png").touch()
     failures = iter([OSError(errno.ESTALE, "Stale file handle", "/drive")] * 3)
 
-    def find(named: list[Path]) -> Iterator[Path]:
+    def find(named: list[Path], aloud: bool) -> Iterator[Path]:
         for failure in failures:
             raise failure
-        return find_images(named)
+        return find_images(named, aloud)
 
     monkeypatch.setattr(drop_folder, "find_images", find)
     assert list(next(arrivals([tmp_path], {}, {}, Event()))) == [tmp_path / "one.png"]

@@ -17,7 +17,7 @@ def test_help_has_examples(command: str, monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit, match="0"):
         importlib.import_module(f"scripts.{command}").main()
     printed = capsys.readouterr().out
-    assert f"\n    scripts/{command}.py " in printed
+    assert f" scripts/{command}.py " in printed  # test_help tries them
     assert "--json" in printed
     assert "Exit status" in printed
 

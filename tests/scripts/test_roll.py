@@ -35,8 +35,6 @@ BAD = {
     "taken": ("model-config.yaml", "maxBatchDelay: 1 ", "maxBatchDelay: 2 "),
 }
 
-pytestmark = pytest.mark.alone  # as it compares times, and rolls under load
-
 
 def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]]) -> None:
     """Copy an archive with some of its files changed, each in one place."""

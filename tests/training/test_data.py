@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from handler.transforms import INPUT_SIZE, decode_image, to_pixels
-from tests.conftest import FORKS, QUICK_RECIPE
+from tests.commands import FORKS
+from tests.conftest import QUICK_RECIPE
 from tests.drawing import TEN
 from training import data
 from training.config import Recipe

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import FORKS, QUICK_RECIPE
+from tests.commands import FORKS
+from tests.conftest import QUICK_RECIPE
 from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, times, wait_until
 from tests.training.double_precision import double_precision

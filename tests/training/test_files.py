@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import FORKS
+from tests.commands import FORKS
 from tests.stack import Record, times
 from training.archive import archive as write_archive
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

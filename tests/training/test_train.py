@@ -17,7 +17,8 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import FORKS, QUICK_RECIPE, run_module
+from tests.commands import FORKS
+from tests.conftest import QUICK_RECIPE, run_module
 from tests.drawing import THREE, draw_dataset
 from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint

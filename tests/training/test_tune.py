@@ -18,7 +18,8 @@ from optuna import create_study, get_all_study_names, load_study
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from tests.conftest import FORKS, QUICK_RECIPE, run_module
+from tests.commands import FORKS
+from tests.conftest import QUICK_RECIPE, run_module
 from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
 from training.config import Recipe, RecipeError, load_recipe
