@@ -104,12 +104,6 @@ def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> N
 
 
 def post_worker_init(worker: Any) -> None:
-    """Take the disk space for metrics. Spare the collector what lives as long as the process, and run it less often."""
-    from gateway import metrics  # not before the process has its folder and its id
-
-    try:
-        metrics.reserve()
-    except OSError as error:
-        worker.log.warning("There is no space for metrics, so this process may end: %s", error)
+    """Spare the collector what lives as long as the process, and let it come a tenth as often."""
     gc.freeze()
     gc.set_threshold(10_000)

@@ -7,7 +7,6 @@ tells the sum; else a process tells of itself alone.
 import os
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -75,17 +74,6 @@ def _of_route(route: str, status: int) -> tuple[Histogram, Counter]:
 def count_prediction(answer: dict[str, Any]) -> None:
     in_distribution = "true" if answer["in_distribution"] else "false"
     _PREDICTIONS.labels(answer["version"], answer["predicted_class"], in_distribution).inc()
-
-
-def reserve() -> None:
-    """Take the disk space for this process's counts now. Raises OSError if there is none.
-
-    prometheus_client maps files with holes, and a process that writes into a hole of a full disk is ended by SIGBUS.
-    """
-    _of_route(NO_ROUTE, 404)  # makes the files, each of which belongs to a kind of metric
-    for path in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{os.getpid()}.db"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def exposition(details: dict[str, Any] | None) -> bytes:

@@ -73,12 +73,12 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
         try:
             for service in services:
                 service.start()
-            _wait_until_serving(url, services, memory)
+            _wait_until_serving(url, services, memory, run)
             if url != _url(host, port):
                 say(f"It listens on every address of this machine, port {port}.")
             say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
             while True:
-                _watch(services, memory)
+                _watch(services, memory, run)
         finally:
             with _handling_signals(signal.SIG_IGN):  # nothing may interrupt the stopping
                 for service in reversed(services):
@@ -112,10 +112,18 @@ def _memory(run: Path) -> Iterator[Path]:
     place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="classifier-", dir=place, ignore_cleanup_errors=True) as folder:
         link.symlink_to(folder)
+        keep_memory(Path(folder), run)
         try:
             yield Path(folder)
         finally:
             link.unlink(missing_ok=True)
+
+
+def keep_memory(memory: Path, run: Path) -> None:
+    """Make the folder in memory if it is not there, and in it a short way to the unpacked models."""
+    memory.mkdir(0o700, parents=True, exist_ok=True)
+    if not (memory / SCRATCH).is_symlink():
+        (memory / SCRATCH).symlink_to(run.resolve() / SCRATCH)
 
 
 def open_url(host: str, port: int) -> str:
@@ -183,20 +191,19 @@ def _java_version(home: Path) -> int:
 def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Service:
     """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it.
 
-    It serves what `served` has noted in `run`, and unpacks it there.
+    It serves what `served` has noted in `run`, and unpacks it there; the path to there has to be short, as the sockets
+    of its workers lie there too.
     """
-    home, scratch = Path(ts.__file__).parent.parent, run.resolve() / SCRATCH
-    command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={scratch}"]
+    home = Path(ts.__file__).parent.parent
+    command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}"]
+    command += [f"-Djava.io.tmpdir={memory / SCRATCH}"]
     command += [
         f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
         *read_properties(config).get("vmargs", "").split(),
     ]
     command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
     command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
-    environment = {
-        "TEMP": str(memory),
-        "LC_ALL": "C.UTF-8",
-    }  # with LC_ALL=C, Java finds no file in a folder named größe
+    environment = {"LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
     return Service(
         "TorchServe",
         command,
@@ -204,7 +211,7 @@ def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Servic
         environment,
         run / TORCHSERVE_LOG,
         arguments=lambda: [f"{MODEL}={archive}" for archive in served.archives(run)],
-        scratch=scratch,
+        scratch=run.resolve() / SCRATCH,
     )
 
 
@@ -218,11 +225,11 @@ def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, mem
     return Service("Gateway", command, ROOT, environment, log, reopens=True)
 
 
-def _wait_until_serving(url: str, services: list[Service], memory: Path) -> None:
+def _wait_until_serving(url: str, services: list[Service], memory: Path, run: Path) -> None:
     say(f"Starting {' and '.join(service.name for service in services)} …")
     started = time.monotonic()
     while not _ready(url):
-        _watch(services, memory)
+        _watch(services, memory, run)
         if time.monotonic() > started + START_TIMEOUT:
             raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
     say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
@@ -237,8 +244,8 @@ def _ready(url: str) -> bool:
             return False
 
 
-def _watch(services: list[Service], memory: Path) -> None:
-    memory.mkdir(0o700, exist_ok=True)  # it may have been tidied away
+def _watch(services: list[Service], memory: Path, run: Path) -> None:
+    keep_memory(memory, run)  # it may have been tidied away
     for service in services:
         service.watch()
     time.sleep(WATCH_INTERVAL)

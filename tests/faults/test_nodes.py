@@ -16,7 +16,7 @@ import requests
 from gateway.nodes import CONNECT_TIMEOUT, SILENCE
 from gateway.torchserve import TorchServeError, TorchServeNodes
 from scripts import served
-from scripts.serve import find_java, gateway, torchserve
+from scripts.serve import find_java, gateway, keep_memory, torchserve
 from scripts.service import Service
 from tests.deploy import NGINX
 from tests.faults.ledger import Ledger, Pictures
@@ -74,9 +74,10 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with machines(3) as (front, *others), contextlib.ExitStack() as running:
         for machine in others:
             run = folder / machine.name
-            (run / "sockets").mkdir(parents=True)
+            memory = run / "memory"
+            keep_memory(memory, run)
             served.begin(archive, run)
-            service = torchserve(CONFIG, run, find_java(), run / "sockets")
+            service = torchserve(CONFIG, run, find_java(), memory)
             service.command = machine.command(service.command)
             address = f"http://{machine.address}:8080"
             service.env |= {"TS_INFERENCE_ADDRESS": address, "TS_MANAGEMENT_ADDRESS": address}

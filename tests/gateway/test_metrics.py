@@ -110,17 +110,6 @@ def test_a_probe_is_no_prediction(stack: Stack) -> None:
     assert count(scrape(stack)) == count(before)
 
 
-def test_a_disk_that_is_full_later_ends_no_process(stack: Stack) -> None:
-    scrape(stack)
-    files = [
-        file.stat()
-        for process in stack.processes(GATEWAY)
-        for file in Path(process.environ()["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_{process.pid}.db")
-    ]
-    assert len(files) == 2 * 3
-    assert all(file.st_blocks * 512 >= file.st_size for file in files)
-
-
 def test_processes_that_are_killed_leave_their_counts_and_not_their_queue(stack: Stack) -> None:
     asked = scrape(stack).requests("/metrics", 200)
     gateway, workers = stack.processes(GATEWAY), stack.processes(WORKER)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,9 +15,10 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
-from optuna import create_study, get_all_study_names, load_study
+from optuna import create_study, load_study
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import create_engine, inspect, text
 
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, run_module
@@ -142,12 +144,22 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
         trials = load_study(study_name="drawn", storage=database).get_trials(states=(TrialState.RUNNING,))
         return [trial for trial in trials if trial.params]
 
+    engine = create_engine(database)
+
+    def has_begun() -> bool:
+        """Look without Optuna, which would make the tables at the same time as the first process does."""
+        with engine.connect() as connection:
+            return inspect(engine).has_table("studies") and bool(
+                connection.scalar(text("SELECT count(*) FROM studies"))
+            )
+
     first = begin("first")
-    wait_until(lambda: "drawn" in get_all_study_names(database) and running())
+    wait_until(lambda: has_begun() and running())
     second = begin("second")
     wait_until(lambda: len(running()) == 2)
     second.kill()
     second.join()
+    time.sleep(3)  # however quick the first one is, the third finds that the second is silent
     third = begin("third")
     for process in (first, third):
         process.join()
