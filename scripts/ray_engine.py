@@ -174,7 +174,8 @@ def run(
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
-    everywhere = ray.data.ActorPoolStrategy(min_size=1, initial_size=max(1, int(ray.cluster_resources().get("CPU", 1))))
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    everywhere = ray.data.ActorPoolStrategy(min_size=1, initial_size=cores, max_size=cores)
     for source in sources:
         groups = dataset_of(source).map_batches(
             Classifier,
@@ -182,7 +183,8 @@ def run(
             batch_size=GROUP,
             batch_format="pyarrow",
             compute=everywhere,
-            num_cpus=1,
+            num_cpus=0.5,  # so that those of a machine that died find room beside the others, and need not wait for it
+            scheduling_strategy="SPREAD",
         )
         for row in groups.iter_rows():
             yield row["written"], dict(zip(row["unread"], row["why"], strict=True))

@@ -18,7 +18,7 @@ import yaml
 from optuna import create_study, load_study
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect
 
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, run_module
@@ -149,9 +149,8 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
     def has_begun() -> bool:
         """Look without Optuna, which would make the tables at the same time as the first process does."""
         with engine.connect() as connection:
-            return inspect(engine).has_table("studies") and bool(
-                connection.scalar(text("SELECT count(*) FROM studies"))
-            )
+            studies = "SELECT count(*) FROM studies"
+            return inspect(engine).has_table("studies") and bool(connection.exec_driver_sql(studies).scalar())
 
     first = begin("first")
     wait_until(lambda: has_begun() and running())
@@ -251,8 +250,8 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
     path.write_text("optimizer.rate: [1]")
     with pytest.raises(RecipeError, match=r"no field 'optimizer\.rate'"):
         load_space(path, recipe)
-    for text in ("batch_size: 3", "batch_size: {low: 1}", "", "[1, 2]", "a: b: c"):
-        path.write_text(text)
+    for content in ("batch_size: 3", "batch_size: {low: 1}", "", "[1, 2]", "a: b: c"):
+        path.write_text(content)
         with pytest.raises(RecipeError, match="a list of choices, or low and high"):
             load_space(path, recipe)
     path.write_text("dropout: {low: 0.0, high: 1.5}")
