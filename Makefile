@@ -21,7 +21,7 @@ KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test check faults bench docs screenshot lock audit tools environment clean
+.PHONY: help serve train archive test quick check faults bench docs screenshot lock audit tools environment clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -40,6 +40,9 @@ archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive t
 test: .venv/test tools archive check ## set up what the tests need and run them all
 	@export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
 		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
+
+quick: .venv/test check ## lint, types and the tests that neither train nor serve, in a minute
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 -m "not slow and not alone"
 
 check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy

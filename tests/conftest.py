@@ -35,6 +35,9 @@ QUICK_RECIPE = {
 }
 
 
+SLOW = {"trained", "browser", "database", "cluster"}  # fixtures that train, serve or start a program
+
+
 # Ctrl-C is tested, and a shell lets what it starts in the background ignore that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -51,6 +54,13 @@ def run_module(module: str, *arguments: object) -> str:
         status = importlib.import_module(module).main()
     assert not status, printed.getvalue()
     return printed.getvalue()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs more than this process: `make quick` leaves it out."""
+    for item in items:
+        if SLOW.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

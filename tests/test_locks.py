@@ -26,6 +26,7 @@ def download(requirements: str, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
     found = LOCKED.search((ROOT / "requirements.lock").read_text())
     assert found
@@ -39,6 +40,7 @@ def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "packages").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: Record) -> None:
     locks = [tmp_path / name for name in LOCKS]

@@ -144,6 +144,7 @@ def test_help_lists_the_targets() -> None:
     assert {"serve", "train", "archive", "test", "check", "docs", "screenshot", "lock", "clean"} <= listed
 
 
+@pytest.mark.slow
 def test_docs_are_built_without_a_warning() -> None:
     site = ROOT / "build" / "site"
     shutil.rmtree(site, ignore_errors=True)

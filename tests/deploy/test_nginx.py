@@ -111,6 +111,7 @@ def answering(url: str) -> set[str]:
     return {reply.text if reply.ok else str(reply.status_code) for reply in replies}
 
 
+@pytest.mark.slow
 def test_nodes_that_are_made_anew_are_found_at_their_new_addresses(names: Names, nginx: tuple[str, int]) -> None:
     url, port = nginx
     assert answering(url) == {"503"}  # it starts though no node is there yet

@@ -82,6 +82,7 @@ def gateway_alone(folder: Path, log: str) -> Iterator[Stack]:
         process.wait(60)
 
 
+@pytest.mark.slow
 def test_a_log_on_a_full_disk_costs_its_lines_alone(tmp_path: Path) -> None:
     with gateway_alone(tmp_path, "/dev/full") as alone:
         paths = ("live", "health", "classes", "metrics", "nothing", "")

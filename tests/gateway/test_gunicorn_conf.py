@@ -19,6 +19,7 @@ def test_keeps_a_connection_for_longer_than_balancers_do(monkeypatch: pytest.Mon
     assert runpy.run_path(str(ROOT / "gateway" / "gunicorn.conf.py"))["keepalive"] > BALANCER_IDLE
 
 
+@pytest.mark.slow
 def test_stops_while_clients_keep_their_connections_but_answers_what_is_under_way(tmp_path: Path) -> None:
     body = b"x" * 1000
     head = f"POST /predict_base64 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"

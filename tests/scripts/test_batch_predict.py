@@ -140,6 +140,7 @@ def _own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_own_signals")
 def test_watching_waits_for_a_gateway_that_has_gone_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -350,6 +351,7 @@ def test_stops_where_the_gateway_goes_away_and_the_same_command_continues(
     assert [float(row["confidence"]) for row in rows(output)] == list(range(80))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
@@ -422,6 +424,7 @@ def test_a_half_copied_file_is_asked_again_once_it_is_whole(photos: Path, tmp_pa
     assert not (tmp_path / "out.csv.part").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_impatient", "_own_signals")
 def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_answer(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -469,6 +472,7 @@ def limited(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "limit", "said"),
     [

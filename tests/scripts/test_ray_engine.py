@@ -29,6 +29,7 @@ from training.files import write_digest
 
 STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
 NOTICE = {"RAY_health_check_period_ms": "300", "RAY_health_check_failure_threshold": "2"}  # a dead node within a second
+NICENESS = {"RAY_worker_niceness": "0"}  # by itself Ray gives way to all other work, and waits for ever beside some
 GROUPS = 8
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -39,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for room in ("scripts", "training", "gateway", "handler"):
         (elsewhere / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
-    access = ray_engine.QUIET | ray_engine.ALONE | KEYS
+    access = ray_engine.QUIET | ray_engine.ALONE | KEYS | NICENESS
     with patch.dict(os.environ, access):
         with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
             from ray.cluster_utils import Cluster
@@ -243,6 +244,7 @@ def test_the_error_is_found_among_what_ray_says() -> None:
     assert ray_engine.last_error("The actor died.\nIts node went away.") == "Its node went away."
 
 
+@pytest.mark.slow
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
     arguments = Namespace(watch=False, archive=Path("any.mar"))

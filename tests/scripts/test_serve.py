@@ -198,6 +198,7 @@ def test_the_url_of_a_host_can_be_opened(host: str, url: str) -> None:
     assert open_url(host, 5001) == url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_ipv6(tmp_path: Path, host: str) -> None:
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)

@@ -190,6 +190,7 @@ def download(folder: Path, inside: Any, waiting: Any, go_on: Any) -> None:
         assert len(load_images(None, "train").labels) == 2
 
 
+@pytest.mark.slow
 def test_one_process_downloads_cifar10_and_the_others_wait(tmp_path: Path) -> None:
     inside, waiting, go_on = (FORKS.Event() for _ in range(3))
     processes = [FORKS.Process(target=download, args=(tmp_path / "data", inside, waiting, go_on)) for _ in range(2)]

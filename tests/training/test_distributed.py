@@ -58,6 +58,7 @@ def save_gradients(rank: int, port: int, folder: Path) -> None:
     distributed.stop()
 
 
+@pytest.mark.slow
 def test_gradients_and_batch_norms_are_those_of_one_process(tmp_path: Path) -> None:
     two_processes(save_gradients, tmp_path)
     one = gradients()
@@ -74,6 +75,7 @@ def train_with_seed_of_rank(rank: int, port: int, dataset: Path, folder: Path) -
     distributed.stop()
 
 
+@pytest.mark.slow
 def test_processes_that_differ_do_not_begin(dataset: Path, tmp_path: Path) -> None:
     two_processes(train_with_seed_of_rank, dataset, tmp_path)
 
@@ -98,6 +100,7 @@ def train_one_of_two(rank: int, port: int, recipe: Path, few: Path, folder: Path
     distributed.stop()
 
 
+@pytest.mark.slow
 def test_two_processes_differ_from_one_by_rounding_alone(short: Path, few: Path, tmp_path: Path) -> None:
     two_processes(train_one_of_two, short, few, tmp_path / "two")
     train(load_recipe(short), few, tmp_path / "one", resume=False)
@@ -143,6 +146,7 @@ def kill(process: psutil.Popen) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one_process_does_though_one_is_lost(
     short: Path, few: Path, host: Any, tmp_path: Path
 ) -> None:

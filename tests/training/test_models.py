@@ -57,6 +57,7 @@ def test_whitened_cnn_starts_as_one_that_passes_its_input_on() -> None:
     assert torch.allclose(convolution(images)[:, :24], images, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["cnn", "whitened_cnn", "whitened_resnet", "resnet18"])
 def test_one_batch_can_be_learned_by_heart(architecture: str) -> None:
     torch.manual_seed(0)

@@ -76,6 +76,7 @@ def test_keeps_the_epoch_that_the_recipe_calls_best(dataset: Path, best_by: str,
     assert run.best_row["epoch"] == epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -10,6 +10,7 @@ from training.config import load_recipe
 from training.speed import STEPS, in_own_process, measure
 
 
+@pytest.mark.slow
 def test_prints_a_row_for_every_measure_a_network_can_take(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_this_process(path: Path, step: int) -> float:
         """Save the seconds that PyTorch takes to load, but for the measure that needs an environment of its own."""

@@ -98,6 +98,7 @@ def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, few: Path, recipe: P
     os.close(leader)
 
 
+@pytest.mark.slow
 def test_stops_early_and_restores_the_best_weights(dataset: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 30, "patience": 2})
     path = train(recipe, dataset, tmp_path, resume=False)
@@ -144,6 +145,7 @@ def train_until_killed(saves: int, within: bool, options: list[object]) -> None:
         run_module("training.train", *options)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_equals_uninterrupted(few: Path, tmp_path: Path) -> None:
     changes = {
         "epochs": 3,

@@ -42,6 +42,7 @@ def arguments(recipe: Path, space: Path, dataset: Path, output: Path, trials: in
     return [str(part) for option in {**options, "--epochs": 1}.items() for part in option]
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped_and_writes_the_best_as_a_recipe(
     recipe: Path, space: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -236,6 +237,7 @@ def test_a_machine_that_slept_says_that_its_trial_is_gone() -> None:
         search(study, run, 1, ENDED)
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_combination(recipe: Path, dataset: Path, tmp_path: Path) -> None:
     space = tmp_path / "grid.yaml"
     space.write_text(yaml.safe_dump({"optimizer.lr": [0.001, 0.002], "batch_size": [16, 32]}))
