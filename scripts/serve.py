@@ -103,7 +103,7 @@ def _alone_in(run: Path) -> Iterator[None]:
 def _memory(run: Path) -> Iterator[Path]:
     """Make a folder in memory until the block ends, and remove what a server that was killed has left.
 
-    TorchServe keeps the sockets of its workers there, whose paths have to be short, and the gateway what it counts.
+    The gateway counts there. TorchServe goes that way to its own folder, because paths of sockets have to be short.
     """
     link = run / MEMORY
     if link.is_symlink():
