@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,23 @@ def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_locks_hold_all_that_their_packages_want(tmp_path: Path) -> None:
+    """`make lock` without --upgrade changes nothing, or else pip would refuse to install what is not locked."""
+    (tmp_path / "deploy").mkdir()
+    for name in ("pyproject.toml", "README.md", *LOCKS):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    recipe = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    options = shlex.split(re.findall(r"pip compile (.*?)pyproject\.toml", recipe)[0].replace("--upgrade", ""))
+    locked = re.findall(r"\$\$lock ((?:--extra \w+ )+)", recipe)
+    assert len(locked) == len(LOCKS)
+    for name, extras in zip(LOCKS, locked, strict=True):
+        constraint = ["-c", LOCKS[0]] if name != LOCKS[0] else []
+        command = ["uv", "pip", "compile", *options, "pyproject.toml", *extras.split(), *constraint, "-o", name]
+        subprocess.run(command, executable=Path(sys.executable).with_name("uv"), cwd=tmp_path, check=True)
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
+
+
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: Record) -> None:
     locks = [tmp_path / name for name in LOCKS]
