@@ -39,7 +39,7 @@ archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive t
 
 test: .venv/test tools archive check ## set up what the tests need and run them all
 	@export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
-		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
+		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
 
 quick: .venv/test check ## lint, types and the tests that neither train nor serve, in a minute
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 -m "not slow and not alone"
@@ -92,9 +92,9 @@ environment:
 	@$(if $(MADE_AS),echo "The environment in .venv was made as "$(call quoted,MADE_AS)"; making a new one here.")
 	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv
 
+# What has just been installed for the tests has it all.
 .venv/serve: requirements.lock pyproject.toml
-	@$(call install,$<)
-	@touch $@
+	@[ -e $@ ] && [ -z "$$(find $^ -newer $@)" ] || { $(call install,$<) && touch $@; }
 
 .venv/test: requirements-test.lock pyproject.toml
 	@$(call install,$<)

@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,7 @@ from PIL import Image
 from scripts import benchmark
 from scripts.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
 from tests.drawing import draw, encode
-from tests.stack import Stack
+from tests.stack import Stack, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +49,18 @@ def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> Non
         load(f"{stack.url}/predict", folder / "small.jpg", 1, 1, "other")
 
 
-def test_what_a_load_left_behind_is_waited_for() -> None:
-    busy = subprocess.Popen(
-        [sys.executable, "-c", "import time; t = time.time() + 2\nwhile time.time() < t: pass\ninput()"],
-        stdin=subprocess.PIPE,
-    )
-    started = time.monotonic()
-    benchmark.settle(psutil.Process(busy.pid))
-    assert 1.5 < time.monotonic() - started < 60
-    busy.communicate(b"\n")
+def test_what_a_load_left_behind_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.0, 0.5, 0.5, 0.9, 0.9, 0.91])  # seconds of CPU, before and after each look
+    monkeypatch.setattr(benchmark, "_cpu_seconds", lambda process: next(busy))
+    benchmark.settle(psutil.Process())
+    assert list(busy) == []
+
+
+def test_the_cpu_of_all_processes_of_a_system_counts() -> None:
+    counting = "(while ((number++ < 300000)); do :; done; read); :"  # in a child of the system
+    with subprocess.Popen(["bash", "-c", counting], stdin=subprocess.PIPE) as system:
+        wait_until(lambda: benchmark._cpu_seconds(psutil.Process(system.pid)) > 0.1)
+        system.communicate(b"\n")
 
 
 def test_each_minute_is_measured(folder: Path) -> None:
