@@ -90,7 +90,7 @@ environment:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }
 	@$(if $(MADE_AS),echo "The environment in .venv was made as "$(call quoted,MADE_AS)"; making a new one here.")
-	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv
+	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv && rm -f .venv/serve .venv/test
 
 # What has just been installed for the tests has it all.
 .venv/serve: requirements.lock pyproject.toml
