@@ -48,10 +48,10 @@ check: .venv/test ## lint and check types
 	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
 
 faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
-	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/test_roll.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
+	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools archive ## measure CHECKPOINT as it is served against what one would build instead
-	@$(VENV)/python -m scripts.benchmark $(ARCHIVE) --output docs/benchmark
+	@$(VENV)/python -m scripts.bench.benchmark $(ARCHIVE) --output docs/benchmark
 
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet

@@ -24,12 +24,12 @@ REPOSITORY_FILES = {
     "deploy/monitoring/README.md": "howto/monitoring.md",
 }
 COMMANDS = ["scripts.serve", "scripts.batch_predict", "scripts.models", "scripts.verify", "scripts.doctor"]
-COMMANDS += ["scripts.benchmark", "scripts.tune_serving", "scripts.simulate_scaling"]
+COMMANDS += ["scripts.bench.benchmark", "scripts.bench.tune_serving", "scripts.bench.scaling"]
 COMMANDS += [
     f"training.{step}" for step in ("data", "train", "evaluate", "export", "archive", "card", "tune", "ensemble")
 ]
 MODULES = ["handler.transforms", "handler.explanation", "training.config", "training.checkpoint", "training.data"]
-MODULES += ["training.models", "gateway.torchserve"]
+MODULES += ["training.models", "gateway.torchserve.client"]
 
 
 def write(page: str, text: str) -> None:

@@ -19,9 +19,9 @@ from gevent import Timeout
 from werkzeug.exceptions import RequestTimeout
 
 from gateway import metrics
-from gateway.access import ID, Access
-from gateway.errors import RETRY_AFTER, failure
-from gateway.torchserve import TooSlow, Unavailable
+from gateway.error_handlers import RETRY_AFTER, failure
+from gateway.request_log import ID, Access
+from gateway.torchserve.client import TooSlow, Unavailable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -4,8 +4,8 @@ from threading import Thread
 from typing import Any
 
 from gateway.admission import Line, Turn
-from gateway.local import Backend
-from gateway.torchserve import ImageRefused
+from gateway.embedded import Backend
+from gateway.torchserve.client import ImageRefused
 
 MAX_BATCH = 16  # small images in a call
 

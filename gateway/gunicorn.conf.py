@@ -34,7 +34,7 @@ def connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(1, (soft - OTHER_DESCRIPTORS) // 2))
 
 
-wsgi_app = "gateway:create_app()"
+wsgi_app = "gateway.app:create_app()"
 workers = 2
 worker_connections = connections(2000)
 worker_tmp_dir = str(COUNTS)

@@ -10,12 +10,12 @@ from flask import Blueprint, Response, abort, current_app, request, send_from_di
 from flask.typing import ResponseReturnValue
 
 from gateway import bodies, metrics
-from gateway.access import upstream
 from gateway.admission import SMALL_IMAGE_BYTES, Gate
 from gateway.batches import Batches
-from gateway.errors import RETRY_AFTER, reason
-from gateway.local import Backend
-from gateway.torchserve import TorchServeError
+from gateway.embedded import Backend
+from gateway.error_handlers import RETRY_AFTER, reason
+from gateway.request_log import upstream
+from gateway.torchserve.client import TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
 PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))

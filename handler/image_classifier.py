@@ -12,7 +12,7 @@ from torch import Tensor
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
-from handler.model import Model, Reply, read
+from handler.predictor import Predictor, Reply, read
 from handler.transforms import ImageError
 
 
@@ -29,7 +29,7 @@ class ImageClassifier(BaseHandler):
         settings = context.model_yaml_config
         torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
         network = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
-        self.classifier = Model(Path(context.system_properties["model_dir"]), network, self.device)
+        self.classifier = Predictor(Path(context.system_properties["model_dir"]), network, self.device)
         self.classifier.warm(settings["batchSize"])
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Tensor | ImageError]]:

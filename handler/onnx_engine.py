@@ -6,21 +6,21 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from handler.model import Model, Network
+from handler.predictor import Network, Predictor
 
 NETWORK = "network.onnx"  # its file in an archive
 BATCH_SIZE = 16  # that it settles for; others work too
 
 
-def load(folder: Path, threads: int) -> Model:
+def load(folder: Path, threads: int) -> Predictor:
     """Make an archive that is unpacked in `folder` ready to answer; several threads may share it."""
-    model = Model(folder, open_network(folder / NETWORK, threads))
-    model.warm(BATCH_SIZE)
-    return model
+    predictor = Predictor(folder, open_network(folder / NETWORK, threads))
+    predictor.warm(BATCH_SIZE)
+    return predictor
 
 
 def open_network(path: Path, threads: int) -> Network:
-    """Open an ONNX file as what Model takes, each call of which runs on so many threads."""
+    """Open an ONNX file as what Predictor takes, each call of which runs on so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts import options
-from scripts.contact_sheet import draw_sheet
-from scripts.drop_folder import SETTLED, State, arrivals, state_of
-from scripts.gateway_client import Gateway, GatewayGone
-from scripts.images import absent_of, count_others, grouped, list_once, names_of, paths_of
+from scripts.batch.client import Gateway, GatewayGone
+from scripts.batch.contact_sheet import draw_sheet
+from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of, paths_of
+from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
+from scripts.batch.summary import Summary, as_document, as_text, summarise
+from scripts.batch.watch import SETTLED, State, arrivals, state_of
 from scripts.options import Outcome, Stopped, say
-from scripts.predictions import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
-from scripts.summary import Summary, as_document, as_text, summarise
 from training.folders import few
 
 AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
@@ -185,10 +185,10 @@ def ask_ray(arguments: argparse.Namespace) -> Done:
         )
     if not find_spec("ray"):
         raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
-    from scripts import ray_engine
+    from scripts.batch.ray import engine
 
     names = names_of(arguments)
-    rows, again, classes = ray_engine.classify(
+    rows, again, classes = engine.classify(
         names, absent_of(arguments, names), arguments.archive, arguments.output, arguments.address
     )
     return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))

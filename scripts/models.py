@@ -21,11 +21,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway.torchserve import TorchServe, TorchServeError
-from scripts import options, served
+from gateway.torchserve.client import TorchServe, TorchServeError
+from scripts import options
 from scripts.options import Outcome, Stopped
-from scripts.roll import Limits, Refused, in_store, register, roll, rollback
-from scripts.service import ServeError
+from scripts.serving import served
+from scripts.serving.rolling import Limits, Refused, in_store, register, roll, rollback
+from scripts.serving.supervisor import ServeError
 from training.files import DigestError
 
 TIMEOUT = 120  # seconds, for workers to start

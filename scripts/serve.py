@@ -28,10 +28,10 @@ import requests
 import ts
 from filelock import FileLock, Timeout
 
-from gateway.torchserve import MODEL, read_properties
-from scripts import served
+from gateway.torchserve.client import MODEL, read_properties
 from scripts.options import ROOT, RUN, URL_FILE
-from scripts.service import ServeError, Service, end_left_behind, say
+from scripts.serving import served
+from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
 from training.files import DigestError, check_digest
 
 ELSEWHERE = "in a copy of config.properties, named with CONFIG="

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from handler.transforms import ImageError, decode_image, to_pixels
 from scripts import options
-from scripts.gateway_client import Gateway
-from scripts.images import grouped, list_images, paths_of
+from scripts.batch.client import Gateway
+from scripts.batch.images import grouped, list_images, paths_of
 from scripts.options import Outcome, Stopped
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.folders import label_of, roots_of

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from gateway.torchserve import TorchServe, read_properties
+from gateway.torchserve.client import TorchServe, read_properties
 from scripts.serve import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
-from training import unfamiliar
+from training import outliers
 from training.classifier import Classifier, Energy, FeatureCosine
 from training.data import Images
 from training.metrics import predict
@@ -22,12 +22,12 @@ Outputs = tuple[Tensor, Tensor]
 def calibrate(network: Network, training: Images, validation: Images) -> tuple[Classifier, dict[str, Any]]:
     """Make a classifier of a network in evaluation mode; returns it and the `calibration` of its card.
 
-    The score of familiarity is the one that tells the validation images best from drawn ones (`unfamiliar.drawn`); its
+    The score of familiarity is the one that tells the validation images best from drawn ones (`outliers.drawn`); its
     AUROC is given for kinds that took no part in the choice.
     """
     known = outputs(network, validation.pixels)
-    drawn = {kind: outputs(network, pixels) for kind, pixels in unfamiliar.drawn().items()}
-    others = {kind: outputs(network, pixels) for kind, pixels in unfamiliar.measured().items()}
+    drawn = {kind: outputs(network, pixels) for kind, pixels in outliers.drawn().items()}
+    others = {kind: outputs(network, pixels) for kind, pixels in outliers.measured().items()}
 
     def aurocs(score: nn.Module, unknown: dict[str, Outputs]) -> dict[str, float]:
         return separation(score(*known), {kind: score(*each) for kind, each in unknown.items()})

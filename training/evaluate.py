@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from training import unfamiliar
+from training import outliers
 from training.calibrate import ACCEPTED, separation
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import DataError, Images, load_images
@@ -37,7 +37,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     classifier = checkpoint.classifier()
     logits, familiarity = predict(classifier, images.pixels)
     probabilities, labels = logits.softmax(dim=1), images.labels
-    others = {kind: predict(classifier, pixels)[1] for kind, pixels in unfamiliar.measured().items()}
+    others = {kind: predict(classifier, pixels)[1] for kind, pixels in outliers.measured().items()}
     threshold = checkpoint.card["calibration"]["familiarity"]["threshold"]
     report = {
         "name": checkpoint.card["name"],

@@ -16,8 +16,8 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from handler.model import Network
 from handler.onnx_engine import open_network
+from handler.predictor import Network
 from handler.transforms import INPUT_SIZE, decode_image, test_transform
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from training.data import seeded

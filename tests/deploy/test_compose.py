@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway import create_app
+from gateway.app import create_app
 from tests.deploy import VERSION
 from tests.deploy.image import read
 from tests.stack import ROOT

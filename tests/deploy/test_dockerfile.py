@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from gateway.torchserve import MODEL, read_properties
+from gateway.torchserve.client import MODEL, read_properties
 from scripts.serve import START_TIMEOUT
-from scripts.service import STOP_TIMEOUT
+from scripts.serving.supervisor import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, copy, locked, read
 from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, wait_until

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from gateway import create_app
+from gateway.app import create_app
 from tests.deploy import VERSION
 from tests.deploy.image import read
 from tests.deploy.kserve import KINDS, Schemas, models

@@ -18,7 +18,7 @@ import aiohttp
 import numpy as np
 import torch
 
-from gateway.access import ID
+from gateway.request_log import ID
 from handler.transforms import decode_image, to_pixels
 from tests.drawing import TEN, draw, encode
 from tests.replies import assert_tells_nothing

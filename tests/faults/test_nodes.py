@@ -13,11 +13,11 @@ from string import Template
 import pytest
 import requests
 
-from gateway.nodes import CONNECT_TIMEOUT, SILENCE
-from gateway.torchserve import TorchServeError, TorchServeNodes
-from scripts import served
+from gateway.torchserve.client import TorchServeError, TorchServeNodes
+from gateway.torchserve.nodes import CONNECT_TIMEOUT, SILENCE
 from scripts.serve import find_java, gateway, keep_memory, torchserve
-from scripts.service import Service
+from scripts.serving import served
+from scripts.serving.supervisor import Service
 from tests.deploy import NGINX
 from tests.faults.ledger import Ledger, Pictures
 from tests.machines import Machine, machines

@@ -14,9 +14,10 @@ from gevent.socket import socketpair
 from werkzeug.test import TestResponse
 
 import gateway
-from gateway import admission, create_app
+from gateway import admission
 from gateway.admission import SMALL_IMAGE_BYTES, Body, Busy, Gate, SlowBody
-from gateway.torchserve import TooSlow, TorchServe
+from gateway.app import create_app
+from gateway.torchserve.client import TooSlow, TorchServe
 from tests.stack import wait_until
 
 SMALL = b"small"

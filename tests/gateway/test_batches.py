@@ -8,7 +8,7 @@ import pytest
 
 from gateway.admission import Line
 from gateway.batches import MAX_BATCH, Batches
-from gateway.torchserve import ImageRefused, TorchServe, Unavailable
+from gateway.torchserve.client import ImageRefused, TorchServe, Unavailable
 from tests.drawing import draw, encode
 from tests.stack import Stack, wait_until
 

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from playwright.sync_api import Page, expect
 
-from gateway import TIMEOUT, create_app
+from gateway.app import TIMEOUT, create_app
 from tests.stack import ROOT, Stack, write_config
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.gateway.test_access import gateway_alone
+from tests.gateway.test_request_log import gateway_alone
 from tests.stack import ROOT, listens, wait_until
 
 BALANCER_IDLE = 60  # seconds for which the balancers of the large clouds keep a connection, as they are installed

@@ -13,8 +13,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import admission, create_app
+from gateway import admission
 from gateway.admission import Gate
+from gateway.app import create_app
 from gateway.batches import Batches
 from tests.drawing import draw, encode
 from tests.gateway.test_batches import Held

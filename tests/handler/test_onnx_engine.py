@@ -16,12 +16,12 @@ from tests.stack import Stack
 ALONE = """
 import json, sys
 from pathlib import Path
-from handler import model, onnx_engine
+from handler import onnx_engine, predictor
 
 folder = Path(sys.argv[1])
-assert model.__file__.startswith(str(folder)), model.__file__
+assert predictor.__file__.startswith(str(folder)), predictor.__file__
 loaded = onnx_engine.load(folder, threads=1)
-replies = loaded.predict([model.read(Path(name).read_bytes()) for name in sys.argv[2:]])
+replies = loaded.predict([predictor.read(Path(name).read_bytes()) for name in sys.argv[2:]])
 print(json.dumps([{"modules": [name for name in ("ts", "gateway", "training") if name in sys.modules]}, *replies]))
 """
 

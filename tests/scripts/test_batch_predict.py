@@ -23,10 +23,10 @@ from PIL import Image
 from pyarrow import parquet
 
 import scripts.batch_predict
-from scripts import drop_folder, gateway_client
+from scripts.batch import client, watch
+from scripts.batch.client import Answer, Gateway, GatewayGone
+from scripts.batch.images import FILES_AT_ONCE
 from scripts.batch_predict import follow
-from scripts.gateway_client import Answer, Gateway, GatewayGone
-from scripts.images import FILES_AT_ONCE
 from tests.drawing import TEN, draw, encode
 from tests.fake_gateway import CLASSES, RED, Reply, answering
 from tests.stack import ROOT, Record, Stack, free_ports, times, wait_until
@@ -300,8 +300,8 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_client, "DELAYS", (0.01,))
-    monkeypatch.setattr(gateway_client, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "DELAYS", (0.01,))
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
     monkeypatch.setattr(scripts.batch_predict, "SETTLED", 0.05)
 
 
@@ -430,8 +430,8 @@ def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_ans
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (
-        (drop_folder, "SETTLED", 0.1),
-        (drop_folder, "LOOK_INTERVAL", 0.05),
+        (watch, "SETTLED", 0.1),
+        (watch, "LOOK_INTERVAL", 0.05),
         (scripts.batch_predict, "AGAIN_INTERVAL", 0.5),
     ):
         monkeypatch.setattr(module, name, value)

@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from scripts import serve as serve_module
-from scripts import service as service_module
 from scripts.serve import BACKENDS, SIGNALS, ServeError, _handling_signals, check_ports, find_java, gateway, open_url
+from scripts.serving import supervisor as service_module
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest

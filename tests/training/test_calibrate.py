@@ -7,7 +7,7 @@ from training.calibrate import auroc, fit_cosine, fit_temperature, separation
 from training.checkpoint import load_checkpoint
 from training.data import load_images, stratified_split
 from training.metrics import predict
-from training.unfamiliar import drawn
+from training.outliers import drawn
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -1,0 +1,96 @@
+"""The model in the gateway's own process, for the smallest deployments: neither TorchServe nor Java.
+
+It has the methods of TorchServe that answer requests, and raises what they raise.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any, TypeVar
+
+from gevent import get_hub
+
+from gateway import metrics
+from gateway.torchserve.client import ImageRefused, NoSuchVersion, TorchServe
+
+T = TypeVar("T")
+CODE = "handler"  # the package that every archive brings along
+_IMPORTING = Lock()
+
+
+class Embedded:
+    """Answers from an archive that is unpacked in `folder`, whose own code it runs.
+
+    `workers` is how many calls of each kind the gate lets through at once, each in a thread.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        predictor, onnx_engine = _import_code(folder, "predictor", "onnx_engine")
+        self._read, self._model = predictor.read, onnx_engine.load(folder, threads=1)
+        self._workers = workers
+
+    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
+        (answer,) = self.predict_all([image], version)
+        return _unless_refused(answer)
+
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
+        self._check(version)
+        with metrics.INFERENCE.time():
+            return self._do(lambda: self._model.predict(list(map(self._read, images))))
+
+    def explain(self, image: bytes, class_name: str, version: str | None = None) -> dict[str, Any]:
+        self._check(version)
+        return _unless_refused(self._do(lambda: self._model.explain(self._read(image), class_name)))
+
+    def details(self) -> dict[str, Any]:
+        return {"card": self._model.card, "device": "cpu", "version": self._model.version, "workers": self._workers}
+
+    def versions(self) -> list[dict[str, Any]]:
+        return [{"version": self._model.version, "default": True, "workers": self._workers}]
+
+    def _check(self, version: str | None) -> None:
+        if version not in (None, "", self._model.version):
+            raise NoSuchVersion(f"There is no version {version!r}.")
+
+    def _do(self, work: Callable[[], T]) -> T:
+        return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
+
+
+Backend = TorchServe | Embedded
+
+
+def _import_code(folder: Path, *names: str) -> list[ModuleType]:
+    """Import modules of the archive's own code, whatever code of that name this process has already.
+
+    They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
+    itself when it is loaded.
+    """
+    package = folder / CODE
+    spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
+    if not spec or not spec.loader:
+        raise ImportError(f"{package} is no package. Unpack an archive that 'python -m training.archive' has made.")
+    code = module_from_spec(spec)
+    with _IMPORTING:
+        others = _forget_code()
+        sys.modules[CODE] = code
+        try:
+            spec.loader.exec_module(code)
+            return [import_module(f"{CODE}.{name}") for name in names]
+        finally:
+            _forget_code()
+            sys.modules.update(others)
+
+
+def _forget_code() -> dict[str, ModuleType]:
+    """Take the code out of sys.modules; returns it."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == CODE}
+
+
+def _unless_refused(answer: dict[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        raise ImageRefused(answer["error"], answer["status"])
+    return answer

@@ -1,0 +1,1 @@
+"""TorchServe's APIs, and nothing else knows them."""

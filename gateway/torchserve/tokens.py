@@ -1,0 +1,69 @@
+"""What TorchServe wants to see before it answers: keys of its own, or the token that its nodes share."""
+
+import json
+import time
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock
+
+from gateway.torchserve.nodes import Headers, Nodes, TorchServeError, Unavailable
+
+POLL_INTERVAL = 0.005  # seconds
+KEY_FILE_PATIENCE = 0.5  # seconds; TorchServe does not replace the file in one step
+
+
+def bearer(token: str) -> Headers:
+    return {"Authorization": f"Bearer {token}"}
+
+
+class Tokens(Protocol):
+    def read(self, kind: str) -> str:
+        """Return the token for `inference` or `management`."""
+
+    def renew(self, kind: str, expired: str) -> str:
+        """Return a token other than `expired`."""
+
+
+class TokenFile:
+    """One token for everything, in a file that is written anew when the token is another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, kind: str) -> str:
+        try:
+            return self._path.read_text().strip()
+        except OSError as error:
+            raise TorchServeError(f"The token of the nodes cannot be read: {error}.") from None
+
+    def renew(self, kind: str, expired: str) -> str:
+        return self.read(kind)
+
+
+class Keys:
+    """TorchServe's short-lived keys, which it writes into `key_file` and nowhere else."""
+
+    def __init__(self, key_file: Path, management: Nodes) -> None:
+        self._key_file, self._management = key_file, management
+
+    def read(self, kind: str) -> str:
+        """Return the current key for `inference`, `management` or `API`."""
+        until = time.monotonic() + KEY_FILE_PATIENCE
+        while True:
+            try:
+                return json.loads(self._key_file.read_text())[kind]["key"]
+            except (ValueError, KeyError, TypeError):  # half-written: another process is renewing
+                if time.monotonic() > until:
+                    raise Unavailable("TorchServe's keys cannot be read.") from None
+            except OSError:
+                raise Unavailable("TorchServe is not running, or is just starting.") from None
+            time.sleep(POLL_INTERVAL)
+
+    def renew(self, kind: str, expired: str) -> str:
+        """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
+        # Polls, as a blocking lock would stop all greenlets of the process, the one that holds it included.
+        with FileLock(self._key_file.with_suffix(".lock"), poll_interval=POLL_INTERVAL):
+            if self.read(kind) == expired:
+                self._management.ask("GET", f"/token?type={kind}", None, bearer(self.read("API")))
+            return self.read(kind)

@@ -1,0 +1,1 @@
+"""Many images through the gateway, or through an archive itself: one row each."""

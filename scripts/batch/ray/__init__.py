@@ -1,0 +1,1 @@
+"""The same on all machines of a Ray cluster."""

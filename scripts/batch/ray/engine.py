@@ -1,0 +1,203 @@
+"""Many images on many machines: Ray Data runs an archive's own code over them and leaves a folder of Parquet files.
+
+A worker reads, classifies and writes a group of images, to a file that is named by them and is there whole or not at
+all. So a group that Ray does once more, as its worker or machine has died, is there once, and a kill leaves nothing
+torn; Ray's own `write_parquet` would leave torn files, and take a process more on every machine.
+"""
+
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow
+import pyarrow.dataset
+from tqdm import tqdm
+
+from scripts.batch import rows as rows_module
+from scripts.batch.ray import worker
+from scripts.batch.ray.sources import GROUP, Source, files_in, find_sources, open_folder
+from scripts.batch.ray.worker import UNFINISHED, Classifier, Folder
+from scripts.batch.rows import FIGURES, FORMS, Row, columns
+from scripts.options import Stopped
+from training.files import DigestError, check_digest
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+CODE = "handler/onnx_engine.py"  # in an archive; without it an installed repository's would be taken
+BLOCK = 4 * 1024 * 1024  # bytes of images from a Parquet file that one worker takes at once
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a cluster that is not there is known after a minute, not a quarter of an hour
+}
+ALONE = {  # a Ray that is started for one command is reached from this machine alone, and with a key
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback, on Linux as well
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(),
+}
+
+
+def classify(
+    named: list[str], absent: Collection[str], archive: Path, output: str, address: str | None
+) -> tuple[list[Row], list[Row], list[str]]:
+    """Classify the images that paths and URLs name, but for those that have a row in the output already.
+
+    Returns the beginning of each row, up to the error, also of images that have none in the output, as they could not
+    be read (such as the paths in `absent`), and the classes. Raises Stopped.
+    """
+    classes = classes_of(archive)
+    folder = open_output(output)
+    sources = list(find_sources(named, absent))
+    given = [file for source in sources for file in source.files]
+    check_once(given, "what was named")
+    done = read_rows(folder, classes)["file"]
+    if not set(done.to_pylist()) <= set(given):
+        raise other(folder)
+    again: list[Row] = []
+    if len(done) < len(given):
+        with cluster(address), tqdm(initial=len(done), total=len(given), unit="image", disable=None) as bar:
+            for written, unread in run(sources, archive.read_bytes(), done, folder):
+                again += [[file, None, None, None, why] for file, why in unread.items()]
+                bar.update(written)
+    rows = read_rows(folder, classes)
+    files = rows["file"].to_pylist()
+    check_once(files, folder.name)
+    if missing := set(given).difference(files, (row[0] for row in again)):
+        raise Stopped(f"{len(missing):,} images have no row in {folder.name}; the same command asks for them again.")
+    return list(map(list, zip(*(column.to_pylist() for column in rows.columns), strict=True))), again, classes
+
+
+def classes_of(archive: Path) -> list[str]:
+    """Return the class names of an archive that is what was built. Raises Stopped."""
+    try:
+        check_digest(archive)
+    except DigestError as error:
+        raise Stopped(str(error)) from None
+    with zipfile.ZipFile(archive) as file:
+        if CODE not in file.namelist():
+            raise Stopped(f"{archive} is older than {CODE}; build it anew with '.venv/bin/python -m training.archive'.")
+        names = json.loads(file.read("index_to_name.json"))
+    return [names[str(index)] for index in range(len(names))]
+
+
+def open_output(name: str) -> Folder:
+    """Open or make the folder of the rows, and remove what a kill has left there of files. Raises Stopped."""
+    if Path(name).suffix in FORMS:
+        raise Stopped(f"--engine ray writes a folder of Parquet files, which cannot end in {Path(name).suffix}.")
+    folder = open_folder(name)
+    try:
+        folder.filesystem.create_dir(folder.path)
+        for path in folder.files():
+            if UNFINISHED.search(path):
+                folder.filesystem.delete_file(path)
+    except OSError as error:
+        raise Stopped(f"{folder.name} cannot be written to ({error}); name another --output.") from None
+    return folder
+
+
+def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
+    """Return what is in the output, without the probabilities. Raises Stopped where it is none of ours."""
+    names = ["file", *FIGURES]
+    paths = [path for path in files_in(folder) if path.endswith(".parquet")]
+    if not paths:
+        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in names})
+    try:
+        rows = pyarrow.dataset.dataset(paths, filesystem=folder.filesystem, format="parquet")
+        if rows.schema.names != columns(classes):
+            raise other(folder)
+        return rows.to_table(columns=names)
+    except (OSError, ValueError) as error:
+        raise Stopped(
+            f"{folder.name} cannot be read ({error}); remove what is torn, and run the command again."
+        ) from None
+
+
+def other(folder: Folder) -> Stopped:
+    return Stopped(f"{folder.name} holds rows of other images or classes; remove it to begin anew.")
+
+
+def check_once(files: list[str], place: str) -> None:
+    """Raise Stopped where a name is there twice."""
+    for file, count in Counter(files).most_common(1):
+        if count > 1:
+            raise Stopped(f"{file} is {count} times in {place}; have each image there once.")
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Connect to the Ray that `address` or RAY_ADDRESS names, or start one on this machine until the block ends."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ |= QUIET if address else QUIET | ALONE  # Ray reads them as it is imported
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(worker)
+    ray.cloudpickle.register_pickle_by_value(rows_module)
+    with redirect_stdout(sys.stderr):  # where Ray's notes belong
+        try:
+            ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise Stopped(f"There is no Ray at {address or 'hand'} ({reason}); name its --address.") from None
+        try:
+            yield
+        except ray.exceptions.RayError as error:
+            raise Stopped(
+                f"Ray stopped before the end ({last_error(str(error))}); the same command continues."
+            ) from None
+        finally:
+            ray.shutdown()
+
+
+def last_error(text: str) -> str:
+    """Return the line of a remote traceback, with advice of Ray's behind it, that names the error."""
+    lines = text.splitlines()
+    return ([line for line in lines if re.match(r"[\w.]+Error: ", line)] or lines)[-1]
+
+
+def run(
+    sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Have Ray classify all images that are not done.
+
+    Yields, as each group is written, how many rows it has, and why which of its images could not be read.
+    """
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    everywhere = ray.data.ActorPoolStrategy(min_size=1, initial_size=cores, max_size=cores)
+    for source in sources:
+        groups = dataset_of(source).map_batches(
+            Classifier,
+            fn_constructor_args=(archive, source.contents, done, folder),
+            batch_size=GROUP,
+            batch_format="pyarrow",
+            compute=everywhere,
+            num_cpus=0.5,  # so that those of a machine that died find room beside the others, and need not wait for it
+            scheduling_strategy="SPREAD",
+        )
+        for row in groups.iter_rows():
+            yield row["written"], dict(zip(row["unread"], row["why"], strict=True))
+
+
+def dataset_of(source: Source) -> "Dataset":
+    import ray.data
+
+    if isinstance(source.images, list):
+        return ray.data.from_arrow(source.images)
+    folder, fields = source.images
+    # With a core for each of these tasks, as the newer reader takes, a cluster full of classifiers would wait for ever.
+    context = ray.data.DataContext.get_current()
+    context.use_datasource_v2, context.target_max_block_size = False, BLOCK
+    return ray.data.read_parquet(folder.path, filesystem=folder.filesystem, columns=fields, num_cpus=0)

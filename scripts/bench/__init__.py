@@ -1,0 +1,1 @@
+"""Measurements: of serving, of training, and what follows from them."""

@@ -1,0 +1,332 @@
+"""Measure the product against what one would build instead, each alone on the machine, in turns.
+
+    .venv/bin/python -m scripts.bench.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
+
+All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
+<output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,
+and prints how each minute was. Needs wrk, and what the extra `bench` names; nothing else should run meanwhile.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+import numpy as np
+import psutil
+import requests
+from matplotlib import pyplot
+from PIL import Image
+from skimage import data
+from tqdm import tqdm
+
+from gateway.torchserve.client import MODEL, read_properties
+from training.files import save_figure, write_digest, write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
+CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32, 128)}
+CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in counts]
+FILES = 10_000  # of the batch prediction
+PRODUCT, LOCAL = "product", "local"
+PEERS = ("flask", "fastapi", "litserve")
+SYSTEMS = (PRODUCT, LOCAL, *PEERS)
+START_TIMEOUT = 60  # seconds
+STOP_TIMEOUT = 15  # seconds
+WARMING = 4  # seconds
+LONGER = {"large": 2}  # times as long for what few are answered of
+IDLE = 0.3  # of a core; LitServe looks for work all the time
+Figures = dict[str, float]
+
+
+@dataclass
+class System:
+    """One way of serving: the command that starts it, and where it then answers."""
+
+    name: str
+    command: list[str]
+    url: str
+
+
+def systems(folder: Path) -> list[System]:
+    """Return the product and its peers, which serve what `prepare` has laid out in a folder, on a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    product = ["scripts.serve", str(folder / "network.mar"), "--run", str(folder / "run")]
+    modules = {PRODUCT: product, LOCAL: [*product, "--backend", "local"]}
+    modules |= {name: ["scripts.bench.peers", name, str(folder)] for name in PEERS}
+    url = f"http://127.0.0.1:{port}"
+    return [System(name, [sys.executable, "-m", *rest, "--port", port], url) for name, rest in modules.items()]
+
+
+def prepare(archive: Path, folder: Path) -> None:
+    """Lay out everything that is served or sent: the archive, and what the peers need of it; images."""
+    shutil.copy(archive, folder / "network.mar")
+    write_digest(folder / "network.mar", archive)
+    with zipfile.ZipFile(archive) as packed:
+        (network,) = (name for name in packed.namelist() if name.endswith(".pt"))
+        (folder / "network.pt").write_bytes(packed.read(network))
+        (folder / "model_card.json").write_bytes(packed.read("model_card.json"))
+    for name, size in IMAGES.items():
+        (folder / f"{name}.jpg").write_bytes(photograph(size, seed=0))
+    (folder / "files").mkdir()
+    for number in range(FILES):
+        (folder / "files" / f"{number:05}.jpg").write_bytes(photograph(IMAGES["small"], seed=number))
+
+
+def photograph(size: tuple[int, int], seed: int) -> bytes:
+    """Return a JPEG of a photograph with the grain of a camera, without which a large one would be too easy."""
+    random = np.random.default_rng(seed)
+    pixels = np.asarray(Image.fromarray(data.astronaut()).resize(size, Image.Resampling.LANCZOS), dtype=np.float32)
+    grainy = (pixels + random.normal(0, 6, pixels.shape)).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grainy).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def running(system: System, image: bytes) -> Iterator[tuple[psutil.Process, float]]:
+    """Start a system; yields its process and the seconds until it had classified an image."""
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(system.command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        watched = psutil.Process(process.pid)
+        try:
+            while not _classifies(system.url, image):
+                if process.poll() is not None or time.monotonic() - started > START_TIMEOUT:
+                    log.seek(0)
+                    raise SystemExit(f"{system.name} did not start:\n{log.read().decode()}")
+                time.sleep(0.02)
+            yield watched, time.monotonic() - started
+        finally:
+            if process.poll() is None:
+                stop(watched)
+
+
+def stop(process: psutil.Process) -> None:
+    """Ask a system to end, and kill what is left of it after a while."""
+    family = process.children(recursive=True)
+    process.terminate()
+    _, left = psutil.wait_procs([process, *family], timeout=STOP_TIMEOUT)
+    for each in left:
+        each.kill()
+
+
+def _classifies(url: str, image: bytes) -> bool:
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy for the web does not lead to this machine
+        try:
+            return session.post(f"{url}/predict", files={"file": image}, timeout=60).ok
+        except requests.RequestException:
+            return False
+
+
+def load(url: str, image: Path, connections: int, seconds: int, *arguments: str) -> Figures:
+    """Send an image over and over; returns answers a second and latencies in milliseconds."""
+    command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+    command += ["--timeout", "60s", "--script", "scripts/bench/predict.lua", url, "--", str(image), *arguments]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    figures = json.loads(said.splitlines()[-1])
+    if figures["failed"]:
+        raise SystemExit(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
+    return figures
+
+
+def settle(process: psutil.Process) -> None:
+    """Wait until a system has dealt with what a load has left behind, so that the next one does not meet it."""
+    busy = 1.0
+    while busy > IDLE:
+        before = _cpu_seconds(process)
+        time.sleep(0.5)
+        busy = (_cpu_seconds(process) - before) / 0.5
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])
+
+
+def memory(process: psutil.Process) -> float:
+    """Return what a process and its children take, in MiB, pages they share counted once."""
+    return sum(each.memory_full_info().pss for each in [process, *process.children(recursive=True)]) / 2**20
+
+
+def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
+    """Start a system, load it in every way, and return its figures."""
+    url, small = f"{system.url}/predict", folder / "small.jpg"
+    with running(system, small.read_bytes()) as (process, start):
+        load(url, small, 32, WARMING, "file")
+        figures = {}
+        if system.name == PRODUCT:
+            figures["files"] = {"rate": batch_prediction(folder, system.url)}
+            figures["torchserve small 32"] = load(*_torchserve(folder / "run", small, seconds))
+        for image, connections in CELLS:
+            settle(process)
+            duration = seconds * LONGER.get(image, 1)
+            figures[f"{image} {connections}"] = load(url, folder / f"{image}.jpg", connections, duration, "file")
+        figures["process"] = {"start": start, "memory": memory(process)}
+    return figures
+
+
+def _torchserve(run: Path, image: Path, seconds: int) -> tuple[Any, ...]:
+    """What `load` needs to go to the running product's TorchServe itself."""
+    address = read_properties(ROOT / "config.properties")["inference_address"]
+    key = json.loads((run / "key_file.json").read_text())["inference"]["key"]
+    return f"{address}/predictions/{MODEL}", image, 32, seconds, "data", key
+
+
+def batch_prediction(folder: Path, url: str) -> float:
+    """Return how many files a second the product's command classifies."""
+    command = [sys.executable, "-m", "scripts.batch_predict", str(folder / "files")]
+    command += ["-o", str(folder / "predictions.csv"), "--url", url]
+    started = time.monotonic()
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return FILES / (time.monotonic() - started)
+
+
+def plain_loop(folder: Path) -> float:
+    """Return how many files a second a loop of PyTorch classifies, in batches of 64 on two threads."""
+    command = [sys.executable, "-m", "scripts.bench.peers", "loop", str(folder)]
+    return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def by_minute(folder: Path, minutes: int, seconds: int = 60) -> Iterator[Figures]:
+    """Load the product with small images on 32 connections; yields the figures of each minute."""
+    product = systems(folder)[0]
+    small = folder / "small.jpg"
+    with running(product, small.read_bytes()):
+        for _ in range(minutes):
+            yield load(f"{product.url}/predict", small, 32, seconds, "file")
+
+
+Rounds = dict[str, dict[str, list[Figures]]]  # of a system, of a cell: one entry a round
+
+
+def run(folder: Path, rounds: int, seconds: int, names: Iterable[str] = SYSTEMS) -> Rounds:
+    """Measure every system that is named once a round, in an order that turns."""
+    measured: Rounds = defaultdict(lambda: defaultdict(list))
+    contenders = [system for system in systems(folder) if system.name in names]
+    for number in range(rounds):
+        turned = contenders[number % len(contenders) :] + contenders[: number % len(contenders)]
+        for system in tqdm(turned, desc=f"round {number + 1} of {rounds}", leave=False):
+            for cell, figures in measure(system, folder, seconds).items():
+                measured[system.name][cell].append(figures)
+        measured["loop"]["files"].append({"rate": plain_loop(folder)})
+    return measured
+
+
+def verdicts(measured: Rounds) -> list[tuple[str, float, str]]:
+    """Return what was aimed at: its name, the median over the rounds of a ratio or of seconds, and the aim."""
+
+    def ratios(
+        cell: str, figure: str, best: Callable[[Iterable[float]], float], names: Iterable[str], of: str = PRODUCT
+    ) -> float:
+        ours = measured[of][cell]
+        theirs = [best(measured[name][cell][number][figure] for name in names) for number in range(len(ours))]
+        return median(mine[figure] / other for mine, other in zip(ours, theirs, strict=True))
+
+    product = measured[PRODUCT]
+    direct = zip(product["small 32"], product["torchserve small 32"], strict=True)
+    rows = []
+    for connections in (32, 128):
+        cell = f"small {connections}"
+        rows.append(
+            (f"small, {connections} connections, rate to the fastest peer's", ratios(cell, "rate", max, PEERS), "≥ 2")
+        )
+        rows.append(
+            (f"small, {connections} connections, p99 to the best peer's", ratios(cell, "p99", min, PEERS), "≤ 1")
+        )
+    rows += [
+        ("small, 1 connection, p50 to FastAPI's", ratios("small 1", "p50", min, ["fastapi"]), "≤ 1.5"),
+        ("large, 8 connections, rate to the fastest peer's", ratios("large 8", "rate", max, PEERS), "≥ 3"),
+        ("rate to that of TorchServe alone", median(ours["rate"] / alone["rate"] for ours, alone in direct), "≥ 0.7"),
+        ("files a second to a plain loop's", ratios("files", "rate", max, ["loop"]), "≥ 0.8"),
+        ("memory to that of the Flask process", ratios("process", "memory", min, ["flask"]), "< 2"),
+        ("seconds from start to first prediction", median(each["start"] for each in product["process"]), "≤ 12"),
+        (
+            "small, 32 connections, rate of the local backend to TorchServe's",
+            ratios("small 32", "rate", max, [PRODUCT], LOCAL),
+            "≥ 1",
+        ),
+        ("memory of the local backend to TorchServe's", ratios("process", "memory", min, [PRODUCT], LOCAL), "< 1"),
+    ]
+    return rows
+
+
+def table(measured: Rounds) -> str:
+    """Return the medians as a Markdown table: answers a second, and the 50th and 99th percentile of milliseconds."""
+    names = [name for name in SYSTEMS if name in measured]
+    lines = ["| image, connections | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for image, connections in CELLS:
+        cells = []
+        for name in names:
+            rounds = measured[name][f"{image} {connections}"]
+            rate, p50, p99 = (median(each[figure] for each in rounds) for figure in ("rate", "p50", "p99"))
+            cells.append(f"{rate:,.0f} ({p50:,.1f}, {p99:,.1f})")
+        lines.append(f"| {image}, {connections} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(measured: Rounds, path: Path) -> None:
+    """Draw answers a second, a group of bars for each image and number of connections."""
+    names = [name for name in SYSTEMS if name in measured]
+    matplotlib.use("Agg")
+    figure, axes = pyplot.subplots(1, len(IMAGES), figsize=(11, 3.2), layout="constrained")
+    for axis, image in zip(axes, IMAGES, strict=True):
+        counts = [connections for name, connections in CELLS if name == image]
+        for place, name in enumerate(names):
+            heights = [median(each["rate"] for each in measured[name][f"{image} {count}"]) for count in counts]
+            axis.bar(np.arange(len(counts)) + place * 0.8 / len(names), heights, 0.8 / len(names), label=name)
+        width, height = IMAGES[image]
+        axis.set_title(f"JPEG of {width} × {height} pixels")
+        axis.set_xticks(np.arange(len(counts)) + 0.3, [f"{count}" for count in counts])
+        axis.set_xlabel("connections")
+    axes[0].set_ylabel("answers a second")
+    axes[0].legend()
+    save_figure(figure, path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--rounds", type=int, default=5, help="%(default)s without it")
+    parser.add_argument("--seconds", type=int, default=6, help="of load in each cell; %(default)s without it")
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="path of the results, no suffix")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="all without it")
+    parser.add_argument("--minutes", type=int, help="measure the product alone, minute by minute")
+    arguments = parser.parse_args()
+    if not shutil.which("wrk"):
+        raise SystemExit("wrk is not installed; on Debian, apt-get install wrk.")
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(arguments.archive, Path(folder))
+        if arguments.minutes:
+            for number, figures in enumerate(by_minute(Path(folder), arguments.minutes), start=1):
+                rate, p50, p99 = (figures[figure] for figure in ("rate", "p50", "p99"))
+                print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
+            return
+        measured = run(Path(folder), arguments.rounds, arguments.seconds, arguments.systems)
+    write_whole(arguments.output.with_suffix(".json"), json.dumps(measured, indent=1))
+    draw(measured, arguments.output.with_suffix(".png"))
+    print(table(measured))
+    if set(SYSTEMS) <= measured.keys():
+        print("", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

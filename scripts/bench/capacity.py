@@ -1,0 +1,129 @@
+"""What pods of two cores answer and cost, from what was measured on two cores, with the tables of docs/scaling.md."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARK = json.loads((ROOT / "docs" / "benchmark.json").read_text())["product"]
+VCPUS = 2  # of a pod, as of the machine of the benchmark
+DAY = 24 * 3600  # seconds
+LARGEST = 10 * 2**20  # bytes of an image
+REFERENCE, DEFAULT = "cnn", "whitened_resnet"
+MFLOP = {REFERENCE: 23, "whitened_cnn": 236, DEFAULT: 321, "resnet18": 1110}  # docs/training.md
+DEFAULT_RATE = (194, 238)  # answers a second on two cores; docs/performance.md
+STAGES = {  # milliseconds of a core for a small image, or for what is said; docs/performance.md and README
+    "gateway": (1.2, 1.5),
+    "TorchServe's Java": (0.3, 0.4),
+    "the worker's decoding": (0.15, 0.15),
+    "its network, `cnn`": (0.4, 0.5),
+    "its network, `whitened_resnet`": (4.1, 4.7),
+    "its decoding of a photo of 12 megapixels": (30, 30),
+}
+
+
+def assume(value: float, words: str) -> Any:
+    return field(default=value, metadata={"words": words})
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What was not measured."""
+
+    peak: float = assume(10_000, "requests a second in the evening")
+    trough: float = assume(0.2, "of the peak, twelve hours later")
+    flash: float = assume(5, "times the usual traffic, in a flash crowd at noon")
+    headroom: float = assume(0.7, "use of a pod that is planned for")
+    vcpu_price: float = assume(0.04, "$ a vCPU-hour, on demand")
+    spot: float = assume(0.35, "of that price, where pods may be taken away")
+    gpu_price: float = assume(0.75, "$ an hour, for a small GPU")
+    scheduling: float = assume(10, "seconds until a pod's command starts, on a node that is there and has the image")
+    node: float = assume(110, "seconds more, where a node has to be got first")
+
+
+def measured(cell: str, figure: str = "rate") -> float:
+    """Return the median over the benchmark's rounds."""
+    return median(each[figure] for each in BENCHMARK[cell])
+
+
+def cost_line() -> tuple[float, float]:
+    """Return milliseconds of a core for a small image, and those more for each MFLOP: a line through two networks."""
+    reference, default = VCPUS * 1000 / measured("small 32"), VCPUS * 1000 / mean(DEFAULT_RATE)
+    slope = (default - reference) / (MFLOP[DEFAULT] - MFLOP[REFERENCE])
+    return reference - slope * MFLOP[REFERENCE], slope
+
+
+def capacity(network: str, large: float = 0.0) -> float:
+    """Return the images that a pod answers in a second, of which a share are photos of 12 megapixels."""
+    base, slope = cost_line()
+    photo = VCPUS * 1000 * (1 / measured("large 8") - 1 / measured("small 32"))
+    return VCPUS * 1000 / (base + slope * MFLOP[network] + large * photo)
+
+
+def pods_for(rate: float, assumed: Assumptions, network: str = DEFAULT, large: float = 0.0) -> int:
+    """Return how many pods answer so many images a second, and keep their headroom."""
+    return math.ceil(rate / capacity(network, large) / assumed.headroom)
+
+
+def dollars(pods: float, assumed: Assumptions) -> float:
+    """Return what so many pods cost a day, on demand."""
+    return pods * VCPUS * assumed.vcpu_price * 24
+
+
+def table(heads: str, rows: Iterable[list[str]]) -> str:
+    return "\n".join(
+        [f"| {heads} |", "|---" * (heads.count("|") + 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
+
+
+def tables(assumed: Assumptions) -> Iterator[str]:
+    """Yield what is assumed, and what follows by network, by mixture of images, and by stage."""
+    yield table("option | assumed | what it is", _assumptions(assumed))
+    yield table(
+        "network | images/s of a pod | the network's share of the CPU | pods for the peak | $ a day | on spot "
+        "| $ a million images | images/s from which a GPU is cheaper",
+        _networks(assumed),
+    )
+    yield table(
+        "photos | images/s of a pod | pods for the peak | Gbit/s of them, at most | for each pod", _mixtures(assumed)
+    )
+    yield table("stage | ms of a core | images/s of two cores that do nothing else", _stages())
+
+
+def _assumptions(assumed: Assumptions) -> Iterator[list[str]]:
+    for each in fields(assumed):
+        yield [f"`--{each.name.replace('_', '-')}`", f"{getattr(assumed, each.name):,g}", each.metadata["words"]]
+
+
+def _networks(assumed: Assumptions) -> Iterator[list[str]]:
+    for network, operations in MFLOP.items():
+        spent = cost_line()[1] * operations  # milliseconds of a core in the network
+        answered, pods = capacity(network), pods_for(assumed.peak, assumed, network)
+        price = dollars(pods, assumed)
+        yield [
+            f"`{network}`",
+            f"{answered:,.0f}",
+            f"{spent * answered / VCPUS / 1000:.0%}",
+            f"{pods}",
+            f"{price:,.0f}",
+            f"{price * assumed.spot:,.0f}",
+            f"{price * 1e6 / (assumed.peak * DAY):.2f}",
+            f"{assumed.gpu_price / assumed.vcpu_price / spent * 1000:,.0f}",
+        ]
+
+
+def _mixtures(assumed: Assumptions) -> Iterator[list[str]]:
+    for large in (0, 0.01, 0.1, 1):
+        pods, gigabits = pods_for(assumed.peak, assumed, large=large), assumed.peak * large * LARGEST * 8 / 1e9
+        rate = capacity(DEFAULT, large)
+        yield [f"{large:.0%}", f"{rate:,.0f}", f"{pods:,}", f"{gigabits:,.1f}", f"{gigabits / pods:.2f}"]
+
+
+def _stages() -> Iterator[list[str]]:
+    for stage, (low, high) in STAGES.items():
+        spent = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        yield [stage, spent, f"{VCPUS * 1000 / mean((low, high)):,.0f}"]

@@ -1,0 +1,177 @@
+"""Simulate a day of autoscaling, and work out what internet scale would take, from what was measured on two cores.
+
+    .venv/bin/python -m scripts.bench.scaling
+
+prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. Every assumption is an option,
+to make the plan again with other prices, another peak or other times to start.
+"""
+
+import argparse
+import json
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
+from training.files import save_figure, write_whole
+
+WAITING = 300  # small images that a pod lets wait: 150 in each gateway process
+LATE = 1.0  # seconds of waiting, as the alert in deploy/monitoring has it
+LEAST = 4  # pods, in case some are lost
+# Kubernetes' HorizontalPodAutoscaler, as it is documented and comes.
+SYNC = 15  # seconds between its looks, and of the use that it sees
+TOLERANCE = 0.1
+STABILISATION = 300  # seconds for which fewer pods have to have been enough
+FASTEST = (2, 4)  # times as many pods in 15 seconds, or so many more
+
+DRAWN = ("fixed, for the evening", "autoscaled to 50%, nodes that are there", "autoscaled to 50%, nodes to be got")
+Series = NDArray[np.float64]  # a figure for each second of the day
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How many pods there are: at least `least`, and as many more as the autoscaler says."""
+
+    name: str
+    least: int
+    target: float | None = None  # use of the pods that the autoscaler aims at; None without one
+    start: float = 0  # seconds until a new pod answers
+
+
+@dataclass
+class Day:
+    """What became of a day: pods that are paid for, what they can answer, what is refused, and what is late."""
+
+    pods: Series
+    limit: Series
+    refused: Series
+    late: Series
+
+
+def rates(assumed: Assumptions) -> Series:
+    """Return the requests a second that are to be expected: a wave, and a flash crowd at noon on top of it."""
+    seconds = np.arange(DAY)
+    middle, swing = (1 + assumed.trough) / 2, (1 - assumed.trough) / 2
+    wave = middle + swing * np.cos(2 * np.pi * (seconds / DAY - 20 / 24))
+    since = seconds - DAY / 2
+    crowd = np.clip(since / 60, 0, 1) * np.exp(-np.clip(since - 600, 0, None) / 600)  # in a minute; halves in seven
+    return assumed.peak * wave * (1 + (assumed.flash - 1) * crowd)
+
+
+def desired(ready: int, starting: int, use: float, target: float) -> int:
+    """Return how many pods the autoscaler wants; those that are starting count as idle when it wants more."""
+    pods, ratio = ready + starting, use / target
+    if ratio > 1:
+        ratio = max(1, ratio * ready / pods)
+    return pods if abs(ratio - 1) <= TOLERANCE else math.ceil(pods * ratio)
+
+
+def simulate(strategy: Strategy, arrivals: Series, each: float) -> Day:
+    """Go through the seconds of a day with pods that answer `each` images a second.
+
+    Images wait as one fluid, shared evenly; what finds no place is refused, as the gateway does.
+    """
+    ready, waiting, answered, limits = strategy.least, 0.0, 0.0, 0.0
+    if strategy.target:
+        ready = max(ready, math.ceil(arrivals[0] / each / strategy.target))
+    starting: deque[tuple[float, int]] = deque()  # when they will answer, and how many
+    wanted = deque([ready], maxlen=STABILISATION // SYNC)
+    day = Day(*np.zeros((4, len(arrivals))))
+    for second, arriving in enumerate(arrivals.tolist()):
+        while starting and starting[0][0] <= second:
+            ready += starting.popleft()[1]
+        limit, coming = ready * each, sum(count for _, count in starting)
+        now = min(waiting + arriving, limit)
+        refused = max(0.0, waiting + arriving - now - ready * WAITING)
+        waiting += arriving - now - refused
+        day.pods[second], day.limit[second], day.refused[second] = ready + coming, limit, refused
+        day.late[second] = max(0.0, arriving - refused) if waiting > LATE * limit else 0
+        answered, limits = answered + now, limits + limit
+        if strategy.target and second % SYNC == SYNC - 1:
+            wanted.append(max(strategy.least, desired(ready, coming, answered / limits, strategy.target)))
+            answered = limits = 0.0
+            pods, (times, more) = ready + coming, FASTEST
+            if wanted[-1] > pods:
+                starting.append((second + strategy.start, min(wanted[-1], max(pods * times, pods + more)) - pods))
+            elif not starting:
+                ready = min(ready, max(wanted))
+    return day
+
+
+def strategies(assumed: Assumptions) -> list[Strategy]:
+    """Return what is compared: fixed numbers of pods, and two targets on nodes that are there or have to be got."""
+    there = measured("process", "start") + assumed.scheduling
+    starts = {"nodes that are there": there, "nodes to be got": there + assumed.node}
+    return [
+        Strategy("fixed, for the evening", pods_for(assumed.peak, assumed)),
+        Strategy("fixed, for the flash crowd", pods_for(rates(assumed).max(), assumed)),
+        *(
+            Strategy(f"autoscaled to {target:.0%}, {nodes}", LEAST, target, start)
+            for nodes, start in starts.items()
+            for target in (0.7, 0.5, 0.3)
+        ),
+    ]
+
+
+def summary(day: Day, arrivals: Series, assumed: Assumptions) -> dict[str, float]:
+    """Return the shares of the requests that are refused and late, and pods and dollars of a day."""
+    return {
+        "refused": day.refused.sum() / arrivals.sum(),
+        "late": day.late.sum() / arrivals.sum(),
+        "mean_pods": day.pods.mean(),
+        "most_pods": day.pods.max(),
+        "dollars": dollars(day.pods.mean(), assumed),
+    }
+
+
+def rows(results: dict[str, dict[str, float]]) -> Iterator[list[str]]:
+    for name, figures in results.items():
+        shares = [f"{figures[share]:.2%}" for share in ("refused", "late")]
+        yield [name, *shares, *(f"{figures[figure]:,.0f}" for figure in ("mean_pods", "most_pods", "dollars"))]
+
+
+def draw(arrivals: Series, days: dict[str, Day]) -> Figure:
+    """Draw what comes and what could be answered: the whole day, and the hour around the flash crowd."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    hours = np.arange(DAY) / 3600
+    for panel, (begin, end) in zip(figure.subplots(1, 2), ((0, 24), (11.8, 13)), strict=True):
+        shown = slice(round(begin * 3600), round(end * 3600), max(1, round(end - begin)))
+        panel.fill_between(hours[shown], arrivals[shown] / 1000, color="0.85", label="requests")
+        for name, day in days.items():
+            panel.plot(hours[shown], day.limit[shown] / 1000, linewidth=1.2, label=name)
+        panel.set(xlabel="hour of the day", xlim=(begin, end), ylim=(0, None))
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("thousands a second")
+    figure.axes[0].set_title("What is asked, and what the pods could answer")
+    figure.axes[1].set_title("The flash crowd")
+    figure.axes[1].legend(fontsize="small", loc="upper right")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for each in fields(Assumptions):
+        words = f"{each.metadata['words']}; %(default)s without it"
+        parser.add_argument(f"--{each.name.replace('_', '-')}", type=float, default=each.default, help=words)
+    parser.add_argument("--seed", type=int, default=1, help="of chance; %(default)s without it")
+    parser.add_argument("--output", type=Path, default=Path("docs/scaling"), help="path of the results, no suffix")
+    options = vars(parser.parse_args())
+    seed, output = options.pop("seed"), options.pop("output")
+    assumed = Assumptions(**options)
+    arrivals = np.random.default_rng(seed).poisson(rates(assumed)).astype(float)
+    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(assumed)}
+    results = {name: summary(day, arrivals, assumed) for name, day in days.items()}
+    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(assumed), "days": results}, indent=1))
+    save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)
+    simulated = table("pods | refused | late | pods, mean | at most | $ a day", rows(results))
+    print(*tables(assumed), simulated, sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Measure what each measure for speed is worth in the training of a recipe, in turns, each in a process of its own.
+
+    .venv/bin/python -m scripts.bench.training_speed --recipe training/recipes/whitened_cnn.yaml
+
+prints milliseconds an image, seconds an epoch of 47,500 images, and the ratio to the row above.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from ctypes.util import find_library
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from handler.transforms import INPUT_SIZE
+from training.checkpoint import CheckpointError
+from training.config import Recipe, RecipeError, SmallerImages, load_recipe
+from training.data import Epoch, Images
+from training.run import Run
+
+EPOCH = 47_500  # images: CIFAR-10's without a twentieth for validation
+BATCHES = 4  # timed, after one that is not
+STEPS = (
+    "as PyTorch comes",
+    "channels last",
+    "jemalloc",
+    "jemalloc that keeps its memory, in large pages",
+    "images of 24 pixels",
+    "images of 16 pixels",
+)
+KEEP = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"  # as the Makefile has it
+
+
+def measure(recipe: Recipe, step: int) -> float:
+    """Return milliseconds an image with all measures up to `step`, of those that are of this process."""
+    smaller = [SmallerImages(epochs=1, size=(24, 16)[step - 4])] if step >= 4 else []
+    recipe = recipe.model_copy(update={"smaller_images": smaller})
+    pixels = torch.randint(0, 256, (recipe.batch_size, 3, INPUT_SIZE, INPUT_SIZE), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(recipe.batch_size) % 10, [str(label) for label in range(10)])
+    run = Run(recipe, images, images, torch.channels_last if step >= 1 else torch.contiguous_format)
+    epoch = Epoch(images, recipe, 1)
+    started = 0.0
+    for batch in range(BATCHES + 1):
+        if batch == 1:
+            started = time.perf_counter()
+        run.train_batch(*epoch[0])
+    return (time.perf_counter() - started) / BATCHES / recipe.batch_size * 1000
+
+
+def in_own_process(recipe: Path, step: int) -> float:
+    environment = dict(os.environ)
+    for name in ("LD_PRELOAD", "MALLOC_CONF"):
+        environment.pop(name, None)
+    if step >= 2:
+        environment["LD_PRELOAD"] = find_library("jemalloc") or ""
+    if step >= 3:
+        environment["MALLOC_CONF"] = KEEP
+    command = [sys.executable, "-m", "scripts.bench.training_speed", "--recipe", str(recipe), "--step", str(step)]
+    return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/whitened_cnn.yaml"))
+    parser.add_argument("--rounds", type=int, default=3, help="the median of so many is printed; 3 without it")
+    parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    try:
+        recipe = load_recipe(arguments.recipe)
+        if arguments.step is not None:
+            print(measure(recipe, arguments.step))
+            return
+    except (RecipeError, CheckpointError) as error:
+        raise SystemExit(str(error)) from None
+    if not find_library("jemalloc"):
+        raise SystemExit("jemalloc is not installed; on Debian, apt-get install libjemalloc2.")
+    steps = range(4 if recipe.architecture == "cnn" else len(STEPS))  # cnn takes one size only
+    try:
+        rounds = [[in_own_process(arguments.recipe, step) for step in steps] for _ in range(arguments.rounds)]
+    except subprocess.CalledProcessError as error:  # which has said why
+        raise SystemExit(error.returncode) from None
+    before = None
+    for name, times in zip(STEPS, zip(*rounds, strict=True), strict=False):
+        now = median(times)
+        ratio = f"{before / now:.2f} times the speed" if before else ""
+        print(f"{name:46} {now:7.2f} ms an image {now * EPOCH / 1000:7.0f} s an epoch  {ratio}")
+        before = now
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What serves: TorchServe and the gateway, watched, and the versions they serve."""

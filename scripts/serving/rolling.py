@@ -1,0 +1,252 @@
+"""Replace the version that is served by another one while clients go on asking, and return to it.
+
+The new version has to prove itself beside the old one first; `scripts/models.py` has the commands.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gateway.app import TIMEOUT as GATEWAY_TIMEOUT
+from gateway.torchserve.client import TooSlow, TorchServe, TorchServeError, Unavailable
+from scripts.batch.images import find_images
+from scripts.options import ROOT
+from scripts.serving import served
+from training.files import check_digest
+from training.folders import label_of, roots_of
+
+EXAMPLES = ROOT / "ui" / "examples"
+WARMING = 8  # predictions
+DRAIN_TIMEOUT = 120  # seconds; nobody waits so long for what is then still in the queue
+POLL_INTERVAL = 0.05  # seconds
+
+
+class Refused(Exception):
+    """What was served is served on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a new version is allowed beside the old one: accuracy to lose, times its median time, seconds an image."""
+
+    tolerance: float = 0.01
+    slower: float = 3.0
+    seconds: float = GATEWAY_TIMEOUT
+    new_classes: bool = False
+
+
+def in_store(named: str, run: Path) -> str:
+    """Return the file name of the archive that is named by it, or by a path from here, the store or the folder `run`.
+
+    Raises Refused if that is a file outside the model store, whatever the store has under its name.
+    """
+    path, store = Path(named), (run / served.STORE).resolve()
+    meant = next((place for place in (path, store / path, run / path) if place.is_file()), None)
+    if meant is None:
+        raise Refused(f"there is no archive {named}, here or in the model store {store}; name one that is there.")
+    stored = store / path.name
+    if not (stored.is_file() and stored.samefile(meant)):
+        raise Refused(
+            f"{meant.absolute()} is not in the model store; copy it and its .sha256 to {store}, then name {stored}."
+        )
+    return path.name
+
+
+def register(torchserve: TorchServe, archive: str, run: Path) -> str:
+    """Register an archive of the model store; returns what happened. Raises DigestError where it is not as built."""
+    check_digest(run / "model_store" / archive)
+    return torchserve.register(archive)
+
+
+def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
+    """Serve `archive` in the place of what is served; returns what happened. Raises Refused where it is worse.
+
+    It is asked for the images of `sample`, whose folders are named as classes, or else for the page's examples, which
+    tell nothing of its accuracy.
+    """
+    images = _images(sample)
+    old = _served(torchserve)
+    if archive == old["archive"]:
+        raise Refused(f"{archive} is what is served, and a rollback could not return to it; use another file name.")
+
+    def check(new: str) -> str:
+        return _compare(torchserve, old["version"], new, images, sample, limits)
+
+    return _replace(torchserve, old, archive, run, check)
+
+
+def rollback(torchserve: TorchServe, run: Path) -> str:
+    """Serve again what the last roll, or rollback, has replaced; returns what happened. Raises Refused."""
+    old, last = _served(torchserve), served.last_roll(run)
+    if last is None:
+        raise Refused("there is nothing to return to, as no version was rolled.")
+    if old != last["new"]:
+        raise Refused(
+            f"there is nothing to return to: version {old['version']} of {old['archive']} is served, "
+            "and no roll has put it there."
+        )
+    before = last["old"]
+
+    def check(new: str) -> str:
+        if new != before["version"]:
+            raise Refused(f"{before['archive']} was version {before['version']}, but now is {new}; roll it instead.")
+        for image in _images(None):
+            _ask(torchserve, new, image, Limits.seconds)
+        return "It answers."
+
+    return _replace(torchserve, old, before["archive"], run, check)
+
+
+def _images(sample: Path | None) -> list[Path]:
+    folder = sample or EXAMPLES
+    images = list(find_images([folder])) if folder.is_dir() else []
+    if not images:
+        raise Refused(f"there is no folder {folder} with images; name one with --sample.")
+    return images
+
+
+def _served(torchserve: TorchServe) -> dict[str, str]:
+    (description,) = torchserve.describe()
+    return {"archive": description["modelUrl"], "version": description["modelVersion"]}
+
+
+def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
+    """Register `archive`, serve it unless `check` raises, and unregister the old version once it is idle."""
+    known = _versions(torchserve, archive)
+
+    def discard() -> None:
+        for version in _versions(torchserve, archive) - known:
+            torchserve.unregister(version)
+
+    with ExitStack() as undo:
+        undo.callback(discard)
+        try:
+            register(torchserve, archive, run)
+        except (TooSlow, Unavailable):
+            raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
+        (new,) = _versions(torchserve, archive) - known
+        found = check(new)
+        torchserve.set_default(new)
+        undo.pop_all()
+    served.record(torchserve, run, {"old": old, "new": {"archive": archive, "version": new}})
+    _drain(torchserve, old["version"])
+    torchserve.unregister(old["version"])
+    served.record(torchserve, run)
+    return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"
+
+
+def _versions(torchserve: TorchServe, archive: str) -> set[str]:
+    return {each["modelVersion"] for each in torchserve.describe("all") if each["modelUrl"] == archive}
+
+
+def _compare(
+    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+) -> str:
+    """Ask both versions for every image; returns how they did. Raises Refused where the new one may not be served."""
+    for image in islice(cycle(images), WARMING):
+        _ask(torchserve, new, image, limits.seconds)
+    same_classes = _compare_classes(torchserve, old, new, images, sample, limits)
+    labelled, roots = sample is not None, roots_of([sample] if sample else [])
+    seconds: dict[str, list[float]] = {old: [], new: []}
+    right = {old: 0, new: 0}
+    for image in images:
+        for version in (old, new):  # in turn, so that both meet the same load
+            answer, took = _ask(torchserve, version, image, limits.seconds)
+            seconds[version].append(took)
+            right[version] += answer["predicted_class"] == label_of(image, roots, answer["class_probabilities"])
+    times = {version: f"{_two_digits(1000 * median(took)):g} ms" for version, took in seconds.items()}
+    shares = {version: f"{count / len(images):.2%}" for version, count in right.items()}
+    if median(seconds[new]) > limits.slower * median(seconds[old]):
+        raise Refused(
+            f"version {new} takes {times[new]} an image and {old} {times[old]}, "
+            f"more than {limits.slower:g} times as long; --slower allows more."
+        )
+    if labelled and same_classes and right[old] - right[new] > limits.tolerance * len(images):
+        raise Refused(f"version {new} has {shares[new]} of the sample right and {old} {shares[old]}; see --tolerance.")
+    speed = f"It takes {times[new]} an image, in the median; before it was {times[old]}."
+    if not labelled:
+        return f"{speed} How much it has right was not measured; --sample does."
+    before = f"; before it was {shares[old]}" if same_classes else ""
+    return f"{speed} It has {shares[new]} of {len(images)} images right{before}."
+
+
+def _two_digits(value: float) -> float:
+    """Round to two significant digits, as the next is noise in a time that few images took."""
+    return float(f"{value:.2g}")
+
+
+def _compare_classes(
+    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+) -> bool:
+    """Return whether both versions have the same classes. Raises Refused if not, unless that is wanted."""
+    classes = {
+        version: set(_ask(torchserve, version, images[0], limits.seconds)[0]["class_probabilities"])
+        for version in (old, new)
+    }
+    if classes[old] != classes[new] and not limits.new_classes:
+        raise Refused(
+            f"version {new} has other classes, {_listed(classes[new] - classes[old])} and not "
+            f"{_listed(classes[old] - classes[new])}; --new-classes if that is wanted."
+        )
+    roots = roots_of([sample] if sample else [])
+    strange = {label_of(image, roots, classes[new]) for image in images} - classes[new]
+    if sample and strange:
+        raise Refused(f"the sample's folders are not all classes of version {new}: {_listed(strange)}.")
+    return classes[old] == classes[new]
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "no more"
+
+
+def _ask(torchserve: TorchServe, version: str, image: Path, limit: float) -> tuple[dict[str, Any], float]:
+    """Return a version's answer and the seconds it took. Raises Refused without one, or when it takes too long."""
+    try:
+        content = image.read_bytes()
+    except OSError as error:
+        raise Refused(f"the sample image {image} cannot be read ({error.strerror}); remove it.") from None
+    started = time.monotonic()
+    try:
+        answer = torchserve.predict(content, version)
+    except TorchServeError as error:
+        if not isinstance(error, (TooSlow, Unavailable)) and _default_refuses(torchserve, content):
+            raise Refused(f"the sample image {image} cannot be read ({error}); remove it.") from None
+        raise Refused(f"version {version} fails on {image}: {error}") from None
+    took = time.monotonic() - started
+    if took > limit:
+        raise Refused(f"version {version} takes {took:.1f} s for {image}; --limit allows {limit:g} s.")
+    return answer, took
+
+
+def _default_refuses(torchserve: TorchServe, content: bytes) -> bool:
+    """Say whether the version that is served refuses an image too, so that the image is to blame."""
+    try:
+        torchserve.predict(content)
+    except TorchServeError:
+        return True
+    return False
+
+
+def _drain(torchserve: TorchServe, version: str) -> None:
+    """Wait until a version that is asked no more has answered all it was asked, as unregistering kills its workers.
+
+    Once its queue is empty, a worker that describes itself has nothing else left to do. A worker that does not, as its
+    archive is older than this, has been ended by TorchServe when responseTimeout is over.
+    """
+    until = time.monotonic() + DRAIN_TIMEOUT
+    (description,) = torchserve.describe(version)
+    while description["jobQueueStatus"]["pendingRequests"] and time.monotonic() < until:
+        time.sleep(POLL_INTERVAL)
+        (description,) = torchserve.describe(version)
+    until = time.monotonic() + description["responseTimeout"]
+    idle: set[int | None] = set()
+    while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
+        with suppress(Unavailable):  # a worker that died has nothing left to do either
+            idle.add(torchserve.said(version).get("pid"))
+        time.sleep(POLL_INTERVAL)
+        (description,) = torchserve.describe(version)

@@ -1,0 +1,117 @@
+"""What is served now and what the last roll replaced, in one file of the run folder; a restart serves it again.
+
+The file names the archive that `make serve` was given (`named`), every version that `scripts/models.py` has served
+since, the default first (`versions`, empty if it changed nothing), and the last roll (`last_roll`).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from gateway.torchserve.client import TorchServe
+from scripts.serving.supervisor import ServeError, say
+from training.files import DigestError, check_digest, digest_path, write_whole
+
+FILE = "served.json"
+STORE = "model_store"  # a link in the run folder to the folder of the archives
+Version = dict[str, str]  # its `archive`, a file name of the store, its `version`, and the `digest` of the archive
+
+
+def begin(archive: Path, run: Path) -> None:
+    """Note that `archive` is to be served. Keeps what was rolled in its place; another archive, or another build of
+    it, is served itself. Raises ServeError if the file of an earlier start is damaged.
+    """
+    store = run / STORE
+    store.unlink(missing_ok=True)
+    store.symlink_to(archive.parent.resolve())
+    named = {"archive": str(archive.resolve()), "digest": _digest(archive)}
+    with _changing(run) as state:
+        if state["named"] == named:
+            return
+        if state["versions"]:
+            say(f"{archive.name} is served, because you named it; before, {_called(state['versions'][0])} was.")
+        state.update(named=named, versions=[], last_roll=None)
+
+
+def archives(run: Path) -> list[str]:
+    """Return the file names of the archives to serve, the default first, and say if that is not the named one."""
+    with _changing(run) as state:
+        named = Path(state["named"]["archive"]).name
+        whole = [version for version in state["versions"] if _is_whole(version, run)]
+        if whole[:1] != state["versions"][:1]:
+            say(f"{named} is served instead, because you named it.")
+            whole = []
+        state["versions"] = whole
+    if whole and whole[0]["archive"] != named:
+        say(f"{_called(whole[0])} is served, because it has replaced {named}; 'models.py rollback' returns to it.")
+    return [version["archive"] for version in whole] or [named]
+
+
+def record(torchserve: TorchServe, run: Path, last_roll: dict[str, Version] | None = None) -> None:
+    """Note the versions that TorchServe serves now, and a roll if there was one."""
+    described = torchserve.describe("all") if torchserve.models() else []
+    default = torchserve.describe()[0]["modelVersion"] if described else ""
+    described.sort(key=lambda each: each["modelVersion"] != default)
+    with _changing(run) as state:
+        known = {(each["archive"], each["version"]): each for each in state["versions"]}
+        state["versions"] = [
+            known.get((each["modelUrl"], each["modelVersion"]))
+            or {
+                "archive": each["modelUrl"],
+                "version": each["modelVersion"],
+                "digest": _digest(run / STORE / each["modelUrl"]),
+            }
+            for each in described
+        ]
+        state["last_roll"] = last_roll or state["last_roll"]
+
+
+def last_roll(run: Path) -> dict[str, Version] | None:
+    """Return the `old` and the `new` version of the last roll, or rollback."""
+    return _read(run)["last_roll"]
+
+
+@contextmanager
+def _changing(run: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the file holds, and write it if that was changed, while no other command does."""
+    with FileLock(run / "served.lock"):
+        state = _read(run)
+        before = json.dumps(state)
+        yield state
+        if json.dumps(state) != before:
+            write_whole(run / FILE, json.dumps(state, indent=2))
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / FILE
+    if not path.exists():
+        return {"named": None, "versions": [], "last_roll": None}
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ServeError(f"{path} is damaged; remove it, and the archive that you name is served.") from None
+
+
+def _is_whole(version: Version, run: Path) -> bool:
+    """Return whether the archive of a version is still the one that was served; says if not."""
+    archive = run / STORE / version["archive"]
+    try:
+        check_digest(archive)
+        if _digest(archive) != version["digest"]:
+            raise DigestError(f"{version['archive']} was built again since; roll it.")
+    except DigestError as error:
+        say(f"{_called(version)} is not served again. {error}")
+        return False
+    return True
+
+
+def _called(version: Version) -> str:
+    return f"Version {version['version']} of {version['archive']}"
+
+
+def _digest(archive: Path) -> str:
+    return digest_path(archive).read_text().split()[0]

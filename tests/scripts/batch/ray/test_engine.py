@@ -1,0 +1,252 @@
+"""Batch prediction by Ray Data, on a real cluster of two nodes that know nothing of this repository."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from zipfile import ZipFile
+
+import pytest
+from pyarrow import Array, Table, parquet, table
+from pyarrow.fs import S3FileSystem
+
+import scripts.batch_predict
+from scripts.batch.ray import engine
+from scripts.batch.ray.sources import GROUP, Source
+from scripts.batch.ray.worker import Classifier, Folder
+from scripts.batch_predict import ask_ray
+from scripts.options import Stopped
+from tests.drawing import draw
+from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
+from training.files import write_digest
+
+STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
+NOTICE = {"RAY_health_check_period_ms": "300", "RAY_health_check_failure_threshold": "2"}  # a dead node within a second
+NICENESS = {"RAY_worker_niceness": "0"}  # by itself Ray gives way to all other work, and waits for ever beside some
+GROUPS = 8
+KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head and another node of a core each, on loopback, for which the rooms of this repository are not there."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for room in ("scripts", "training", "gateway", "handler"):
+        (elsewhere / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
+    access = engine.QUIET | engine.ALONE | KEYS | NICENESS
+    with patch.dict(os.environ, access):
+        with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
+            from ray.cluster_utils import Cluster
+
+            node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE}
+            nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+            nodes.add_node(**node)
+        yield nodes
+        nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight groups of images that take a moment each."""
+    folder = tmp_path_factory.mktemp("many")
+    draw("red", 1).resize((500, 500)).save(folder / "0000.png")
+    for number in range(1, GROUPS * GROUP):
+        (folder / f"{number:04}.png").hardlink_to(folder / "0000.png")
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / "batch_predict.py"), "--engine", "ray", *map(str, arguments)]
+
+
+def rows(folder: Path) -> Table:
+    return parquet.read_table(folder).sort_by("file")
+
+
+def times_written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, files: int) -> None:
+    wait_until(lambda: len(times_written(folder)) >= files or process.poll() is not None, seconds=200)
+    assert process.poll() is None, "it ended before it was disturbed"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """The address of an object store that speaks S3: moto, in an environment of its own as it wants other versions."""
+    (port,) = free_ports(1)
+    command = ["uvx", "--quiet", "--from", "moto[s3,server]==5.2.5", "moto_server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, executable=Path(sys.executable).with_name("uvx"), start_new_session=True)
+    try:
+        wait_until(lambda: listens(port) or server.poll() is not None, seconds=120)
+        yield f"127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def test_files_urls_and_parquet_are_classified_as_they_are_served(
+    cluster: Any, store: str, stack: Stack, archive: Path, dataset: Path, tmp_path: Path
+) -> None:
+    images = [*sorted((dataset / "test").rglob("*.png")), tmp_path / "broken.png"]
+    images[-1].write_bytes(b"broken")
+    access = {"access_key": "any", "secret_key": "any", "region": "us-east-1"}
+    client = S3FileSystem(endpoint_override=store, scheme="http", allow_bucket_creation=True, **access)
+    client.create_dir("photos")
+    for key, content in {
+        "notes.txt": b"no image",
+        **{f"{image.parent.name}/{image.name}": image.read_bytes() for image in images},
+    }.items():
+        with client.open_output_stream(f"photos/some/{key}") as stream:
+            stream.write(content)
+    contents = [image.read_bytes() for image in images]
+    kept = tmp_path / "kept.parquet"
+    names = [f"kept/{image.parent.name}/{image.name}" for image in images]
+    parquet.write_table(table({"image": contents, "note": names, "path": names}), kept)
+    url = f"s3://photos/some?endpoint_override={store}&scheme=http&region=us-east-1"
+
+    served, output = tmp_path / "served.parquet", tmp_path / "rows"
+    gateway = [sys.executable, "scripts/batch_predict.py", *map(str, images), "-o", str(served), "--url", stack.url]
+    by_gateway = subprocess.run([*gateway, "--json"], cwd=ROOT, capture_output=True, text=True)
+    arguments = ["--archive", archive, "--address", cluster.address, "-o", output, "--json"]
+    done = subprocess.run(command(*images, url, kept, *arguments), cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 1, done.stderr
+    found, expected = json.loads(done.stdout), json.loads(by_gateway.stdout)
+    assert found["labelled"] == 3 * expected["labelled"]
+    assert found["right"] == 3 * expected["right"]
+    assert found["failed"] == 3
+    there = {row["file"]: row for row in rows(output).to_pylist()}
+    assert len(there) == 3 * len(images)
+    for row in parquet.read_table(served).to_pylist():
+        path = Path(row["file"])
+        place = f"{path.parent.name}/{path.name}"
+        for name in (str(path), f"s3://photos/some/{place}", f"kept/{place}"):
+            same = there[name]
+            assert list(same) == list(row)
+            assert {key: same[key] for key in ("predicted_class", "in_distribution", "error")} == {
+                key: row[key] for key in ("predicted_class", "in_distribution", "error")
+            }
+            figures = [key for key in row if key.startswith("probability_") or key == "confidence"]
+            assert [same[key] for key in figures] == pytest.approx([row[key] for key in figures], abs=1e-5)
+
+
+@pytest.mark.timeout(600)
+def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
+    cluster: Any, archive: Path, many: Path, tmp_path: Path, record_property: Record
+) -> None:
+    output = tmp_path / "rows"
+    arguments = command(many, "--archive", archive, "--address", cluster.address, "-o", output)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(process, output, 2)
+        process.kill()
+    left = times_written(output)
+    assert 0 < len(left) < GROUPS
+    (output / f".{'0' * 64}.parquet.{'1' * 32}.part").write_bytes(b"what a kill leaves of a file")
+    (output / ".my.csv.part").write_bytes(b"what is another's")
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(process, output, len(left) + 2)
+        cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
+        printed, noted = process.communicate(timeout=200)
+    assert process.returncode == 0, noted
+    assert printed.startswith(f"{GROUPS * GROUP:,} of {GROUPS * GROUP:,} images classified; wrote {output}\n")
+    assert rows(output)["file"].to_pylist() == sorted(map(str, many.iterdir()))
+    assert set(rows(output)["predicted_class"].to_pylist()) == {"red"}
+    assert left.items() <= times_written(output).items(), "it asked again for what was there"
+    assert [path.name for path in output.iterdir() if path.suffix != ".parquet"] == [".my.csv.part"]
+    record_property("driver killed, then one of two Ray nodes", f"{GROUPS * GROUP:,} images, each once")
+
+
+def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_here(sources: list[Source], archive: bytes, done: Array, folder: Folder) -> Iterator[tuple[int, Any]]:
+        for source in sources:
+            classifier = Classifier(archive, source.contents, done, folder)
+            for group in source.images:
+                assert isinstance(group, Table)
+                (row,) = classifier(group).to_pylist()
+                yield row["written"], dict(zip(row["unread"], row["why"], strict=True))
+
+    monkeypatch.setattr(engine, "cluster", nullcontext)
+    monkeypatch.setattr(engine, "run", run_here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    draw("red", 1).save("red.png")
+    Path("broken.png").write_bytes(b"broken")
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfgone.png\r\nred.png\r\n")
+    command = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "broken.png", "--list", "list.txt"]
+    monkeypatch.setattr(sys, "argv", [*command, "-o", "rows"])
+
+    assert scripts.batch_predict.main() == 1
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "1 of 3 images classified; wrote rows",
+        "1 image could not be read or asked; the same command asks for it again",
+    ]
+    assert rows(Path("rows"))["file"].to_pylist() == ["broken.png", "red.png"]
+    draw("blue", 1).save("gone.png")
+    assert scripts.batch_predict.main() == 1
+    assert capsys.readouterr().out.startswith("2 of 3 images classified; wrote rows\n")
+    assert rows(Path("rows"))["predicted_class"].to_pylist() == [None, "blue", "red"]
+
+
+def test_says_why_nothing_was_done(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("others", "torn"):
+        Path(folder).mkdir()
+    draw("red", 1).save("one.png")
+    Path("torn/rows.parquet").write_bytes(b"PAR1")
+    with ZipFile("old.mar", "w") as old:
+        old.writestr("index_to_name.json", "{}")
+    write_digest(Path("old.mar"), Path("old.mar"))
+    parquet.write_table(table({"file": ["one.png"]}), "others/rows.parquet")
+    parquet.write_table(table({"path": ["one.png"]}), "empty.parquet")
+    parquet.write_table(table({"file": ["one.png", None], "image": [b"", b""]}), "unnamed.parquet")
+    parquet.write_table(table({"path": ["one.png"] * 2, "bytes": [b""] * 2}), "twice.parquet")
+    for arguments, sentence in (
+        (["one.png", "--watch"], "--engine ray takes an --archive"),
+        (["one.png", "--archive", "none.mar"], "There is no archive none.mar; build it"),
+        (["one.png", "--archive", "old.mar"], "old.mar is older than handler/onnx_engine.py; build it anew"),
+        (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
+        (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
+        (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),
+        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to begin anew."),
+        (["one.png", "-o", "torn"], "torn cannot be read"),
+        (["none.png"], "There is no file or folder none.png."),
+        (["no://photos"], "no://photos cannot be reached"),
+        (["torn"], "There are no JPEG, PNG or GIF files"),
+        (["none.parquet"], "none.parquet cannot be read as Parquet"),
+        (["empty.parquet"], "(it has no column bytes or image of binary); name another."),
+        (["unnamed.parquet"], "(not every image in it has a file); name another."),
+        (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
+    ):
+        known = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "-o", "rows"]
+        monkeypatch.setattr(sys, "argv", known + arguments)
+        assert scripts.batch_predict.main() == 2
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_the_error_is_found_among_what_ray_says() -> None:
+    text = "task failed\nTraceback (most recent call last):\nOSError: [Errno 28] No space left\nTo change retries, …"
+    assert engine.last_error(text) == "OSError: [Errno 28] No space left"
+    assert engine.last_error("The actor died.\nIts node went away.") == "Its node went away."
+
+
+@pytest.mark.slow
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
+    arguments = Namespace(watch=False, archive=Path("any.mar"))
+    with pytest.raises(Stopped, match="install it with"):
+        ask_ray(arguments)

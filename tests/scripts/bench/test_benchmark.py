@@ -1,0 +1,108 @@
+"""The benchmark's peers answer as the product does, and its figures are worked out as it says."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from scripts.bench import benchmark
+from scripts.bench.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
+from tests.drawing import draw, encode
+from tests.stack import Stack, wait_until
+
+
+@pytest.fixture(scope="module")
+def folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "FILES", 70)
+        prepare(archive, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["local", "flask", "fastapi", "litserve"])
+def test_peers_answer_as_the_product_does(name: str, folder: Path, stack: Stack) -> None:
+    image = encode(draw("red", 3))
+    expected = requests.post(f"{stack.url}/predict", files={"file": image}).json()
+    (system,) = (each for each in systems(folder) if each.name == name)
+    with benchmark.running(system, image):
+        answer = requests.post(f"{system.url}/predict", files={"file": image}).json()
+        figures = load(f"{system.url}/predict", folder / "medium.jpg", 2, 1, "file")
+    assert answer["class_probabilities"] == pytest.approx(expected["class_probabilities"], abs=1e-5)
+    assert answer["predicted_class"] == "red"
+    assert figures["rate"] > 1
+    assert 0 < figures["p50"] <= figures["p99"]
+
+
+def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
+    with pytest.raises(SystemExit, match=r"(?s)lost did not start.*No module named"):
+        measure(System("lost", ["python3", "-m", "scripts.no_such_peer"], "http://127.0.0.1:9"), folder, 1)
+
+
+def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> None:
+    with pytest.raises(SystemExit, match="failed"):
+        load(f"{stack.url}/predict", folder / "small.jpg", 1, 1, "other")
+
+
+def test_what_a_load_left_behind_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.0, 0.5, 0.5, 0.9, 0.9, 0.91])  # seconds of CPU, before and after each look
+    monkeypatch.setattr(benchmark, "_cpu_seconds", lambda process: next(busy))
+    benchmark.settle(psutil.Process())
+    assert list(busy) == []
+
+
+def test_the_cpu_of_all_processes_of_a_system_counts() -> None:
+    counting = "(while ((number++ < 300000)); do :; done; read); :"  # in a child of the system
+    with subprocess.Popen(["bash", "-c", counting], stdin=subprocess.PIPE) as system:
+        wait_until(lambda: benchmark._cpu_seconds(psutil.Process(system.pid)) > 0.1)
+        system.communicate(b"\n")
+
+
+def test_each_minute_is_measured(folder: Path) -> None:
+    (minute,) = benchmark.by_minute(folder, 1, seconds=1)
+    assert minute["rate"] > 1
+    assert minute["p99"] > 0
+
+
+def test_plain_loop_classifies_every_file(folder: Path) -> None:
+    assert len(list((folder / "files").iterdir())) == 70
+    assert benchmark.plain_loop(folder) > 1
+
+
+def test_photographs_are_as_large_as_said_and_alike_for_a_seed() -> None:
+    image = photograph((640, 480), seed=1)
+    assert Image.open(io.BytesIO(image)).size == (640, 480)
+    assert image == photograph((640, 480), seed=1) != photograph((640, 480), seed=2)
+
+
+def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_path: Path) -> None:
+    measured: benchmark.Rounds = {
+        name: {
+            cell: [
+                {"rate": rate * slow, "p50": 10 / rate, "p99": 20 / rate, "start": 5, "memory": 100}
+                for slow in (1, 2, 3)
+            ]
+            for cell in [*(f"{image} {count}" for image, count in CELLS), "process", "files", "torchserve small 32"]
+        }
+        for name, rate in (
+            (PRODUCT, 800),
+            (LOCAL, 900),
+            ("flask", 100),
+            ("fastapi", 400),
+            ("litserve", 200),
+            ("loop", 1000),
+        )
+    }
+    values = {name: value for name, value, _ in benchmark.verdicts(measured)}
+    assert values["small, 32 connections, rate to the fastest peer's"] == 2
+    assert values["small, 32 connections, p99 to the best peer's"] == 0.5
+    assert values["files a second to a plain loop's"] == 0.8
+    assert values["rate to that of TorchServe alone"] == 1
+    assert values["small, 32 connections, rate of the local backend to TorchServe's"] == 1.125
+    assert "| large, 8 | 1,600 (0.0, 0.0) | 1,800 (0.0, 0.0) | 200 (0.1, 0.2) |" in benchmark.table(measured)
+    benchmark.draw(measured, tmp_path / "chart.png")
+    assert Image.open(tmp_path / "chart.png").size[0] > 1000

@@ -1,0 +1,172 @@
+"""Rolling versions on a running product of its own, whose clients go on asking."""
+
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+import requests
+
+from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
+from tests.conftest import run_module
+from tests.drawing import TEN, draw, draw_dataset, encode
+from tests.scripts.test_models import models
+from tests.stack import Record, Stack, serve, times
+from training.files import write_digest
+
+ROLLS = times(2, 40)  # every other one a rollback
+CLIENTS = 8
+PAUSE = 0.02  # seconds between a client's requests, which leaves something of the machine for a version to start
+PICTURE = encode(draw("azure", 5))
+INITIALIZE = "super().initialize(context)"
+WARM = 'self.classifier.warm(settings["batchSize"])'
+READ = "return [[read(file) for file in request.values()] or [read(None)] for request in data]"
+BAD = {
+    "renamed": ("index_to_name.json", "azure", "teal"),
+    "confused": ("image_classifier.py", WARM, f"{WARM}; self.classifier.classes.reverse()"),
+    "raising": ("image_classifier.py", READ, "raise RuntimeError"),
+    "dying": ("image_classifier.py", INITIALIZE, "raise RuntimeError"),
+    "sleeping": ("image_classifier.py", READ, f"__import__('time').sleep(0.25); {READ}"),
+    "refusing": ("image_classifier.py", READ, "return [[ImageError('No image at all.')] for request in data]"),
+    "taken": ("model-config.yaml", "maxBatchDelay: 1 ", "maxBatchDelay: 2 "),
+}
+
+
+def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]]) -> None:
+    """Copy an archive with some of its files changed, each in one place."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name in changes:
+                old, new = (text.encode() for text in changes[name])
+                assert content.count(old) == 1, (name, old)
+                content = content.replace(old, new)
+            target.writestr(name, content)
+    write_digest(path, path)
+
+
+def numbered(version: str) -> dict[str, tuple[str, str]]:
+    return {"MAR-INF/MANIFEST.json": ('"modelVersion": "1.0"', f'"modelVersion": "{version}"')}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_dataset(tmp_path_factory.mktemp("sample"), TEN, train=0, test=1) / "test"
+
+
+@pytest.fixture(scope="module")
+def rolling(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("rolling")
+    store = folder / "store"
+    store.mkdir()
+    rebuild(archive, store / "first.mar", numbered("1.0"))
+    rebuild(archive, store / "second.mar", numbered("2.0"))
+    for name, (file, old, new) in BAD.items():
+        rebuild(archive, store / f"{name}.mar", numbered("1.0" if name == "taken" else "3.0") | {file: (old, new)})
+    with serve(store / "first.mar", folder / "stack") as running:
+        yield running
+
+
+@contextmanager
+def asked(stack: Stack) -> Iterator[set[tuple[int, str]]]:
+    """Have clients ask until the block ends; what they were answered is complete then."""
+    done, outcomes = Event(), set()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not done.is_set():
+                response = session.post(f"{stack.url}/predict", files={"file": PICTURE})
+                outcomes.add((response.status_code, response.json().get("predicted_class")))
+                time.sleep(PAUSE)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(ask) for _ in range(CLIENTS)]
+        try:
+            yield outcomes
+        finally:
+            done.set()
+    for client in clients:
+        client.result()
+
+
+def served(stack: Stack) -> list[tuple[str, str]]:
+    return [(each["modelVersion"], each["modelUrl"]) for each in stack.torchserve.describe("all")]
+
+
+@pytest.mark.timeout(120 + 60 * ROLLS)
+def test_no_request_is_lost_while_versions_are_rolled(rolling: Stack, sample: Path, record_property: Record) -> None:
+    assert "there is nothing to return to" in models(rolling, "rollback", succeeds=False)
+    with asked(rolling) as outcomes:
+        for number in range(ROLLS):
+            if number % 2:
+                assert "Version 1.0 of first.mar is served, in the place of 2.0" in models(rolling, "rollback")
+                assert served(rolling) == [("1.0", "first.mar")]
+            else:
+                printed = models(rolling, "roll", "second.mar", "--sample", str(sample), "--slower", "20")
+                assert "Version 2.0 of second.mar is served, in the place of 1.0" in printed
+                assert served(rolling) == [("2.0", "second.mar")]
+    record_property(f"{ROLLS} rolls and rollbacks under load", sorted(outcomes))
+    assert outcomes == {(200, "azure")}
+
+
+@pytest.mark.parametrize(("measured", "said"), [(59.23, "59"), (4.449, "4.4"), (123.4, "120"), (15_432.0, "15000")])
+def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
+    assert f"{_two_digits(measured):g}" == said
+
+
+@pytest.mark.parametrize(
+    ("archive_name", "options", "said"),
+    [
+        ("renamed", [], "version 3.0 has other classes, teal and not azure"),
+        ("renamed", ["--new-classes"], "the sample's folders are not all classes of version 3.0: azure"),
+        ("confused", [], "version 3.0 has .* of the sample right and 1.0 "),
+        ("raising", [], r"version 3.0 fails on .*\.png: "),
+        ("refusing", [], r"version 3.0 fails on .*\.png: No image at all"),
+        ("dying", [], "the workers of dying.mar do not start"),
+        ("sleeping", [], "version 3.0 takes .* more than 3 times as long"),
+        ("sleeping", ["--limit", "0.2"], "version 3.0 takes .* --limit allows 0.2 s"),
+        ("taken", [], "Model version 1.0 is already registered .* --version"),
+        ("first", [], "first.mar is what is served"),
+    ],
+)
+def test_a_version_that_is_no_good_is_refused(
+    rolling: Stack, sample: Path, archive_name: str, options: list[str], said: str
+) -> None:
+    before = served(rolling)
+    rolling.torchserve.scale(1)  # one worker starts sooner
+    command = ["--config", rolling.config, "--run", rolling.run, "roll", f"{archive_name}.mar", "--sample", sample]
+    with pytest.raises(AssertionError, match=said):
+        run_module("scripts.models", *command, *options)
+    assert served(rolling) == before == [("1.0", "first.mar")]
+    assert rolling.torchserve.predict(PICTURE)["predicted_class"] == "azure"
+
+
+def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:
+    broken, vanished = tmp_path / "broken.png", tmp_path / "vanished.png"
+    broken.write_bytes(PICTURE[:100])
+    for image in (broken, vanished):
+        with pytest.raises(Refused, match=rf"^the sample image {image} cannot be read \(.*\); remove it\.$"):
+            _ask(stack.torchserve, "1.0", image, limit=60)
+
+
+def test_a_path_means_its_own_file_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, store, elsewhere = (tmp_path / name for name in ("run", "store", "elsewhere"))
+    for folder in (run, store, elsewhere):
+        folder.mkdir()
+        (folder / "x.mar").write_text(folder.name)
+    (run / "x.mar").unlink()
+    (run / "model_store").symlink_to(store)
+    for named in ("x.mar", "model_store/x.mar", store / "x.mar"):
+        assert in_store(str(named), run) == "x.mar"
+    with pytest.raises(Refused, match=rf"{elsewhere}/x.mar is not in the model store; copy it .*, then name {store}/x"):
+        in_store(str(elsewhere / "x.mar"), run)
+    with pytest.raises(Refused, match=r"there is no archive y/x\.mar"):
+        in_store("y/x.mar", run)
+    monkeypatch.chdir(elsewhere)
+    for named in ("x.mar", "./x.mar"):
+        with pytest.raises(Refused, match="is not in the model store"):
+            in_store(named, run)
