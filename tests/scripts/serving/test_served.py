@@ -46,7 +46,6 @@ def version(stack: Stack) -> str:
 @pytest.mark.timeout(600)
 def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_path: Path) -> None:
     with serve(store / "first.mar", tmp_path) as stack:
-        stack.torchserve.scale(1)  # one worker starts sooner
         models(stack, "roll", "second.mar", "--slower", "50")
         models(stack, "register", "third.mar")
         kill(stack.processes(JAVA)[0])
@@ -81,7 +80,7 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         shutil.rmtree((stack.run / "memory").resolve())  # as what tidies temporary folders may
         kill(stack.processes(WORKER)[0])
         kill(next(process for process in stack.processes(GATEWAY) if process.ppid() != stack.process.pid))
-        wait_until(lambda: len(stack.workers()) == 2)
+        wait_until(stack.workers)
         wait_until(lambda: len(stack.processes(GATEWAY)) == 3)
         assert {version(stack) for _ in range(8)} == {"1.0"}
         assert requests.get(f"{stack.url}/metrics").ok
