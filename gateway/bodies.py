@@ -12,7 +12,8 @@ from urllib.parse import unquote
 from flask import abort, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
+from gateway.limits import MAX_FIELD_BYTES
+
 FORM = "Send the image as multipart/form-data in the field 'file': curl -F file=@photo.jpg …"
 JSON = 'Send JSON of the form {"image": "<base64>"}; files go to /predict.'
 # Parameters may stand before the mark, with commas in quotation marks. Base64 itself holds no semicolon.

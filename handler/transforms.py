@@ -7,7 +7,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import filetype
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 INPUT_SIZE = 32
@@ -48,7 +48,6 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"
 GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
-JPEG_MAGIC = b"\xff\xd8\xff"
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # a byte 0 follows a 255 that is none, and 255 may fill up before one
 JPEG_AFTER_ROWS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # the next marker but restarts, which stand among rows
 BARE = {0x01, *range(0xD0, 0xD9)}  # markers without content
@@ -58,9 +57,11 @@ PROGRESSIVE = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
 MAX_SCANS = 50  # a usual progressive JPEG has 10; each costs a walk over all pixels, and takes but some bytes
 
-GIF_MAGIC = (b"GIF87a", b"GIF89a")
 GIF_BLOCK = re.compile(rb"[,!;]")
 IMAGE, EXTENSION, CONTROL = b",", b"!", 0xF9
+
+WEBP_HEADER, WEBP_ALPHA, WEBP_FRAME, WEBP_LOSSY, WEBP_LOSSLESS = b"VP8X", b"ALPH", b"ANMF", b"VP8 ", b"VP8L"
+ANIMATED, TRANSPARENT = 0x02, 0x10  # flags in the header of a WebP
 
 ORIENTATION, UPRIGHT = 0x0112, 1
 KINDS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
@@ -75,7 +76,7 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode a JPEG, PNG or the first frame of a GIF to an upright RGB image, transparency over white.
+    """Decode an image of FORMATS, the first frame of an animation, to an upright RGB image, transparency over white.
 
     Raises ImageError, as `decode_upright` does.
     """
@@ -88,13 +89,13 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -
     Metadata that is broken counts as none. A large JPEG comes smaller, yet no side below that of ENOUGH, which takes a
     third of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
     """
-    known = next((known for known in FORMATS.values() if data.startswith(known.magic)), None)
+    known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
     if known is None:
         raise _unidentified(data)
     try:
         essence = known.essence_of(data)
         image = known.reader(io.BytesIO(essence.data))
-        _check_size(image, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
+        _check_size(image.size, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
         if isinstance(image, JpegImageFile):
             if essence.at_once and _samples(image) > MAX_PROGRESSIVE_SAMPLES:
                 raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
@@ -128,8 +129,8 @@ def test_transform(image: Image.Image) -> Tensor:
     return normalise(to_pixels(image))
 
 
-def _check_size(image: ImageFile, limit: int) -> None:
-    if image.width * image.height > limit:
+def _check_size(size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
         raise _too_many_pixels()
 
 
@@ -147,7 +148,7 @@ def _with_end(jpeg: bytes) -> bytes:
     rows, sums = without_end(jpeg), []
     for rest in (JPEG_END, NOISE + JPEG_END):
         image = JpegImageFile(io.BytesIO(rows + rest))
-        _check_size(image, MAX_PIXELS)
+        _check_size(image.size, MAX_PIXELS)
         sums.append(zlib.crc32(image.tobytes()))
     if sums[0] != sums[1]:
         raise _damaged()
@@ -170,13 +171,13 @@ def is_pointer(data: bytes) -> bool:
 
 def _unidentified(data: bytes) -> ImageError:
     if not data:
-        return ImageError("The file is empty; it cannot be read as a JPEG, PNG or GIF.")
+        return ImageError(f"The file is empty; it cannot be read as a {FORMAT_NAMES}.")
     if is_pointer(data):
         return ImageError("The file is a pointer of Git LFS, and not the image itself; run git lfs pull.")
     kind = filetype.guess(data)
-    if kind is None or kind.extension.upper().replace("JPG", "JPEG") in FORMATS:
+    if kind is None or any(kind.mime == known.media_type for known in FORMATS.values()):
         return _damaged()
-    return ImageError(f"The file is of type {kind.mime}; send a JPEG, PNG or GIF.", status=415)
+    return ImageError(f"The file is of type {kind.mime}; send a {FORMAT_NAMES}.", status=415)
 
 
 def _too_many_pixels() -> ImageError:
@@ -186,7 +187,7 @@ def _too_many_pixels() -> ImageError:
 
 
 def _damaged() -> ImageError:
-    return ImageError("The file cannot be read as a JPEG, PNG or GIF; it may be damaged.")
+    return ImageError(f"The file cannot be read as a {FORMAT_NAMES}; it may be damaged.")
 
 
 # What of an image file its pixels need. Metadata is left out unread, as browsers show an image whose text, colour
@@ -350,6 +351,69 @@ def _palette_size(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+def of_webp(data: bytes) -> Essence:
+    """Keep the pixels with their transparency; of an animation, those of its first frame.
+
+    Raises Damaged if the file breaks off in its pixels, and ImageError if they are too many. The decoder sets memory
+    aside for all of them before it tells their number, so it is read here.
+    """
+    header, transparency, pixels, orientation = b"", b"", b"", UPRIGHT
+    for kind, content in _webp_chunks(data):
+        if kind == b"EXIF" and orientation == UPRIGHT:
+            orientation = orientation_of(content.removeprefix(b"Exif\0\0"))
+        elif pixels:
+            continue
+        elif kind == WEBP_HEADER:
+            header = header or content[:10]
+        elif kind == WEBP_ALPHA:
+            transparency = transparency or _webp_chunk(kind, content)
+        elif kind == WEBP_FRAME:
+            pixels = _webp_chunk(b"ANIM", bytes(6)) + _webp_chunk(kind, content)
+            header = header and bytes([ANIMATED | header[0] & TRANSPARENT]) + header[1:]
+        elif kind in (WEBP_LOSSY, WEBP_LOSSLESS):
+            _check_size(_webp_size(kind, content), MAX_PIXELS)
+            pixels = transparency + _webp_chunk(kind, content)
+            header = header and bytes([header[0] & TRANSPARENT]) + header[1:]
+    if not pixels:
+        raise Damaged("There are no pixels.")
+    if header:
+        width, height = (int.from_bytes(header[at : at + 3], "little") + 1 for at in (4, 7))
+        _check_size((width, height), MAX_PIXELS)
+        pixels = _webp_chunk(WEBP_HEADER, header) + pixels
+    return Essence(_webp_chunk(b"RIFF", b"WEBP" + pixels), orientation)
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the chunks that are there as a whole."""
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    at = 12
+    while at + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if at + length > end:
+            return
+        yield kind, data[at : at + length]
+        at += length + length % 2
+
+
+def _webp_chunk(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _webp_size(kind: bytes, content: bytes) -> tuple[int, int]:
+    """Return the width and height that the pixels themselves begin with."""
+    if kind == WEBP_LOSSY:
+        width, height = struct.unpack_from("<HH", content, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    bits = int.from_bytes(content[1:5], "little")
+    return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+def _read_webp(file: io.BytesIO) -> Image.Image:
+    """Decode a WebP and let go of its decoder, which holds 8 bytes for each pixel."""
+    return WebPImageFile(file).copy()
+
+
 def orientation_of(exif: bytes) -> int:
     """Return what EXIF, in its TIFF form, says of the orientation; UPRIGHT where that cannot be read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
@@ -369,15 +433,22 @@ def orientation_of(exif: bytes) -> int:
 
 
 class Format(NamedTuple):
-    """What a file of a format begins with, and how it is read."""
+    """What a file of a format begins with, how it is read, its media type, and the suffixes of its files."""
 
-    magic: tuple[bytes, ...]
+    magic: re.Pattern[bytes]
     essence_of: Callable[[bytes], Essence]
-    reader: type[ImageFile]
+    reader: Callable[[io.BytesIO], Image.Image]
+    media_type: str
+    suffixes: tuple[str, ...]
 
 
 FORMATS = {
-    "JPEG": Format((JPEG_MAGIC,), of_jpeg, JpegImageFile),
-    "PNG": Format((PNG_MAGIC,), of_png, PngImageFile),
-    "GIF": Format(GIF_MAGIC, of_gif, GifImageFile),
+    "JPEG": Format(
+        re.compile(rb"\xff\xd8\xff"), of_jpeg, JpegImageFile, "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif")
+    ),
+    "PNG": Format(re.compile(re.escape(PNG_MAGIC)), of_png, PngImageFile, "image/png", (".png",)),
+    "GIF": Format(re.compile(rb"GIF8[79]a"), of_gif, GifImageFile, "image/gif", (".gif",)),
+    "WebP": Format(re.compile(rb"RIFF.{4}WEBP", re.DOTALL), of_webp, _read_webp, "image/webp", (".webp",)),
 }
+*_FIRST, _LAST = FORMATS
+FORMAT_NAMES = f"{', '.join(_FIRST)} or {_LAST}"
