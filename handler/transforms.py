@@ -369,7 +369,7 @@ def of_webp(data: bytes) -> Essence:
             transparency = transparency or _webp_chunk(kind, content)
         elif kind == WEBP_FRAME:
             pixels = _webp_chunk(b"ANIM", bytes(6)) + _webp_chunk(kind, content)
-            header = header and bytes([ANIMATED | header[0] & TRANSPARENT]) + header[1:]
+            header = header and bytes([ANIMATED | TRANSPARENT]) + header[1:]  # around a small frame there is nothing
         elif kind in (WEBP_LOSSY, WEBP_LOSSLESS):
             _check_size(_webp_size(kind, content), MAX_PIXELS)
             pixels = transparency + _webp_chunk(kind, content)

@@ -3,7 +3,7 @@
 // The gateway is where the page comes from, below a proxy's path too. Opened from disk, it is where it listens by default.
 const API = location.protocol === "file:" ? "http://localhost:5001/" : location.origin + location.pathname;
 const OTHER_TYPES = /^(audio|font|text|video)\/|^application\/(pdf|zip)$/; // of all others the server judges
-const PHOTO = /^[^.].*\.(jpe?g|jpe|jfif|png|gif)$/i; // in a folder
+const PHOTO = /^[^.].*\.(jpe?g|jpe|jfif|png|gif|webp)$/i; // in a folder
 const LEAVINGS = /^(\.|@eaDir$|__MACOSX$)/; // folders of systems and network drives
 const MAX_BYTES = 10 * 1024 * 1024;
 const STATUS_INTERVAL = 5000; // milliseconds
@@ -46,7 +46,7 @@ function mark(entry) {
 }
 
 async function problem(file) {
-  if (OTHER_TYPES.test(file.type)) return "This is not a JPG, PNG or GIF image.";
+  if (OTHER_TYPES.test(file.type)) return "This is not a JPG, PNG, GIF or WebP image.";
   if (file.size > MAX_BYTES) return "This image is larger than 10 MB.";
   if (file.size === 0) return "This file is empty.";
   try {
@@ -243,7 +243,7 @@ async function receive({ items, files }, missing) {
   }
   const all = [...Array.from(files).filter(({ name }) => !names.includes(name)), ...photos];
   if (all.length) take(all);
-  else note(folders.length ? "There is no JPG, PNG or GIF image in that folder." : missing);
+  else note(folders.length ? "There is no JPG, PNG, GIF or WebP image in that folder." : missing);
 }
 
 async function photosIn(folder) {

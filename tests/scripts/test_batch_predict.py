@@ -76,13 +76,13 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     draw("red", 1).save(tmp_path / "holiday" / "one.PNG")
-    for name in ("two.webp", "three.webp", "notes.txt", ".hidden"):
+    for name in ("two.bmp", "three.bmp", "notes.txt", ".hidden"):
         (tmp_path / "holiday" / name).touch()
     done = batch_predict(tmp_path / "holiday", "-o", tmp_path / "out.csv", "--url", stack.url)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         f"1 of 1 images classified; wrote {tmp_path / 'out.csv'}",
-        "3 other files skipped (.webp 2, .txt 1)",
+        "3 other files skipped (.bmp 2, .txt 1)",
         "no accuracy: the folder holiday is no class of the model",
     ]
 
@@ -171,7 +171,7 @@ def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     for arguments, sentence in (
         ((tmp_path / "none",), "There is no file or folder"),
-        ((tmp_path,), "There are no JPEG, PNG or GIF files"),
+        ((tmp_path,), "There are no JPEG, PNG, GIF or WebP files"),
         ((__file__, "--url", f"http://127.0.0.1:{port}"), "start one with 'make serve'"),
         ((__file__, "-o", tmp_path / "out.txt"), "must end in .csv or .jsonl or .parquet."),
         ((__file__, "--contact-sheet", tmp_path / "sheet.jpg"), "must end in .png."),

@@ -90,7 +90,7 @@ def test_a_model_with_other_classes_has_no_examples(served: Page) -> None:
 @pytest.mark.parametrize(
     ("refused", "sentence"),
     [
-        (upload(b"text", "notes.txt", "text/plain"), "This is not a JPG, PNG or GIF image."),
+        (upload(b"text", "notes.txt", "text/plain"), "This is not a JPG, PNG, GIF or WebP image."),
         (upload(b"", "empty.png"), "This file is empty."),
         (upload(bytes(10 * 1024 * 1024 + 1)), "This image is larger than 10 MB."),
     ],
@@ -150,7 +150,7 @@ def test_a_dropped_folder_without_images_keeps_the_result_on_show(served: Page, 
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "notes.txt").write_text("none")
     drop_paths(served, tmp_path / "papers")
-    expect(served.get_by_role("alert")).to_have_text("There is no JPG, PNG or GIF image in that folder.")
+    expect(served.get_by_role("alert")).to_have_text("There is no JPG, PNG, GIF or WebP image in that folder.")
     expect(served.locator(".predicted")).to_have_text("green")
     expect(served.locator("#visit button")).to_have_count(1)
 
