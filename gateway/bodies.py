@@ -43,10 +43,8 @@ def form_files(at_most: int) -> list[bytes]:
     except RequestEntityTooLarge:
         if (request.content_length or math.inf) > (request.max_content_length or 0):
             raise
-        abort(
-            400,
-            f"A field that is not a file is larger than {MAX_FIELD_BYTES // 2**20} MB, or there are too many. {FORM}",
-        )
+        most = f"{MAX_FIELD_BYTES // 2**20} MB"
+        abort(400, f"A field that is not a file is larger than {most}, or there are too many fields. {FORM}")
     except ValueError:
         abort(400, "The form is cut off, or its boundary is not in Content-Type. Let your client set that header.")
     files = sent.getlist("file")

@@ -76,12 +76,14 @@ def _import_code(folder: Path, *names: str) -> list[ModuleType]:
     """Import modules of the archive's own code, whatever code of that name this process has already.
 
     They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
-    itself when it is loaded. Raises OutdatedArchive if it has no such modules.
+    itself when it is loaded. Raises OutdatedArchive if it has other modules.
     """
     package = folder / CODE
     spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
     if not spec or not spec.loader:
         raise ImportError(f"{package} is no package. Unpack an archive that 'python -m training.archive' has made.")
+    if not all((package / f"{name}.py").is_file() for name in names):
+        raise OutdatedArchive
     code = module_from_spec(spec)
     with _IMPORTING:
         others = _forget_code()
@@ -89,10 +91,6 @@ def _import_code(folder: Path, *names: str) -> list[ModuleType]:
         try:
             spec.loader.exec_module(code)
             return [import_module(f"{CODE}.{name}") for name in names]
-        except ModuleNotFoundError as error:
-            if error.name in {f"{CODE}.{name}" for name in names}:
-                raise OutdatedArchive from None
-            raise
         finally:
             _forget_code()
             sys.modules.update(others)

@@ -14,7 +14,7 @@ from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
 Output = tuple[list[float], float]  # probabilities of the classes, and the score of being in distribution
 Reply = dict[str, Any]  # one of gateway.backend's Prediction, Refusal and Explanation
-CHUNK = 64  # images the network runs on at once
+MAX_BATCH = 64  # images the network runs on at once
 CPU = torch.device("cpu")
 
 
@@ -40,7 +40,7 @@ class Predictor:
     def predict(self, items: list[Tensor | ImageError]) -> list[Reply]:
         """Return a prediction for each of what `read` returned, in order, or a refusal if it could not be read."""
         readable = [item for item in items if isinstance(item, Tensor)]
-        chunks = (readable[first : first + CHUNK] for first in range(0, len(readable), CHUNK))
+        chunks = (readable[first : first + MAX_BATCH] for first in range(0, len(readable), MAX_BATCH))
         outputs = iter([output for chunk in chunks for output in self._outputs(chunk)])
         return [refusal(item) if isinstance(item, ImageError) else self._prediction(next(outputs)) for item in items]
 

@@ -26,15 +26,13 @@ STD = (0.5, 0.5, 0.5)
 MAX_PIXELS = 50_000_000  # decoded at once
 MAX_JPEG_PIXELS = 200_000_000  # decoded in rows of blocks, to an eighth of its size
 MAX_PROGRESSIVE_SAMPLES = 200_000_000  # of all colours, for which a decoder holds 400 MB
-ENOUGH = (
-    4 * INPUT_SIZE,
-    4 * INPUT_SIZE,
-)  # pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size
+# Pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size.
+MIN_DECODED_SIZE = (4 * INPUT_SIZE, 4 * INPUT_SIZE)
 # What no image goes on with: in all, 256 bytes and each of the eight restart marks a row may wait for.
-NOISE = b"".join(
+IMPROBABLE_BYTES = b"".join(
     bytes((73 * number + 90) % 251 for number in range(256)) + bytes([0xFF, mark]) for mark in range(0xD0, 0xD8)
 )
-TURNS = {
+TURN_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,7 +40,7 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by the orientation that EXIF tells
+}
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"
@@ -50,10 +48,10 @@ GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # a byte 0 follows a 255 that is none, and 255 may fill up before one
 JPEG_AFTER_ROWS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # the next marker but restarts, which stand among rows
-BARE = {0x01, *range(0xD0, 0xD9)}  # markers without content
+MARKERS_WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}  # markers without content
 SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-PROGRESSIVE = {0xC2, 0xCA}
+FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE_MARKERS = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
 MAX_SCANS = 50  # a usual progressive JPEG has 10; each costs a walk over all pixels, and takes but some bytes
 
@@ -64,7 +62,7 @@ WEBP_HEADER, WEBP_ALPHA, WEBP_FRAME, WEBP_LOSSY, WEBP_LOSSLESS = b"VP8X", b"ALPH
 ANIMATED, TRANSPARENT = 0x02, 0x10  # flags in the header of a WebP
 
 ORIENTATION, UPRIGHT = 0x0112, 1
-KINDS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
+EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
 
 
 class ImageError(ValueError):
@@ -86,8 +84,8 @@ def decode_image(data: bytes) -> Image.Image:
 def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decode an image, turn it as EXIF tells, and convert it, which is where damaged pixels may show.
 
-    Metadata that is broken counts as none. A large JPEG comes smaller, yet no side below that of ENOUGH, which takes a
-    third of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
+    Broken metadata counts as none. A large JPEG comes smaller, but no side below MIN_DECODED_SIZE, which takes a third
+    of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
     """
     known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
     if known is None:
@@ -101,8 +99,8 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -
                 raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
             if not has_end(essence.data):
                 image = JpegImageFile(io.BytesIO(_with_end(essence.data)))
-            image.draft(None, ENOUGH)
-        turn = TURNS.get(essence.orientation)
+            image.draft(None, MIN_DECODED_SIZE)
+        turn = TURN_BY_ORIENTATION.get(essence.orientation)
         return convert(image if turn is None else image.transpose(turn))
     except ImageError:
         raise
@@ -146,7 +144,7 @@ def _with_end(jpeg: bytes) -> bytes:
     Then the decoder would fill them with whatever follows, and two ways to go on lead to two images.
     """
     rows, sums = without_end(jpeg), []
-    for rest in (JPEG_END, NOISE + JPEG_END):
+    for rest in (JPEG_END, IMPROBABLE_BYTES + JPEG_END):
         image = JpegImageFile(io.BytesIO(rows + rest))
         _check_size(image.size, MAX_PIXELS)
         sums.append(zlib.crc32(image.tobytes()))
@@ -264,9 +262,9 @@ def of_jpeg(data: bytes) -> Essence:
     """
     kept, orientation, components, progressive = [bytes([0xFF, SOI])], UPRIGHT, 0, False
     at = 2
-    while found := JPEG_MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker in BARE:
+    while match := JPEG_MARKER.search(data, at):
+        marker, at = match[1][0], match.end()
+        if marker in MARKERS_WITHOUT_CONTENT:
             continue
         (length,) = struct.unpack_from(">H", data, at)
         content = data[at + 2 : at + length]
@@ -280,8 +278,8 @@ def of_jpeg(data: bytes) -> Essence:
             return Essence(b"".join([*kept, data[at - 2 :]]), orientation, at_once)
         if marker == APP1 and content.startswith(b"Exif\0\0") and orientation == UPRIGHT:
             orientation = orientation_of(content[6:])
-        if marker in FRAMES and len(content) > 5:
-            components, progressive = content[5], marker in PROGRESSIVE
+        if marker in FRAME_MARKERS and len(content) > 5:
+            components, progressive = content[5], marker in PROGRESSIVE_MARKERS
         if _is_of_pixels(marker, content):
             kept.append(data[at - 2 : at + max(length, 2)])
         at += max(length, 2)  # a shorter one is wrong, and read as one without content
@@ -308,18 +306,18 @@ def without_end(jpeg: bytes) -> bytes:
     bits: dict[tuple[int, int], int] = {}  # by component and coefficient: how many bits are still to come
     components: list[int] = []
     progressive, at = False, 2
-    while found := JPEG_AFTER_ROWS.search(jpeg, at):
-        marker, at = found[1][0], found.end()
+    while match := JPEG_AFTER_ROWS.search(jpeg, at):
+        marker, at = match[1][0], match.end()
         if at + 2 > len(jpeg):
             break
         content = jpeg[at + 2 : at + int.from_bytes(jpeg[at : at + 2])]
-        if marker in FRAMES:
-            components, progressive = list(content[6::3]), marker in PROGRESSIVE
+        if marker in FRAME_MARKERS:
+            components, progressive = list(content[6::3]), marker in PROGRESSIVE_MARKERS
         if marker == SCAN:
             first, last, low = (content[-3], content[-2], content[-1] & 15) if progressive else (0, 63, 0)
-            bits |= {(name, each): low for name in content[1:-3:2] for each in range(first, last + 1)}
+            bits |= {(name, place): low for name in content[1:-3:2] for place in range(first, last + 1)}
         at += 2 + len(content)
-    if any(bits.get((name, each), 1) for name in components for each in range(64)):
+    if any(bits.get((name, place), 1) for name in components for place in range(64)):
         raise Damaged("There are scans missing.")
     stripped = jpeg.rstrip(b"\0")
     # Rows may end with zeros, but hardly with more than two; the 0 that belongs to a 255 may have been cut off.
@@ -424,8 +422,8 @@ def orientation_of(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", exif, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind, values = struct.unpack_from(f"{order}HHI", exif, entry)
-            if tag == ORIENTATION and kind in KINDS and values == 1:
-                (value,) = struct.unpack_from(order + KINDS[kind], exif, entry + 8)
+            if tag == ORIENTATION and kind in EXIF_NUMBER_FORMATS and values == 1:
+                (value,) = struct.unpack_from(order + EXIF_NUMBER_FORMATS[kind], exif, entry + 8)
                 return value if 1 <= value <= 8 else UPRIGHT
     except struct.error:  # it breaks off, or points beyond its end
         pass

@@ -26,8 +26,8 @@ from gateway.torchserve.properties import MODEL
 
 PREDICTIONS = f"/predictions/{MODEL}"
 EXPLANATIONS = f"/explanations/{MODEL}"
-ROLLS_MET = 3  # times to look for a version that is unregistered before it can describe itself
-REMEMBERED = 8  # nodes, or starts of a worker, whose description is kept
+MAX_TRIES = 3  # times to look for a version that is unregistered before it can describe itself
+MAX_REMEMBERED = 8  # nodes, or starts of a worker, whose description is kept
 Starts = tuple[tuple[str, str], ...]  # which workers are ready, and when each was started
 
 
@@ -36,7 +36,7 @@ class Inference:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._remembered: Callable[[str, Starts], Details] = lru_cache(REMEMBERED)(self._details_of)
+        self._remembered: Callable[[str, Starts], Details] = lru_cache(MAX_REMEMBERED)(self._details_of)
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = _current([self._predict(version, image)])
@@ -58,7 +58,7 @@ class Inference:
 
     def details(self) -> Details:
         """Describe the default version; of several nodes, the one that answers. A worker is asked once per start."""
-        for _ in range(ROLLS_MET):
+        for _ in range(MAX_TRIES):
             with suppress(NoSuchVersion):  # a roll has just replaced it, so another one is the default
                 return self._default_details()
         raise Unavailable("The versions of the model are changing just now.")

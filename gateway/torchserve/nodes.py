@@ -17,7 +17,7 @@ CONNECT_TIMEOUT = 2.0  # seconds
 MAX_SILENCE_SECONDS = 5  # without a confirmation from the other machine, which then counts as gone
 POOL_SIZE = 64  # connections kept to each node, not a limit
 REST_SECONDS = 5.0  # in which a node that failed is tried last
-CANNOT_NOW = (502, 503)  # a node is not there behind its proxy, has no worker, or is busy; another may answer
+UNAVAILABLE_STATUSES = (502, 503)  # a node is not there behind its proxy, has no worker, or is busy; another may answer
 Headers = dict[str, str]
 LOG = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Nodes:
         self._turns = count()
 
     def send(self, method: str, path: str, body: bytes | None, headers: Headers) -> BaseHTTPResponse:
-        """Try one after the other; returns the first answer other than CANNOT_NOW, or else that of the last one.
+        """Try one after the other; returns the first answer without one of UNAVAILABLE_STATUSES, or else the last.
 
         Raises TooSlow as soon as one takes too long, and Unavailable if the last one cannot be reached.
         """
@@ -57,7 +57,7 @@ class Nodes:
                 answer = node.send(method, path, body, headers)
             except Unavailable:
                 continue
-            if answer.status not in CANNOT_NOW:
+            if answer.status not in UNAVAILABLE_STATUSES:
                 return answer
         return last.send(method, path, body, headers)
 
@@ -88,7 +88,7 @@ class _Node:
         except (HTTPError, Unavailable):
             self._rest()
             raise Unavailable("TorchServe cannot be reached.") from None
-        if answer.status in CANNOT_NOW:
+        if answer.status in UNAVAILABLE_STATUSES:
             self._rest()
         else:
             self.rests_until = 0.0
