@@ -104,8 +104,8 @@ def test_details_are_those_of_the_deployed_model(archive: Path, tmp_path: Path) 
 
 def test_the_tree_of_exceptions_is_drawn_as_it_is() -> None:
     def tree(kind: type, depth: int = 0) -> list[tuple[int, str]]:
-        below = sorted(kind.__subclasses__(), key=lambda each: each.__name__)
-        return [(depth, kind.__name__), *(line for each in below for line in tree(each, depth + 1))]
+        kinds: list[type] = sorted(kind.__subclasses__(), key=lambda below: below.__name__)
+        return [(depth, kind.__name__), *(line for below in kinds for line in tree(below, depth + 1))]
 
     drawn = re.findall(r"^    ((?:[│ ]   |[├└]── )*)(\w+)  ", str(backend.__doc__), re.MULTILINE)
     assert [(len(branches) // 4, name) for branches, name in drawn] == tree(BackendError)
