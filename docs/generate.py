@@ -29,7 +29,7 @@ COMMANDS += [
     f"training.{step}" for step in ("data", "train", "evaluate", "export", "archive", "card", "tune", "ensemble")
 ]
 MODULES = ["handler.transforms", "handler.explanation", "training.config", "training.checkpoint", "training.data"]
-MODULES += ["training.models", "gateway.torchserve.client"]
+MODULES += ["training.models", "gateway.backend", "gateway.limits", "gateway.torchserve.management"]
 
 
 def write(page: str, text: str) -> None:

@@ -7,7 +7,7 @@
     .venv/bin/python scripts/batch_predict.py drop-folder --watch -o predictions.csv
     .venv/bin/python scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos -o predictions
 
-Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. Where the first
+Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. Where the first
 folders below what was named are classes, the accuracy is printed, and which classes are confused. Rows are gathered in
 <output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
 again: it continues after these rows, and asks again for images that could not be read or asked, and for files that have
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts import options
-from scripts.batch.client import Gateway, GatewayGone
+from scripts.batch.client import Gateway, GatewayGone, may_pass
 from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of, paths_of
 from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
@@ -63,7 +63,7 @@ def predict_all(
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
         rows: tuple[list[Row], list[Row]] = ([], [])
         for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
-            rows["again" in answer].append(row)
+            rows[may_pass(answer)].append(row)
         yield rows
 
 

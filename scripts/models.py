@@ -21,7 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gateway.torchserve.client import TorchServe, TorchServeError
+from gateway.backend import BackendError
+from gateway.torchserve.management import Management
 from scripts import options
 from scripts.options import Outcome, Stopped
 from scripts.serving import served
@@ -32,7 +33,7 @@ from training.files import DigestError
 TIMEOUT = 120  # seconds, for workers to start
 
 
-def versions(torchserve: TorchServe) -> list[dict[str, Any]]:
+def versions(torchserve: Management) -> list[dict[str, Any]]:
     """Return for each version whether it is the default, its archive, workers and batching."""
     if not torchserve.models():
         return []
@@ -92,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace, torchserve: TorchServe) -> Outcome:
+def run(arguments: argparse.Namespace, torchserve: Management) -> Outcome:
     """Carry out one command."""
     match arguments.command:
         case "list":
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace, torchserve: TorchServe) -> Outcome:
             return Outcome(0, said, {"said": said, "versions": versions(torchserve)})
 
 
-def change(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
+def change(arguments: argparse.Namespace, torchserve: Management) -> str:
     """Carry out a command that changes what is served, and note it; returns what happened."""
     match arguments.command:
         case "scale":
@@ -130,14 +131,14 @@ def change(arguments: argparse.Namespace, torchserve: TorchServe) -> str:
 def models(arguments: argparse.Namespace) -> Outcome:
     """Carry out the command. Raises Stopped."""
     try:
-        torchserve = TorchServe(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)
+        torchserve = Management(arguments.config, arguments.run / "key_file.json", timeout=TIMEOUT)
     except FileNotFoundError:
         raise Stopped(f"There is no file {arguments.config}; name TorchServe's with --config.") from None
     try:
         return run(arguments, torchserve)
     except Refused as error:
         raise Stopped(f"Nothing was changed: {error}") from None
-    except (TorchServeError, DigestError, ServeError) as error:
+    except (BackendError, DigestError, ServeError) as error:
         raise Stopped(str(error)) from None
 
 

@@ -38,7 +38,7 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     temperature = fit_temperature(known[1], validation.labels)
     return Classifier(network, temperature, scores[chosen]), {
         "temperature": temperature,
-        "familiarity": {
+        "in_distribution": {
             "score": chosen,
             "threshold": scores[chosen](*known).quantile(1 - ACCEPTED).item(),
             "accepted": ACCEPTED,

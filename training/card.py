@@ -18,7 +18,7 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
     """Return the card of a checkpoint as Markdown."""
     card = checkpoint.card
     data, calibration = card["data"], card["calibration"]
-    familiarity = calibration["familiarity"]
+    familiarity = calibration["in_distribution"]
     size = card["normalisation"]["input_size"]
     parameters = sum(value.numel() for name, value in checkpoint.weights.items() if name.startswith("network."))
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in familiarity["auroc"].items())

@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
         """Rebuild the classifier in evaluation mode, on the CPU."""
         calibration = self.card["calibration"]
         familiarity: nn.Module = Energy()
-        if calibration["familiarity"]["score"] == "feature_cosine":
+        if calibration["in_distribution"]["score"] == "feature_cosine":
             familiarity = FeatureCosine(self.weights["familiarity.means"])
         network = build(self.card["recipe"], len(self.card["classes"]))
         classifier = Classifier(network, calibration["temperature"], familiarity)
@@ -103,7 +103,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} was trained with {card['normalisation']}, but handler/transforms.py says {NORMALISATION}; "
             "use the version of handler/transforms.py it was trained with, or train again."
         )
-    return Checkpoint(card.pop("weights"), card)
+    return Checkpoint(card.pop("weights"), _current_card(card))
+
+
+def _current_card(card: dict[str, Any]) -> dict[str, Any]:
+    """Return a card with the names of today: what is called in_distribution was once called familiarity."""
+    calibration = card["calibration"]
+    if "familiarity" in calibration:
+        calibration["in_distribution"] = calibration.pop("familiarity")
+    return card
 
 
 def save(value: Any, path: Path) -> None:

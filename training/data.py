@@ -29,7 +29,7 @@ from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer,
 from training import distributed
 from training.augment import train_transform
 from training.config import Recipe
-from training.folders import Findings, counted, extensions_of, few, find, is_leaving
+from training.folders import FORMAT_NAMES, Findings, counted, extensions_of, few, find, is_leaving
 
 CIFAR10_ROOT = Path("data")
 CIFAR10_LOCK = ".cifar10.lock"  # in it
@@ -118,7 +118,7 @@ def _find_split(folder: Path) -> Split:
             classes[path.relative_to(folder).parts[0]].append(path)
     empty = [name for name, images in classes.items() if not images]
     if empty and not found.unreadable:
-        raise DataError(f"{folder / empty[0]} has no JPEG, PNG or GIF files; add some, or remove the folder.")
+        raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.")
     return Split(folder, found, classes)
 
 

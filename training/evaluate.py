@@ -38,7 +38,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     logits, familiarity = predict(classifier, images.pixels)
     probabilities, labels = logits.softmax(dim=1), images.labels
     others = {kind: predict(classifier, pixels)[1] for kind, pixels in outliers.measured().items()}
-    threshold = checkpoint.card["calibration"]["familiarity"]["threshold"]
+    threshold = checkpoint.card["calibration"]["in_distribution"]["threshold"]
     report = {
         "name": checkpoint.card["name"],
         **figures(logits, labels),
@@ -47,7 +47,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
         "reliability": reliability(probabilities, labels),
         "temperature": checkpoint.card["calibration"]["temperature"],
         "familiarity": {
-            "score": checkpoint.card["calibration"]["familiarity"]["score"],
+            "score": checkpoint.card["calibration"]["in_distribution"]["score"],
             "accepted": (familiarity >= threshold).double().mean().item(),
             "auroc": separation(familiarity, others),
         },

@@ -34,7 +34,7 @@ from PIL import Image
 from skimage import data
 from tqdm import tqdm
 
-from gateway.torchserve.client import MODEL, read_properties
+from gateway.torchserve.properties import MODEL, read_properties
 from training.files import save_figure, write_digest, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]

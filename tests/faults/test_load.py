@@ -14,8 +14,7 @@ import psutil
 import pytest
 import requests
 
-from gateway.admission import READ_SECONDS
-from gateway.routes import MAX_IMAGE_BYTES
+from gateway.limits import MAX_IMAGE_BYTES, READ_SECONDS
 from scripts.serve import gateway
 from tests.drawing import draw, encode
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures

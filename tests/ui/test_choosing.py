@@ -57,7 +57,7 @@ def test_a_model_with_other_classes_has_no_examples(served: Page) -> None:
 @pytest.mark.parametrize(
     ("refused", "sentence"),
     [
-        (upload(b"text", "notes.txt", "text/plain"), "This is not a JPG, PNG or GIF image. Choose another file."),
+        (upload(b"text", "notes.txt", "text/plain"), "This is not a JPG, PNG, GIF or WebP image. Choose another file."),
         (upload(b"", "empty.png"), "This file is empty. Choose another one."),
         (upload(bytes(10 * 1024 * 1024 + 1)), "This image is larger than 10 MB. Choose a smaller one."),
     ],
@@ -119,7 +119,7 @@ def test_a_dropped_folder_without_images_keeps_the_result_on_show(served: Page, 
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "notes.txt").write_text("none")
     drop_paths(served, tmp_path / "papers")
-    expect(served.get_by_role("alert")).to_have_text("This folder has no JPG, PNG or GIF images. Drop another one.")
+    expect(served.get_by_role("alert")).to_have_text("This folder has no JPG, PNG, GIF or WebP images. Drop another one.")
     expect(served.locator(".predicted")).to_have_text("green")
     expect(served.locator("#visit button")).to_have_count(1)
 

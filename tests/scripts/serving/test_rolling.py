@@ -143,7 +143,7 @@ def test_a_version_that_is_no_good_is_refused(
     with pytest.raises(AssertionError, match=said):
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
-    assert rolling.torchserve.predict(PICTURE)["predicted_class"] == "azure"
+    assert rolling.torchserve.inference.predict(PICTURE)["predicted_class"] == "azure"
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:

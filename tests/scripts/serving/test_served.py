@@ -53,7 +53,7 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert any(
             "Version 2.0 of second.mar is served, because it has replaced first.mar" in line for line in stack.output
         )
-        assert [each["version"] for each in stack.torchserve.versions()] == ["2.0", "3.0"]
+        assert [each["version"] for each in stack.torchserve.inference.versions()] == ["2.0", "3.0"]
         assert len(list((stack.run / "scratch" / "models").iterdir())) == 2  # those of the dead TorchServe are gone
 
         assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
@@ -73,7 +73,7 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert not java.is_running()
         assert "Version 2.0 of second.mar is served" in stack.output[1]
         assert version(stack) == "2.0"
-        assert [each["version"] for each in stack.torchserve.versions()] == ["2.0"]
+        assert [each["version"] for each in stack.torchserve.inference.versions()] == ["2.0"]
         assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
         assert version(stack) == "1.0"
 
