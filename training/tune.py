@@ -39,7 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
-from training.config import Recipe, RecipeError, load_recipe, make_recipe
+from training.config import Recipe, RecipeError, changed, load_recipe
 from training.data import DataError, Images, load_images, stratified_split
 from training.files import save_figure, write_whole
 from training.run import Run
@@ -51,11 +51,14 @@ TRIES = 3  # of a trial whose process dies each time, perhaps by it
 
 
 def load_space(path: Path, recipe: Recipe) -> Space:
-    """Read a search space, in which the recipe has to lie. Raises RecipeError where it is no such thing."""
+    """Read a search space, which must contain the recipe.
+
+    Raises RecipeError if the file is no search space, or if it varies a field that no trial could use.
+    """
     try:
         space = TypeAdapter(Space).validate_python(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
-        raise RecipeError(f"There is no search space {path}; those that come along are in training/spaces.") from None
+        raise RecipeError(f"There is no search space {path}; training/spaces has the ones you can start from.") from None
     except (yaml.YAMLError, ValidationError):
         raise RecipeError(f"{path} is no search space; give each field a list of choices, or low and high.") from None
     for field, values in space.items():
@@ -63,24 +66,29 @@ def load_space(path: Path, recipe: Recipe) -> Space:
         if isinstance(values, dict) and not {"low", "high"} <= values.keys():
             raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
         if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
-            raise RecipeError(f"The recipe's {field} of {value} is not in {path}; make room for it there.")
-        for bound in values if isinstance(values, list) else (values["low"], values["high"]):
-            changed(recipe, {field: bound})
+            raise RecipeError(f"The recipe's {field} of {value} is not in {path}; add it there.")
+    _refuse_without_effect(path, space, recipe)
     return space
 
 
+def _refuse_without_effect(path: Path, space: Space, recipe: Recipe) -> None:
+    """Raise RecipeError for a field of the space that changes nothing, whatever the other fields are.
+
+    Changing one field at a time is enough, because one other field decides whether a field has an effect.
+    """
+    bounds = {
+        field: values if isinstance(values, list) else [values["low"], values["high"]]
+        for field, values in space.items()
+    }
+    variants = [changed(recipe, {field: bound}, drop=True) for field in space for bound in bounds[field]]
+    for field, reason in recipe.without_effect().items():
+        if field in space and all(field in variant.without_effect() for variant in variants):
+            raise RecipeError(f"{path}: {field} has no effect {reason}; remove it from the space.")
+
+
 def suggest(trial: Trial, space: Space, recipe: Recipe) -> Recipe:
-    """Return the recipe with the fields of the space as the trial wants them."""
-    return changed(recipe, {field: _value(trial, field, values) for field, values in space.items()})
-
-
-def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """Return the recipe with other values in some fields, named with dots."""
-    plain = recipe.model_dump()
-    for field, value in values.items():
-        section, name = _get(plain, field)
-        section[name] = value
-    return make_recipe(plain, f"A recipe with {values}")
+    """Return the recipe with the trial's values for the fields of the space, but for those without effect in it."""
+    return changed(recipe, {field: _value(trial, field, values) for field, values in space.items()}, drop=True)
 
 
 def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images) -> float:
@@ -144,11 +152,11 @@ def open_storage(place: str) -> BaseStorage:
 
 def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> None:
     """Write the best trial as a recipe of the length of the `whole` one, and a page with the trials and their plots."""
-    best = changed(whole, study.best_trial.params)
+    best = changed(whole, study.best_trial.params, drop=True)
     heading = (
         f"# Trial {study.best_trial.number} of study {study.study_name}: validation accuracy {study.best_value:.2%}"
     )
-    body = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
+    body = yaml.safe_dump(best.plain(), sort_keys=False)
     write_whole(output / "recipe.yaml", f"{heading} after {recipe.epochs} epochs.\n{body}")
     pictures: dict[str, Callable[[Study], Any]] = {
         "history": plots.plot_optimization_history,
@@ -204,19 +212,13 @@ def _short(value: Any) -> str:
 
 
 def _read(recipe: Recipe, field: str) -> Any:
-    section, name = _get(recipe.model_dump(), field)
-    return section[name]
-
-
-def _get(plain: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
-    """Return the section that a dotted field stands in, and its name there."""
-    *sections, name = field.split(".")
-    section = plain
-    for part in sections:
-        section = section.get(part, {})
-    if name not in section:
-        raise RecipeError(f"The recipe has no field '{field}'.")
-    return section, name
+    """Return the recipe's value of a field with a dotted name. Raises RecipeError if it has no such field."""
+    value: Any = recipe.model_dump()
+    for part in field.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise RecipeError(f"The recipe has no field '{field}'.")
+        value = value[part]
+    return value
 
 
 def _value(trial: Trial, field: str, values: list[Any] | dict[str, Any]) -> Any:
