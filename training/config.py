@@ -148,7 +148,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         return make_recipe(yaml.safe_load(path.read_text()), str(path))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}; training/recipes has the ones you can start from.") from None
+        raise RecipeError(f"There is no recipe {path}; training/recipes has some to start from.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
 

@@ -41,7 +41,10 @@ TAUGHT = {"teacher": "a.pth", "weight": 1.0}
         ({"schedule": {"name": "step", "warmup": 0.1}}, "schedule.warmup has no effect with schedule step; remove it."),
         ({"schedule": {"name": "one_cycle", "step_size": 15}}, "schedule.step_size has no effect with schedule one_cy"),
         ({"schedule": {"name": "triangular", "gamma": 0.5}}, "schedule.gamma has no effect with schedule triangular"),
-        ({"augment": {"border": "reflection"}}, "augment.border has no effect without augment.crop_padding or augment."),
+        (
+            {"augment": {"border": "reflection"}},
+            "augment.border has no effect without augment.crop_padding or augment.",
+        ),
         ({"distillation": TAUGHT, "label_smoothing": 0.1}, "label_smoothing has no effect with distillation.weight 1"),
         ({"distillation": {"temperature": 2.0}}, "distillation.teacher: Field required"),
         ({"optimizer": SGD | {"nesterov": True}}, "optimizer.nesterov: Extra inputs are not permitted"),

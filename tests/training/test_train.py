@@ -221,7 +221,9 @@ def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
-def test_does_not_resume_with_other_images(part: str, trained: Path, recipe: Path, dataset: Path, tmp_path: Path) -> None:
+def test_does_not_resume_with_other_images(
+    part: str, trained: Path, recipe: Path, dataset: Path, tmp_path: Path
+) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "data"))
     images, settings = load_images(data, "train"), Recipe.model_validate(QUICK_RECIPE)
     numbers = images._replace(pixels=torch.arange(len(images.labels)))

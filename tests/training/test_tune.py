@@ -121,7 +121,7 @@ def tune(command: list[str], environment: dict[str, str]) -> None:
     """Be one process of a study whose dead are noticed after two seconds."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    with patch("training.tune.HEARTBEAT", 1):
+    with patch("training.tune.HEARTBEAT_SECONDS", 1):
         run_module("training.tune", *command)
 
 
@@ -267,7 +267,10 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "sentence"),
     [
-        ({"optimizer.momentum": [0.5, 0.9]}, "optimizer.momentum has no effect with optimizer adam; remove it from the"),
+        (
+            {"optimizer.momentum": [0.5, 0.9]},
+            "optimizer.momentum has no effect with optimizer adam; remove it from the",
+        ),
         ({"schedule.warmup": {"low": 0.1, "high": 0.5}}, "schedule.warmup has no effect with schedule step; remove it"),
         ({"optimizer.name": ["adam", "sgd"], "optimizer.other_lr": [0.05, 0.1]}, "optimizer.other_lr has no effect"),
         ({"distillation.temperature": [2.0, 4.0]}, "The recipe has no field 'distillation.temperature'"),
