@@ -108,7 +108,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _current_card(card: dict[str, Any]) -> dict[str, Any]:
-    """Give a card and its weights today's names: older files say `familiarity` for the in-distribution score."""
+    """Give a card and its weights today's names, because older files have another one for the in-distribution score."""
     calibration = card["calibration"]
     if "familiarity" in calibration:
         calibration["in_distribution"] = calibration.pop("familiarity")

@@ -257,7 +257,7 @@ def _load_cifar10(split: str) -> Images:
             downloaded = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name a folder with your images with --data."
+            f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own images with --data."
         ) from None
     return Images(
         torch.from_numpy(downloaded.data).permute(0, 3, 1, 2).contiguous(),

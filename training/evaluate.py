@@ -2,8 +2,9 @@
 
     .venv/bin/python -m training.evaluate model_store/cifar10_whitened_resnet.pth
 
-prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. report.json
-has all figures. report.md shows them, with pictures of the confusion, the reliability and the worst mistakes, if any.
+prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its
+report.json has all figures. Its report.md shows them, with pictures of the confusion, the reliability and the worst
+mistakes, if any.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def train(
 ) -> Path:
     """Train, write everything into `output` and return the checkpoint's path.
 
-    Raises RecipeError, DataError or CheckpointError before the first step if the run cannot be completed as asked.
+    Raises RecipeError, DataError or CheckpointError before the first step if recipe, images or a checkpoint are wrong.
     """
     last, checkpoint = output / "last.pth", output / f"{recipe.name}.pth"
     first = distributed.rank() == 0  # the process that writes files

@@ -69,7 +69,7 @@ def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
     state = Run(recipe, *parts).state_dict()
     Run(recipe, *parts).load_state_dict(state)
 
-    others = [part._replace(pixels=255 - part.pixels) for part in parts]
+    others = parts[0]._replace(pixels=255 - parts[0].pixels), parts[1]._replace(pixels=255 - parts[1].pixels)
     with pytest.raises(RecipeError, match="The training images and the validation images changed after"):
         Run(recipe, *others).load_state_dict(state)
     older = {name: value for name, value in state.items() if name != "inputs"}  # knows the training images alone
@@ -82,9 +82,9 @@ def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
     with pytest.raises(RecipeError, match="The teacher's checkpoint changed after"):
         Run(recipe, *parts).load_state_dict(state)
     run = Run(Recipe.model_validate(QUICK_RECIPE), *parts)
-    renamed = [part._replace(classes=[name.upper() for name in part.classes]) for part in parts]
+    renamed = parts[0]._replace(classes=[name.upper() for name in parts[0].classes])
     with pytest.raises(RecipeError, match="The names of the classes changed after"):
-        Run(run.recipe, *renamed).load_state_dict(run.state_dict())
+        Run(run.recipe, renamed, parts[1]).load_state_dict(run.state_dict())
 
 
 def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
