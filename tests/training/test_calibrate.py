@@ -36,10 +36,10 @@ def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> 
     training, validation = stratified_split(
         load_images(dataset, "train"), recipe["validation_fraction"], recipe["split_seed"]
     )
-    _, familiarity = predict(loaded.classifier(), validation.pixels)
-    told = loaded.card["calibration"]["in_distribution"]
-    accepted = (familiarity >= told["threshold"]).double().mean()
-    assert accepted == pytest.approx(told["accepted"], abs=1 / len(validation.labels))
+    _, scores = predict(loaded.classifier(), validation.pixels)
+    calibration = loaded.card["calibration"]["in_distribution"]
+    accepted = (scores >= calibration["threshold"]).double().mean()
+    assert accepted == pytest.approx(calibration["accepted"], abs=1 / len(validation.labels))
     assert training.fingerprint() == loaded.card["data"]["fingerprint"]
 
 
