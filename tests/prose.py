@@ -10,6 +10,7 @@ from typing import NamedTuple
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 ITEM = re.compile(r"^ *(?:[-*+]|\d+[.)]) +")
 END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)["')*_]*\s+(?=["'(*_]*[A-Z0-9`{<])""")
+CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 SPOKEN = {"help", "short_help", "description", "epilog"}  # arguments that a command line shows
 ENDING = {"abort", "fail", "stop", "error", "exit"}  # functions whose words end a request or a command
 
@@ -39,9 +40,14 @@ class Block(NamedTuple):
     prose: bool
 
 
+def one_word(code: re.Match[str]) -> str:
+    """Return inline code as one word, on as many lines."""
+    return "`" + re.sub(r"[^A-Za-z0-9]+", "_", code[2]) + "`" + "\n" * code[2].count("\n")
+
+
 def plain(text: str) -> str:
     """Return the words that a reader sees: of a link its text, of code one word, of an image nothing."""
-    text = re.sub(r"(`+)(.+?)\1", lambda code: re.sub(r"[^\w\n]+", "_", code[2]).replace("\n", " ").strip("_ ") or "_", text)
+    text = CODE.sub(one_word, text)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)
     return re.sub(r"\*\*|__|<(https?://[^>]*)>", r"\1", text)

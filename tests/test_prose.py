@@ -117,14 +117,14 @@ def test_markdown_is_taken_apart() -> None:
     found = [(sentence.line, sentence.words, sentence.text) for sentence in sentences("x.md", MARKDOWN)]
     assert found == [
         (1, 2, "A heading"),
-        (3, 7, "First sentence, with code_of_four_words and a link."),
+        (3, 7, "First sentence, with `code_of_four_words` and a link."),
         (3, 4, "Second one spans lines."),
         (4, 5, "Version 1.0 is e.g. fine."),
         (6, 2, "an item"),
         (7, 3, "another; with two."),
         (7, 3, "Sentences in it"),
         (16, 2, "a cell"),
-        (16, 1, "a_b"),
+        (16, 1, "`a_b`"),
         (18, 1, "One."),
         (18, 1, "Two."),
     ]
