@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ def sentences(file: str, text: str, first_line: int = 1) -> Iterator[Sentence]:
     for block in blocks(text):
         words = plain(block.text)
         begins = [0, *(end.end() for end in END.finditer(words)), len(words)]
-        for begin, end in zip(begins, begins[1:], strict=False):
+        for begin, end in pairwise(begins):
             sentence = " ".join(words[begin:end].split())
             if re.search(r"\w", sentence):
                 line = first_line + block.line - 1 + words.count("\n", 0, begin)
