@@ -12,6 +12,7 @@ FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 ITEM = re.compile(r"^ *(?:[-*+]|\d+[.)]) +")
 END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)["')*_]*\s+(?=["'(*_]*[A-Z0-9`{<])""")
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
+VERBATIM = re.compile("\b\n.*?(?=\n\n|$(?!\n))", re.DOTALL)  # a paragraph that click leaves as it is
 SPOKEN = {"help", "short_help", "description", "epilog"}  # arguments that a command line shows
 ENDING = {"abort", "fail", "stop", "error", "exit"}  # functions whose words end a request or a command
 
@@ -140,6 +141,10 @@ def written(node: ast.expr) -> Iterator[tuple[int, str]]:
             yield from written(argument)
 
 
+def blank(paragraph: re.Match[str]) -> str:
+    return "\n" * paragraph[0].count("\n")
+
+
 def called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
@@ -151,8 +156,7 @@ def of_python(path: Path, name: str) -> Iterator[Sentence]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node):
                 statement = node.body[0]
-                text = ast.get_docstring(node, clean=True) or ""
-                found.append((statement.lineno, text.replace("\f", "").replace("\b", "")))
+                found.append((statement.lineno, VERBATIM.sub(blank, ast.get_docstring(node) or "")))
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             for argument in node.exc.args:
                 found += written(argument)

@@ -138,6 +138,7 @@ def test_source_is_read(tmp_path: Path) -> None:
         '    raise ValueError(f"{x} is too small; take" + " more.")\n'
         'parser.add_argument("--x", help="how many there are" if y else "how few")\n'
         'print("not read here")\n'
+        'def g() -> None:\n    """Do it.\n\n    \\b\n    classifier it\n    classifier that\n\n    Or not."""\n'
     )
     assert [(sentence.line, sentence.text) for sentence in of_python(path, "module.py")] == [
         (1, "A module."),
@@ -145,6 +146,8 @@ def test_source_is_read(tmp_path: Path) -> None:
         (3, "{value} is too small; take more."),
         (4, "how few"),
         (4, "how many there are"),
+        (7, "Do it."),
+        (13, "Or not."),
     ]
 
 
