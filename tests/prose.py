@@ -1,12 +1,15 @@
 """Sentences of Markdown, of the OpenAPI document and of Python source, each with the line it stands in."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+
+import click
 
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
 ITEM = re.compile(r"^ *(?:[-*+]|\d+[.)]) +")
@@ -167,3 +170,15 @@ def of_python(path: Path, name: str) -> Iterator[Sentence]:
     for line, text in sorted(dict.fromkeys(found)):
         if " " in text.strip():
             yield from sentences(name, text, line)
+
+
+def of_help(command: click.Command, name: str) -> Iterator[Sentence]:
+    """Read what `--help` of a command and of its subcommands says: of the command, its arguments and its options."""
+    texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+    for text in filter(None, texts):
+        yield from sentences(f"{name} --help", VERBATIM.sub(blank, inspect.cleandoc(text)))
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for below in command.list_commands(context):
+            if found := command.get_command(context, below):
+                yield from of_help(found, f"{name} {below}")

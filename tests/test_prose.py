@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.prose import Sentence, of_openapi, of_python, sentences
+from tests.prose import Sentence, of_help, of_openapi, of_python, sentences
 from tests.stack import ROOT
 
 AVERAGE_WORDS, MOST_WORDS = 17, 35
+README_LINES = 120
 YOU = (8, 45)  # "you" and "your" in 1,000 words of README
 NEVER = re.compile(
     r"\b(?:anew|so many|of its own|goes on|go on|is told|are told|nothing of the kind|there is none|as ever"
@@ -50,9 +51,17 @@ def source(room: str) -> list[Sentence]:
     return [sentence for path in paths for sentence in of_python(path, path.relative_to(ROOT).as_posix())]
 
 
+@cache
+def help_of_commands() -> list[Sentence]:
+    from scripts.cli import main
+
+    return list(of_help(main, "classifier"))
+
+
 READ: dict[str, Callable[[], list[Sentence]]] = {
     **{name: lambda name=name: page(name) for name in PAGES},  # type: ignore[misc]
     "gateway/openapi.yaml": openapi,
+    "classifier --help": help_of_commands,
     **{room: lambda room=room: source(room) for room in ROOMS},  # type: ignore[misc]
 }
 
@@ -77,13 +86,14 @@ def test_no_puzzling_phrase(name: str) -> None:
     assert not found, f"say it in other words:{lines(found)}"
 
 
-@pytest.mark.parametrize("name", [*PAGES, "gateway/openapi.yaml"])
+@pytest.mark.parametrize("name", [*PAGES, "gateway/openapi.yaml", "classifier --help"])
 def test_a_noun_instead_of_a_clause(name: str) -> None:
     found = [sentence for sentence in READ[name]() if NOUN_EXISTS.search(sentence.text)]
     assert not found, f'"the served model", not "what is served":{lines(found)}'
 
 
-def test_readme_speaks_to_its_reader() -> None:
+def test_readme_is_short_and_speaks_to_its_reader() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
     words = re.findall(r"[\w']+", " ".join(sentence.text for sentence in page("README.md")).lower())
     you = 1000 * sum(word in {"you", "your", "yours", "yourself"} for word in words) / len(words)
     assert YOU[0] <= you <= YOU[1], f"'you' {you:.0f} times in 1,000 words"
