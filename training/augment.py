@@ -1,23 +1,17 @@
 """Random changes of training images, made to a complete batch at once, with the caller's random generator."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from handler.transforms import normalise
 from training.config import Augment
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-
-POLICIES = {
-    "autoaugment": v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10),
-    "randaugment": v2.RandAugment(),
-    "trivialaugment": v2.TrivialAugmentWide(),
-}
 
 
 def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
@@ -35,7 +29,13 @@ def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generato
 
 def apply_policy(pixels: Tensor, policy: str, generator: Generator) -> Tensor:
     """Apply torchvision's automatic augmentation of this name to each image of a batch of uint8 pixels."""
-    transform = POLICIES[policy]
+    from torchvision.transforms import v2  # here, because it loads PyTorch's compiler, which takes two seconds
+
+    transform = {
+        "autoaugment": partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10),
+        "randaugment": v2.RandAugment,
+        "trivialaugment": v2.TrivialAugmentWide,
+    }[policy]()
     with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return torch.stack([transform(image) for image in pixels])

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_auroc
 
 from training import outliers
 from training.classifier import Classifier, Energy, FeatureCosine
@@ -92,6 +91,8 @@ def separation(inside: Tensor, outside: dict[str, Tensor]) -> dict[str, float]:
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
     """Return the probability that a score of `inside` is above one of `outside`."""
+    from torchmetrics.functional.classification import binary_auroc  # here, because it loads SciPy and Matplotlib
+
     # Use ranks, because torchmetrics puts scores through a sigmoid, which has few different values for large ones.
     scores = torch.cat([inside, outside]).unique(return_inverse=True)[1].double()
     scores /= len(scores)

@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer, to_pixels
@@ -252,6 +251,8 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _load_cifar10(split: str) -> Images:
+    from torchvision.datasets import CIFAR10  # here, because it loads PyTorch's compiler, which takes two seconds
+
     try:
         with _one_process_at_a_time(CIFAR10_ROOT):
             downloaded = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)

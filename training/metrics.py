@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from handler.transforms import normalise
 from training.data import Images
@@ -35,6 +34,9 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
     The calibration error is the mean difference of confidence and accuracy over BINS of confidence (Guo et al. 2017).
     """
+    # Here, because it loads SciPy and Matplotlib, which take two seconds.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
     return {
         "loss": F.cross_entropy(logits, labels).item(),

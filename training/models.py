@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 WHITENED_CHANNELS = 24  # both signs of the 12 eigenvectors of a 2 × 2 patch of RGB
 
@@ -134,16 +133,19 @@ def whitened_resnet(num_classes: int, dropout: float) -> Network:
 
 def resnet18(num_classes: int, dropout: float) -> Network:
     """Build ResNet-18 (He et al. 2015) for small images: 11.2 M parameters, 1.11 GFLOP an image."""
-    return _for_small_images(models.resnet18(num_classes=num_classes), dropout)
+    return _resnet_for_small_images("resnet18", num_classes, dropout)
 
 
 def resnet34(num_classes: int, dropout: float) -> Network:
     """Build ResNet-34 (He et al. 2015) for small images: 21.3 M parameters, 2.32 GFLOP an image."""
-    return _for_small_images(models.resnet34(num_classes=num_classes), dropout)
+    return _resnet_for_small_images("resnet34", num_classes, dropout)
 
 
-def _for_small_images(resnet: models.ResNet, dropout: float) -> Network:
-    """Give torchvision's ResNet a stem of 3 × 3 without pooling."""
+def _resnet_for_small_images(name: str, num_classes: int, dropout: float) -> Network:
+    """Build torchvision's ResNet of this name with a stem of 3 × 3 without pooling."""
+    from torchvision import models  # here, because it loads PyTorch's compiler, which takes two seconds
+
+    resnet = getattr(models, name)(num_classes=num_classes)
     resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's others
     resnet.maxpool = nn.Identity()

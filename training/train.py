@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import distributed
@@ -111,6 +110,8 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
 
 def log_row(row: Row, folder: Path) -> None:
     """Add a row of the history to TensorBoard's log in `folder`."""
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(folder) as writer:
         for name, value in row.items():
             writer.add_scalar(name, value, int(row["epoch"]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 from torchvision.datasets import CIFAR10
 
 from handler.transforms import INPUT_SIZE, decode_image, to_pixels
@@ -51,7 +52,7 @@ def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.M
             self.data = np.full((4, 32, 32, 3), 7 if train else 9, dtype=np.uint8)
             self.targets, self.classes = [0, 1, 0, 1], ["cat", "dog"]
 
-    monkeypatch.setattr(data, "CIFAR10", Downloaded)  # the real one would fetch 170 MB
+    monkeypatch.setattr(datasets, "CIFAR10", Downloaded)  # the real one would fetch 170 MB
     loaded = load_images(None, "train")
     assert loaded.pixels.unique().tolist() == [7]
     assert stratified_split(loaded, 0.5, 0)[0].fingerprint() == stratified_split(loaded, 0.5, 0)[0].fingerprint()
@@ -73,7 +74,7 @@ def test_says_that_cifar10_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> Non
     def unreachable(*arguments: object, **options: object) -> None:
         raise URLError("no network")
 
-    monkeypatch.setattr(data, "CIFAR10", unreachable)
+    monkeypatch.setattr(datasets, "CIFAR10", unreachable)
     with pytest.raises(DataError, match=r"no network.*name your own images with --data"):
         load_images(None, "train")
 
@@ -184,7 +185,7 @@ def download(folder: Path, inside: Any, waiting: Any, go_on: Any) -> None:
             self.targets, self.classes = [0, 1], ["cat", "dog"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "CIFAR10", Slow)
+        patch.setattr(datasets, "CIFAR10", Slow)
         patch.setattr(data, "CIFAR10_ROOT", folder)
         patch.setattr(data, "_note", lambda line: waiting.set())
         assert len(load_images(None, "train").labels) == 2
