@@ -119,7 +119,9 @@ def test_a_dropped_folder_without_images_keeps_the_result_on_show(served: Page, 
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "notes.txt").write_text("none")
     drop_paths(served, tmp_path / "papers")
-    expect(served.get_by_role("alert")).to_have_text("This folder has no JPG, PNG, GIF or WebP images. Drop another one.")
+    expect(served.get_by_role("alert")).to_have_text(
+        "This folder has no JPG, PNG, GIF or WebP images. Drop another one."
+    )
     expect(served.locator(".predicted")).to_have_text("green")
     expect(served.locator("#visit button")).to_have_count(1)
 
