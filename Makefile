@@ -44,8 +44,10 @@ test: .venv/test tools archive check ## set up what the tests need and run them 
 quick: .venv/test check ## lint, types and the tests that neither train nor serve, in a minute
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 -m "not slow and not alone"
 
-check: .venv/test ## lint and check types
-	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy
+check: .venv/test ## lint, and check types, who imports whom, and spelling
+	@$(VENV)/ruff format --check --quiet && $(VENV)/ruff check --quiet && $(VENV)/mypy \
+		&& $(VENV)/codespell
+	@report=$$($(VENV)/lint-imports --no-cache 2>&1) || { echo "$$report"; exit 1; }
 
 faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
 	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import re
 import sys
 from contextlib import redirect_stdout, suppress
@@ -18,11 +19,12 @@ REPOSITORY_FILES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
-    "docs/training.md": "training.md",
-    "docs/performance.md": "performance.md",
-    "docs/scaling.md": "scaling.md",
     "deploy/monitoring/README.md": "howto/monitoring.md",
 }
+DOCS = {
+    path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")
+}
+PAGES = REPOSITORY_FILES | DOCS
 COMMANDS = ["scripts.serve", "scripts.batch_predict", "scripts.models", "scripts.verify", "scripts.doctor"]
 COMMANDS += ["scripts.bench.benchmark", "scripts.bench.tune_serving", "scripts.bench.scaling"]
 COMMANDS += [
@@ -37,22 +39,28 @@ def write(page: str, text: str) -> None:
         file.write(text)
 
 
-def of_the_site(text: str) -> str:
-    """Let links to files of the repository lead to the site's pages; what has none is named without a link."""
+def of_the_site(file: str, page: str) -> str:
+    """Let a file's links lead to the site's pages; a target that has no page is named without a link."""
 
     def link(found: re.Match[str]) -> str:
         words, target = found.groups()
-        target = target.removeprefix("../").removeprefix("docs/")
-        folder, _, name = target.rpartition("/")
-        if target in REPOSITORY_FILES:
-            target = REPOSITORY_FILES[target]
+        if target.startswith("https://"):
+            return found[0]
+        meant = os.path.normpath(Path(file).parent / target)
+        folder, _, name = meant.rpartition("/")
+        if meant in PAGES:
+            place = PAGES[meant]
         elif folder == "training/recipes":
-            target = f"reference/recipes.md#{name.replace('.', '')}"
-        elif not target.startswith("https://") and not (ROOT / "docs" / target).is_file():
+            place = f"reference/recipes.md#{name.replace('.', '')}"
+        elif folder == "model_store":
+            place = "reference/models.md"
+        elif meant.startswith("docs/") and (ROOT / meant).is_file():
+            place = meant.removeprefix("docs/")
+        else:
             return words
-        return f"[{words}]({target})"
+        return f"[{words}]({os.path.relpath(place, Path(page).parent)})"
 
-    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, text)
+    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, (ROOT / file).read_text())
 
 
 def help_of(module: str) -> str:
@@ -100,8 +108,8 @@ def models() -> str:
     return "# Released models\n\n" + "\n".join(re.sub(r"^#", "##", card, flags=re.MULTILINE) for card in cards)
 
 
-for file, page in REPOSITORY_FILES.items():
-    write(page, of_the_site((ROOT / file).read_text()))
+for file, page in PAGES.items():
+    write(page, of_the_site(file, page))
 write("reference/commands.md", "# Commands\n\n" + "\n".join(map(help_of, COMMANDS)))
 write("reference/api.md", api())
 write("reference/recipes.md", recipes())

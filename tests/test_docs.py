@@ -1,4 +1,4 @@
-"""README is run: its commands, one after another as they stand there, and its Python, against the running product."""
+"""README and the how-to pages are run: their commands, in order, and their Python, against the running product."""
 
 import re
 import shlex
@@ -13,19 +13,29 @@ from tests.commands import run_line
 from tests.stack import ROOT, Stack, serve
 from training.files import write_digest
 
-README = (ROOT / "README.md").read_text()
-RUN_BY_CI = {"make test"}
-NEEDS_CIFAR10 = {".venv/bin/python -m training.data data/cifar10"}  # 170 MB to download; test_data runs its parts
+PLACES = ("docs", "docs/howto", "docs/architecture", "model_store", "deploy/*")
+DOCS = [str(path.relative_to(ROOT)) for place in PLACES for path in sorted(ROOT.glob(f"{place}/*.md"))]
+RUN_ELSEWHERE = ("docs/tutorial.md", "deploy/monitoring/README.md")  # by test_tutorial and test_monitoring
+ACTIVATION = {". .venv/bin/activate"}  # the tests run in the environment
+RUN_BY_CI = {"make test", "make quick"}
+NEEDS_CIFAR10 = {"classifier data data/cifar10"}  # 170 MB to download; test_data runs its parts
 RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/mine.pth"}
+NOT_HERE = ACTIVATION | RUN_BY_CI | NEEDS_CIFAR10 | RUN_BY_TEST_MAKE
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
-PLACES = ("docs", "model_store", "deploy/*")
-DOCS = [str(path.relative_to(ROOT)) for place in PLACES for path in ROOT.glob(f"{place}/*.md")]
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "sh") for line in block.replace("\\\n", "").splitlines()]
+
+
+# The pages that say how to train come first, because the others use the checkpoints.
+PAGES = sorted(
+    (page for page in ("README.md", "CONTRIBUTING.md", *DOCS) if commands(page) and page not in RUN_ELSEWHERE),
+    key=lambda page: (page != "README.md", page != "docs/howto/train.md", page),
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,72 +52,83 @@ def released(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathF
 
 
 def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
-    """Put what this test has in the place of what README's reader has."""
+    """Put what this test has in the place of what a reader has."""
     folder = stack.run.parents[1]
+    product = f"--config {stack.config} --run {stack.run}"
     places = {
-        ".venv/bin/python": sys.executable,
         "http://localhost:5001": stack.url,
         "localhost:5001": stack.url,
-        "scripts/batch_predict.py": f"scripts/batch_predict.py --url {stack.url}",
-        "scripts/doctor.py": (
-            f"scripts/doctor.py {stack.run.parents[1]}/model_store/first.mar --config {stack.config} --run {stack.run} "
-            f"--url {stack.url}"
-        ),
-        "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
+        "classifier predict": f"classifier predict --url {stack.url}",
+        "classifier verify": f"classifier verify --url {stack.url}",
+        "classifier models": f"classifier models {product}",
+        "classifier doctor": f"classifier doctor {folder}/model_store/first.mar {product} --url {stack.url}",
+        "classifier": f"{sys.executable} -m scripts.cli",
+        "torchrun": f"{sys.executable} -m torch.distributed.run",
         "predictions": folder / "predictions",
         "uncertain.png": folder / "uncertain.png",
-        "scripts/verify.py model_store/cifar10_whitened_resnet.pth": (
-            f"scripts/verify.py --url {stack.url} {folder / 'served.pth'}"
-        ),
         "data/cifar10/test": dataset / "test",
-        ".venv/bin/torchrun": f"{sys.executable} -m torch.distributed.run",
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
-        "--recipe training/recipes/fine_tune.yaml": f"--recipe {recipe}",
+        "--recipe cnn": f"--recipe {recipe} --data {dataset}",
+        "--recipe fine_tune": f"--recipe {recipe}",
         "my-images": dataset,
         "runs/mine/mine.pth": folder / "runs/mine/drawn.pth",
         "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
-        "model_store/cifar10_whitened_resnet.pth": folder / "runs/mine/drawn.pth",
+        "model_store/cifar10_whitened_resnet.pth": folder / "served.pth",
         "model_store/": f"{folder}/model_store/",
         "runs/": f"{folder}/runs/",
         "build/": f"{folder}/build/",
     }
     for place, substitute in places.items():
-        text = re.sub(rf"(?<![\w/]){re.escape(place)}", str(substitute).replace("\\", r"\\"), text)
+        whole_word = "" if place.endswith("/") else r"(?!\w)"
+        text = re.sub(rf"(?<![\w/]){re.escape(place)}{whole_word}", str(substitute).replace("\\", r"\\"), text)
     return text
 
 
+@pytest.fixture(scope="module")
+def done() -> set[str]:
+    """Hold the commands that have run: two pages may say how to train, and the second finds it done."""
+    return set()
+
+
 @pytest.mark.timeout(900)
-def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
-    for command in COMMANDS:
-        if command in RUN_BY_CI | RUN_BY_TEST_MAKE | NEEDS_CIFAR10:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(page: str, released: Stack, recipe: Path, dataset: Path, done: set[str]) -> None:
+    for command in commands(page):
+        if command in NOT_HERE or (command in done and "models" not in command):
             continue
         line = translated(command, released, recipe, dataset)
-        done = run_line(line)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        ran = run_line(line)
+        assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
         if "curl" in line:
-            assert '"error"' not in done.stdout
+            assert '"error"' not in ran.stdout
+        done.add(command)
 
 
-def test_python(released: Stack, recipe: Path, dataset: Path) -> None:
-    for block in blocks("python"):
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python(page: str, released: Stack, recipe: Path, dataset: Path) -> None:
+    for block in blocks(page, "python"):
         code = translated(block, released, recipe, dataset)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert re.fullmatch(r"\w+ [01]\.\d+\n", done.stdout)
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert re.fullmatch(r"\w+ [01]\.\d+\n", ran.stdout)
 
 
 def test_every_command_is_run_somewhere() -> None:
-    assert set(COMMANDS) >= RUN_BY_CI | RUN_BY_TEST_MAKE
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert {command for page in PAGES for command in commands(page)} >= NOT_HERE
+    makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert "make test" in ci
+    assert re.search(r"^quick:.* check ", makefile, re.MULTILINE)  # and the tests that `make test` runs too
     make_tests = (ROOT / "tests" / "test_make.py").read_text()
     assert all(shlex.split(command)[1] in make_tests for command in RUN_BY_TEST_MAKE)
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *DOCS])
 def test_links_lead_somewhere(document: str) -> None:
-    links = re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text())
-    assert all(link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists() for link in links)
+    text = re.sub(r"^```.*?^```", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    here = [link for link in links if not link.startswith("https://")]
+    assert [link for link in here if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
 def test_the_map_shows_what_is_there() -> None:

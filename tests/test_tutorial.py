@@ -15,7 +15,7 @@ from tests.stack import ROOT, Stack, serve
 from training.files import write_digest
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
-FIRST, *COMMANDS, LAST = [
+FIRST, ACTIVATION, *COMMANDS, LAST = [
     line for block in re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()
 ]
 
@@ -34,8 +34,8 @@ def own(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
 def run(line: str, stack: Stack, images: Path) -> str:
     folder = images.parent
     places = {
-        ".venv/bin/python": sys.executable,
-        "scripts/models.py": f"scripts/models.py --config {stack.config} --run {stack.run}",
+        "classifier models": f"classifier models --config {stack.config} --run {stack.run}",
+        "classifier": f"{sys.executable} -m scripts.cli",
         "my-images": images,
         "runs/mine": folder / "mine",
         "model_store/": f"{stack.run / 'model_store'}/",
@@ -51,7 +51,7 @@ def run(line: str, stack: Stack, images: Path) -> str:
 @pytest.mark.timeout(600)
 def test_own_classes_are_trained_rolled_in_and_shown(own: Stack, page: Page, tmp_path: Path) -> None:
     images = draw_dataset(tmp_path / "my-images", THREE, train=24, test=6)
-    assert FIRST == "make serve"
+    assert (FIRST, ACTIVATION) == ("make serve", ". .venv/bin/activate")
     told = [run(line, own, images) for line in COMMANDS]
     assert float(re.findall(r"test accuracy ([\d.]+)%", "".join(told))[0]) >= 90
     assert json.loads(told[-1]) == {"classes": THREE, "total_classes": 3}
@@ -62,7 +62,7 @@ def test_own_classes_are_trained_rolled_in_and_shown(own: Stack, page: Page, tmp
     assert sorted(page.locator(".bars .name").all_inner_texts()) == THREE
     expect(page.locator("#classes")).to_have_text("3 classes: azure, lime, red")
 
-    assert LAST == ".venv/bin/python scripts/models.py rollback"
+    assert LAST == "classifier models rollback"
     run(LAST, own, images)
     page.reload()
     expect(page.locator("#classes")).to_contain_text("10 classes:")

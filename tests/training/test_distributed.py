@@ -119,14 +119,14 @@ def host(short: Path, few: Path, tmp_path: Path) -> Iterator[Any]:
     """Start the how-to's command once more, as on another host, in double precision."""
     (port,) = free_ports(1)
     places = {
-        ".venv/bin/torchrun": f"{sys.executable} -m torch.distributed.run",
+        "torchrun": f"{sys.executable} -m torch.distributed.run",
         "first.example:29500": f"127.0.0.1:{port}",
         "training/recipes/cnn.yaml": short,
         "my-images": few,
         "/shared/cnn": tmp_path / "run",
         "training.train": "tests.training.double_precision",
     }
-    command = [*documented(HOWTO, ".venv/bin/torchrun", places), "--save-seconds", "0"]
+    command = [*documented(HOWTO, "torchrun", places), "--save-seconds", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     hosts = []
 

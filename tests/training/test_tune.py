@@ -130,13 +130,13 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
 ) -> None:
     def begin(name: str) -> BaseProcess:
         places = {
-            "training/recipes/cnn.yaml": f"{recipe} --space {space}",
+            "--recipe cnn": f"--recipe {recipe} --space {space}",
             "my-images": dataset,
             "--trials 20 --epochs 3": "--trials 6 --epochs 1",
             "postgresql+psycopg://tuner@db.example/studies": database,
             "runs/tune": tmp_path / name,
         }
-        command = documented(HOWTO, ".venv/bin/python -m training.tune", places)[3:]
+        command = documented(HOWTO, "classifier tune", places)[2:]
         process = FORKS.Process(target=tune, args=(command, {"PGPASSWORD": os.environ["PGPASSWORD"]}))
         process.start()
         return process
