@@ -36,7 +36,7 @@ class SlowBody(RequestTimeout):
 
 @dataclass(eq=False, slots=True)
 class Turn(Generic[Work]):
-    """Work on so many images that waits for its call, and since when (as perf_counter has it)."""
+    """Work that waits for its call: on how many images, and since when (by perf_counter)."""
 
     work: Work
     images: int
@@ -78,7 +78,7 @@ class Line(Generic[Work]):
         raise TooSlow
 
     def take(self, most: int = 1) -> list[Turn[Work]]:
-        """Wait until there is work; returns the first turns, at most so many."""
+        """Wait until there is work; returns the first turns, at most `most`."""
         with self._changed:
             self._changed.wait_for(lambda: self._turns)
             turns = [self._turns.popleft() for _ in range(min(most, len(self._turns)))]

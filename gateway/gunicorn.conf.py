@@ -78,7 +78,7 @@ worker_class = Worker
 
 
 def on_starting(server: Any) -> None:
-    """Begin to count anew: the processes of a gateway that was killed took no leave."""
+    """Remove the counts that a killed gateway has left, and begin to count from zero."""
     COUNTS.mkdir(parents=True, exist_ok=True)
     for file in COUNTS.glob("*.db"):
         file.unlink()

@@ -20,7 +20,7 @@ def load(folder: Path, threads: int) -> Predictor:
 
 
 def open_network(path: Path, threads: int) -> Network:
-    """Open an ONNX file as what Predictor takes, each call of which runs on so many threads."""
+    """Open an ONNX file as the network of a Predictor. Each call of it runs on `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

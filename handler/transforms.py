@@ -141,7 +141,7 @@ def _samples(image: JpegImageFile) -> float:
 def _with_end(jpeg: bytes) -> bytes:
     """Return a JPEG that lacks its end mark with one. Raises ImageError where rows are missing as well.
 
-    Then the decoder would fill them with whatever follows, and two ways to go on lead to two images.
+    The decoder would fill missing rows with the bytes that follow, so two continuations give two images.
     """
     rows, sums = without_end(jpeg), []
     for rest in (JPEG_END, IMPROBABLE_BYTES + JPEG_END):

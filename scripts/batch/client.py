@@ -115,7 +115,7 @@ class Gateway:
                 raise
 
     def predict(self, paths: list[Path]) -> list[Answer]:
-        """Return the gateway's answer for each file, or a Refusal with NO_ANSWER and the reason if there is none.
+        """Return the gateway's answer for each file, or a Refusal with NO_ANSWER and the reason.
 
         That reason is not the image's: the file cannot be read now, or the gateway answers others only. Raises
         GatewayGone if it answers none.
