@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from gateway.torchserve.client import TorchServe, read_properties
-from scripts.serve import TORCHSERVE
+from scripts.serving.defaults import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent
 HOWTO = ROOT / "docs" / "howto" / "several_machines.md"

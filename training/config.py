@@ -1,18 +1,20 @@
 """The shape of a recipe: everything that decides a training run, read from YAML and checked once."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
+from training.outcome import Stopped
 
 RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; some file systems ignore case
 
 
-class RecipeError(ValueError):
+class RecipeError(Stopped, ValueError):
     """A recipe that cannot be followed; the message says which field and why."""
 
 
@@ -119,10 +121,16 @@ class Recipe(_Section):
         return INPUT_SIZE
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe from a YAML file. Raises RecipeError with a sentence for each field that is wrong."""
+def load_recipe(path: Path, settings: Iterable[tuple[str, str]] = ()) -> Recipe:
+    """Read a recipe from a YAML file, with other values, as YAML, in the dotted fields that `settings` names.
+
+    Raises RecipeError with a sentence for each field that is wrong.
+    """
     try:
-        return make_recipe(yaml.safe_load(path.read_text()), str(path))
+        values = yaml.safe_load(path.read_text())
+        for field, text in settings if isinstance(values, dict) else ():
+            _set(values, field, text)
+        return make_recipe(values, str(path))
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe {path}; those that come along are in training/recipes.") from None
     except yaml.YAMLError as error:
@@ -136,3 +144,31 @@ def make_recipe(values: Any, name: str) -> Recipe:
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{name} cannot be followed. " + "; ".join(problems)) from None
+
+
+def _set(values: dict[str, Any], field: str, text: str) -> None:
+    """Put a value, as YAML, into a field of a recipe's plain values. Raises RecipeError if no recipe has the field."""
+    check_field(field)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {field}: {text!r} is not YAML; quote the value, or correct it.") from None
+    *sections, name = field.split(".")
+    for section in sections:
+        if not isinstance(values.get(section), dict):
+            values[section] = {}
+        values = values[section]
+    values[name] = value
+
+
+def check_field(field: str) -> None:
+    """Raise RecipeError, with the fields that there are, if a recipe has no field of this dotted name."""
+    known, place = Recipe.model_fields, "it"
+    for name in field.split("."):
+        if name not in known:
+            fields = f"the fields {', '.join(known)}" if known else "no fields"
+            raise RecipeError(f"A recipe has no field {field!r}; {place} has {fields}.")
+        annotation = known[name].annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        known = next((kind.model_fields for kind in kinds if issubclass(kind, _Section)), {})
+        place = repr(name)

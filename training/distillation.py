@@ -1,7 +1,5 @@
 """Learning from the soft answers of a better network (Hinton et al. 2015, arXiv:1503.02531)."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,13 +10,14 @@ from training.checkpoint import load_checkpoint
 from training.config import Distillation, RecipeError
 from training.data import Images
 from training.metrics import BATCH_SIZE
+from training.project import from_recipe
 
 
 class Teacher:
     """A trained network that sees every image as the student sees it, or answers for each original once."""
 
     def __init__(self, settings: Distillation, training: Images, device: torch.device) -> None:
-        checkpoint = load_checkpoint(Path(settings.teacher))
+        checkpoint = load_checkpoint(from_recipe(settings.teacher))
         if checkpoint.card["classes"] != training.classes:
             raise RecipeError(
                 f"The teacher {settings.teacher} knows {checkpoint.card['classes']}, not {training.classes}."

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.batch.client import Answer
-from scripts.options import Stopped, writing
+from scripts.batch.output import writing
 from training.files import written_whole
+from training.outcome import Stopped
 
 if TYPE_CHECKING:
     import pyarrow

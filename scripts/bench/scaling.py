@@ -1,25 +1,28 @@
 """Simulate a day of autoscaling, and work out what internet scale would take, from what was measured on two cores.
 
-    .venv/bin/python -m scripts.bench.scaling
+    classifier bench scaling
+    classifier bench scaling --peak 2000 --output runs/scaling
 
 prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. Every assumption is an option,
 to make the plan again with other prices, another peak or other times to start.
 """
 
-import argparse
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import click
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
+from training.commands import command, output
 from training.files import save_figure, write_whole
+from training.project import ROOT
 
 WAITING = 300  # small images that a pod lets wait: 150 in each gateway process
 LATE = 1.0  # seconds of waiting, as the alert in deploy/monitoring has it
@@ -154,23 +157,29 @@ def draw(arrivals: Series, days: dict[str, Day]) -> Figure:
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for each in fields(Assumptions):
-        words = f"{each.metadata['words']}; %(default)s without it"
-        parser.add_argument(f"--{each.name.replace('_', '-')}", type=float, default=each.default, help=words)
-    parser.add_argument("--seed", type=int, default=1, help="of chance; %(default)s without it")
-    parser.add_argument("--output", type=Path, default=Path("docs/scaling"), help="path of the results, no suffix")
-    options = vars(parser.parse_args())
-    seed, output = options.pop("seed"), options.pop("output")
-    assumed = Assumptions(**options)
-    arrivals = np.random.default_rng(seed).poisson(rates(assumed)).astype(float)
-    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(assumed)}
-    results = {name: summary(day, arrivals, assumed) for name, day in days.items()}
-    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(assumed), "days": results}, indent=1))
+def assumptions(function: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every assumption."""
+    for assumption in reversed(fields(Assumptions)):
+        name, words = f"--{assumption.name.replace('_', '-')}", assumption.metadata["words"]
+        default = assumption.default
+        option = click.option(name, type=float, default=default, metavar="X", help=f"{words} (default: {default:,g})")
+        function = option(function)
+    return function
+
+
+@command("scaling", help=__doc__)
+@assumptions
+@click.option("--seed", type=int, default=1, metavar="N", help="of chance (default: 1)")
+@output("path of the results, without suffix (default: docs/scaling)", "PATH", default=ROOT / "docs" / "scaling")
+def main(seed: int, output: Path, **assumed: float) -> None:
+    plan = Assumptions(**assumed)
+    arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
+    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(plan)}
+    results = {name: summary(day, arrivals, plan) for name, day in days.items()}
+    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "days": results}, indent=1))
     save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)
     simulated = table("pods | refused | late | pods, mean | at most | $ a day", rows(results))
-    print(*tables(assumed), simulated, sep="\n\n")
+    print(*tables(plan), simulated, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from typing import Any
 from gateway.app import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve.client import TooSlow, TorchServe, TorchServeError, Unavailable
 from scripts.batch.images import find_images
-from scripts.options import ROOT
 from scripts.serving import served
 from training.files import check_digest
 from training.folders import label_of, roots_of
+from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
 WARMING = 8  # predictions

@@ -15,8 +15,8 @@ import requests
 
 from gateway.torchserve.client import TorchServeError, TorchServeNodes
 from gateway.torchserve.nodes import CONNECT_TIMEOUT, SILENCE
-from scripts.serve import find_java, gateway, keep_memory, torchserve
 from scripts.serving import served
+from scripts.serving.product import find_java, gateway, keep_memory, torchserve
 from scripts.serving.supervisor import Service
 from tests.deploy import NGINX
 from tests.faults.ledger import Ledger, Pictures

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from gateway.app import create_app
-from scripts.serve import LOCAL
+from scripts.serving.defaults import LOCAL
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
 
