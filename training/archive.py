@@ -1,7 +1,7 @@
 """Pack a checkpoint as a TorchServe archive; the same checkpoint always gives the same bytes.
 
     classifier archive cifar10_whitened_resnet
-    classifier archive runs/mine/mine.pth -o model_store/mine.mar --version 2.0
+    classifier archive runs/mine/mine.pth -o second.mar --version 2.0
 
 The first writes model_store/cifar10_whitened_resnet.mar: TorchScript for TorchServe, ONNX for other engines, handler,
 class names, model card and serving configuration. It also writes cifar10_whitened_resnet.mar.sha256, the digest without

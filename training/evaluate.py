@@ -1,7 +1,7 @@
 """Measure a checkpoint on the test images.
 
     classifier evaluate cifar10_whitened_resnet
-    classifier evaluate runs/mine/mine.pth --data my-images --output runs/mine-report
+    classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
 
 prints the accuracy and writes, into runs/<checkpoint>-report unless --output says otherwise, report.json with all
 figures, pictures of confusion, reliability and the worst mistakes if any, and report.md, which shows it all.
