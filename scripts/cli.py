@@ -88,4 +88,4 @@ bench = Lazy("bench", BENCHMARKS, help="Measure the product. 'classifier bench C
 main = Lazy("classifier", COMMANDS, help="Train, serve and check image classifiers; 'COMMAND --help' has examples.")
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="classifier")
