@@ -161,9 +161,8 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
     """Add an option for every assumption."""
     for assumption in reversed(fields(Assumptions)):
         name, words = f"--{assumption.name.replace('_', '-')}", assumption.metadata["words"]
-        default = assumption.default
-        option = click.option(name, type=float, default=default, metavar="X", help=f"{words} (default: {default:,g})")
-        function = option(function)
+        words += f" (default: {assumption.default:,g})"
+        function = click.option(name, type=float, metavar="X", help=words)(function)
     return function
 
 
@@ -171,8 +170,8 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
 @assumptions
 @click.option("--seed", type=int, default=1, metavar="N", help="of chance (default: 1)")
 @output("path of the results, without suffix (default: docs/scaling)", "PATH", default=ROOT / "docs" / "scaling")
-def main(seed: int, output: Path, **assumed: float) -> None:
-    plan = Assumptions(**assumed)
+def main(seed: int, output: Path, **assumed: float | None) -> None:
+    plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
     arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
     days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(plan)}
     results = {name: summary(day, arrivals, plan) for name, day in days.items()}
