@@ -109,7 +109,7 @@ def _baseline(details: dict[str, Any]) -> Metric:
         "Share of the validation images that the version calls in distribution.",
         labels=["version"],
     )
-    familiarity = details["card"]["calibration"]["familiarity"]
-    if "accepted" in familiarity:
-        gauge.add_metric([details["version"]], familiarity["accepted"])
+    calibration = details["card"]["calibration"].get("in_distribution", {})
+    if "accepted" in calibration:
+        gauge.add_metric([details["version"]], calibration["accepted"])
     return gauge

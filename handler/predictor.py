@@ -80,7 +80,7 @@ class Predictor:
             "predicted_class": predicted_class,
             "confidence": class_probabilities[predicted_class],
             "class_probabilities": class_probabilities,
-            "in_distribution": familiarity >= self.card["calibration"]["familiarity"]["threshold"],
+            "in_distribution": familiarity >= self.card["calibration"]["in_distribution"]["threshold"],
             "in_distribution_score": familiarity,
             "version": self.version,
         }

@@ -3,9 +3,9 @@
     classifier archive cifar10_whitened_resnet
     classifier archive runs/mine/mine.pth -o second.mar --version 2.0
 
-The first writes model_store/cifar10_whitened_resnet.mar: TorchScript for TorchServe, ONNX for other engines, handler,
-class names, model card and serving configuration. It also writes cifar10_whitened_resnet.mar.sha256, the digest without
-which the archive is not served. An archive that this checkpoint, version and code have made already stays as it is.
+The first writes model_store/cifar10_whitened_resnet.mar and its digest, a file named .mar.sha256, which serving needs.
+The archive has TorchScript for TorchServe, ONNX for other engines, the handler, class names, model card and serving
+configuration. If this checkpoint, version and code have made the archive before, it is left unchanged.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from training import commands
 from training.files import DigestError, check_digest, write_digest, written_whole
 from training.outcome import Stopped
 
-# PyTorch and the exporters are imported where an archive is made, because 'make serve' asks each time if it must be.
+# PyTorch and the exporters are imported only when an archive is made, because every 'make serve' checks if it must be.
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
 
@@ -39,8 +39,8 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserv
 def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "") -> None:
     """Export `checkpoint` and write the archive to `path`, whose stem becomes the model's name.
 
-    `sources` is the digest of what it is made from, kept as the comment of the zip file.
-    Raises ExportError where an export does not compute what the network computes.
+    `sources` is the digest of its sources, kept as the comment of the zip file.
+    Raises ExportError if an export does not compute the same as the network.
     """
     from model_archiver import ModelArchiver, ModelArchiverConfig
 
@@ -65,11 +65,11 @@ def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "
         )
         with written_whole(path) as temporary:
             _zip(build / name, temporary, sources)
-            write_digest(path, temporary)  # first, so that after a kill the old archive is no longer current
+            write_digest(path, temporary)  # first, so that after a kill the old archive counts as outdated
 
 
 def digest_sources(checkpoint: Path, path: Path, version: str) -> str:
-    """Return the digest of all that decides which bytes `archive` writes to `path`."""
+    """Return the digest of everything that decides the bytes that `archive` writes to `path`."""
     digest = hashlib.sha256(f"{_model_name(path)} {version} ".encode())
     digest.update(hashlib.sha256(checkpoint.read_bytes()).digest())
     for source in (*sorted(HANDLER.glob("*.py")), HANDLER / "model-config.yaml", *sorted(TRAINING.glob("*.py")), LOCK):
@@ -78,7 +78,7 @@ def digest_sources(checkpoint: Path, path: Path, version: str) -> str:
 
 
 def is_current(path: Path, sources: str) -> bool:
-    """Say whether the archive at `path` is whole and was made from `sources`."""
+    """Return whether the archive at `path` is complete and was made from `sources`."""
     try:
         check_digest(path)
         with zipfile.ZipFile(path) as archive_file:
@@ -88,7 +88,7 @@ def is_current(path: Path, sources: str) -> bool:
 
 
 def version_of(path: Path) -> str | None:
-    """Return the version of the archive at `path`, or None if there is no archive that can be read."""
+    """Return the version of the archive at `path`, or None if no archive there can be read."""
     try:
         with zipfile.ZipFile(path) as archive_file:
             return str(json.loads(archive_file.read(MANIFEST))["model"]["modelVersion"])
@@ -102,7 +102,7 @@ def _model_name(path: Path) -> str:
 
 
 def _stage(checkpoint: "Checkpoint", stage: Path) -> Path:
-    """Lay out, as the worker will see them, the files that go along with the handler."""
+    """Lay out the files that an archive has beside its handler, as the worker sees them."""
     from handler.onnx_engine import NETWORK
     from training.export import export_onnx
 
@@ -118,7 +118,7 @@ def _stage(checkpoint: "Checkpoint", stage: Path) -> Path:
 
 
 def _zip(folder: Path, path: Path, comment: str) -> None:
-    """Zip as the archiver would, but with one date for all archives, in the manifest and on every file."""
+    """Zip as the archiver does, but with the same date for all archives, in the manifest and on every file."""
     manifest_path = folder / MANIFEST
     manifest = json.loads(manifest_path.read_text())
     manifest["createdOn"] = "01/01/1980 00:00:00"

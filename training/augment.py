@@ -1,4 +1,4 @@
-"""Random changes for training, made to a whole batch at once and drawn from a generator that is handed in."""
+"""Random changes of training images, made to a complete batch at once, with the caller's random generator."""
 
 import math
 
@@ -21,7 +21,7 @@ POLICIES = {
 
 
 def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
-    """Augment and normalise uint8 pixels (N, 3, S, S), mirrored where `mirrored` (N,) is true; returns float32."""
+    """Augment and normalise uint8 pixels (N, 3, S, S) to float32; `mirrored` (N,) says which images to mirror."""
     if augment.policy != "none":
         pixels = apply_policy(pixels, augment.policy, generator)
     images = shift_mirror_rotate(pixels.float(), mirrored, augment, generator)
@@ -34,7 +34,7 @@ def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generato
 
 
 def apply_policy(pixels: Tensor, policy: str, generator: Generator) -> Tensor:
-    """Apply torchvision's automatic augmentation of that name to each image of a batch of uint8 pixels."""
+    """Apply torchvision's automatic augmentation of this name to each image of a batch of uint8 pixels."""
     transform = POLICIES[policy]
     with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -56,8 +56,8 @@ def shift_mirror_rotate(images: Tensor, mirrored: Tensor, augment: Augment, gene
 def jitter_colour(images: Tensor, augment: Augment, generator: Generator) -> Tensor:
     """Change brightness, contrast, saturation and hue, in that order, of images of 0 to 255.
 
-    All four together are one 3×3 matrix and one grey offset an image. Hue turns the colour plane of YIQ, as NVIDIA
-    DALI's ColorTwist does, rather than passing through HSV.
+    All four together are one 3×3 matrix and one grey offset for each image. Hue rotates the colour plane of YIQ, as
+    NVIDIA DALI's ColorTwist does, instead of converting to HSV.
     """
     count = len(images)
     brightness = 1 + _uniform(count, augment.brightness, generator)

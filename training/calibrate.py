@@ -1,4 +1,4 @@
-"""Fit, on the validation images, what turns a trained network into a classifier to trust."""
+"""Fit the temperature and the in-distribution score of a trained network on the validation images."""
 
 from typing import Any
 
@@ -13,37 +13,37 @@ from training.data import Images
 from training.metrics import predict
 from training.models import Network
 
-FITTED_ON = 5_000  # training images that the class means are taken from
-ENOUGH = 100  # validation images to believe a temperature below 1
-ACCEPTED = 0.95  # share of the validation images that the threshold calls familiar
+MAX_IMAGES_FOR_MEANS = 5_000  # training images
+MIN_IMAGES_TO_SHARPEN = 100  # validation images; with fewer, a temperature below 1 is not credible
+ACCEPTED = 0.95  # share of the validation images that the threshold calls in distribution
 Outputs = tuple[Tensor, Tensor]
 
 
 def calibrate(network: Network, training: Images, validation: Images) -> tuple[Classifier, dict[str, Any]]:
-    """Make a classifier of a network in evaluation mode; returns it and the `calibration` of its card.
+    """Make a classifier of a network in evaluation mode. Returns it and the `calibration` of its card.
 
-    The score of familiarity is the one that tells the validation images best from drawn ones (`outliers.drawn`); its
-    AUROC is given for kinds that took no part in the choice.
+    The in-distribution score is the one that best tells the validation images from drawn outliers (`outliers.drawn`).
+    The card gives its AUROC for other kinds of outliers, which took no part in the choice.
     """
-    known = outputs(network, validation.pixels)
+    inside = outputs(network, validation.pixels)
     drawn = {kind: outputs(network, pixels) for kind, pixels in outliers.drawn().items()}
-    others = {kind: outputs(network, pixels) for kind, pixels in outliers.measured().items()}
+    measured = {kind: outputs(network, pixels) for kind, pixels in outliers.measured().items()}
 
-    def aurocs(score: nn.Module, unknown: dict[str, Outputs]) -> dict[str, float]:
-        return separation(score(*known), {kind: score(*each) for kind, each in unknown.items()})
+    def aurocs(score: nn.Module, outside: dict[str, Outputs]) -> dict[str, float]:
+        return separation(score(*inside), {kind: score(*of_kind) for kind, of_kind in outside.items()})
 
     scores: dict[str, nn.Module] = {"energy": Energy(), "feature_cosine": fit_cosine(network, training)}
     chosen_on = {name: aurocs(score, drawn) for name, score in scores.items()}
     chosen = max(chosen_on, key=lambda name: sum(chosen_on[name].values()))
-    temperature = fit_temperature(known[1], validation.labels)
+    temperature = fit_temperature(inside[1], validation.labels)
     return Classifier(network, temperature, scores[chosen]), {
         "temperature": temperature,
-        "familiarity": {
+        "in_distribution": {
             "score": chosen,
-            "threshold": scores[chosen](*known).quantile(1 - ACCEPTED).item(),
+            "threshold": scores[chosen](*inside).quantile(1 - ACCEPTED).item(),
             "accepted": ACCEPTED,
             "auroc_chosen_on": chosen_on,
-            "auroc": aurocs(scores[chosen], others),
+            "auroc": aurocs(scores[chosen], measured),
         },
     }
 
@@ -56,11 +56,11 @@ def outputs(network: Network, pixels: Tensor) -> Outputs:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return what logits (N, C) are to be divided by for the least cross-entropy, 0.05 to 20 (Guo et al. 2017).
+    """Return the temperature that gives logits (N, C) the least cross-entropy, 0.05 to 20 (Guo et al. 2017).
 
-    Few images cannot show that a network is too modest, so from them it is at least 1.
+    With few images it is at least 1, because they cannot show that a network is too cautious.
     """
-    least = -3.0 if len(labels) >= ENOUGH else 0.0
+    least = -3.0 if len(labels) >= MIN_IMAGES_TO_SHARPEN else 0.0  # of the logarithm of the temperature
     logarithm = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=50, line_search_fn="strong_wolfe")
 
@@ -78,21 +78,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_cosine(network: Network, training: Images) -> FeatureCosine:
-    """Take the mean direction of each class's features from a part of the training images."""
-    share = FITTED_ON // len(training.classes) + 1
+    """Take the mean direction of each class's features from some of the training images."""
+    share = MAX_IMAGES_FOR_MEANS // len(training.classes) + 1
     members = [training.pixels[training.labels == label][:share] for label in range(len(training.classes))]
     means = [F.normalize(predict(network.features, pixels), dim=1).mean(dim=0) for pixels in members]
     return FeatureCosine(torch.stack(means))
 
 
-def separation(inside: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
-    """Return the area under the ROC curve of telling the scores `inside` from those of each kind of others."""
-    return {kind: auroc(inside, scores) for kind, scores in others.items()}
+def separation(inside: Tensor, outside: dict[str, Tensor]) -> dict[str, float]:
+    """Return the area under the ROC curve (AUROC) of telling scores in distribution from each kind of outliers."""
+    return {kind: auroc(inside, scores) for kind, scores in outside.items()}
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Return the probability that a score of inside is above one of outside."""
-    # Ranks, as torchmetrics would squeeze scores through a sigmoid, which has few values for large ones.
+    """Return the probability that a score of `inside` is above one of `outside`."""
+    # Use ranks, because torchmetrics puts scores through a sigmoid, which has few different values for large ones.
     scores = torch.cat([inside, outside]).unique(return_inverse=True)[1].double()
     scores /= len(scores)
     targets = torch.cat([torch.ones(len(inside)), torch.zeros(len(outside))]).long()

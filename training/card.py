@@ -20,25 +20,26 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
     """Return the card of a checkpoint as Markdown."""
     card = checkpoint.card
     data, calibration = card["data"], card["calibration"]
-    familiarity = calibration["familiarity"]
+    score = calibration["in_distribution"]
     size = card["normalisation"]["input_size"]
     parameters = sum(value.numel() for name, value in checkpoint.weights.items() if name.startswith("network."))
-    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in familiarity["auroc"].items())
+    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in score["auroc"].items())
     return f"""# {card["name"]}
 
-Tells {", ".join(card["classes"][:-1])} and {card["classes"][-1]} apart. {parameters / 1e6:.2f} million numbers, stored
-in half precision; every figure below was measured with the stored ones.
+Tells {", ".join(card["classes"][:-1])} and {card["classes"][-1]} apart. It has {parameters / 1e6:.2f} million numbers,
+stored in half precision. Every figure here was measured with the stored numbers.
 
 | images | accuracy | 95 % interval | cross-entropy | calibration error |
 |---|---|---|---|---|
 {_row("validation", card["metrics"]["validation"])}
 {_row("test", card["metrics"]["test"])}
 
-The validation images chose the epoch and fitted what follows; the test images were read once, at the end.
+The validation images chose the epoch, and fitted the temperature and the threshold. The test images were read once, at
+the end.
 
 ## Made from
 
-- Data: {data["name"]}, {data["training_images"]:,} images to train on; check sums {data["fingerprint"]}.
+- Data: {data["name"]}, {data["training_images"]:,} images to train on; checksums {data["fingerprint"]}.
 - Code: commit {card["commit"]}, PyTorch {card["torch"]}.
 - Recipe, with its seed:
 
@@ -46,23 +47,25 @@ The validation images chose the epoch and fitted what follows; the test images w
 {yaml.safe_dump(card["recipe"], sort_keys=False).strip()}
 ```
 
-## What goes along
+## Calibration
 
 - Confidences are softmax outputs at temperature {calibration["temperature"]:.3f}.
-- An image is called in distribution where its score (`{familiarity["score"]}`) is at least
-  {familiarity["threshold"]:.3f}, as it is for 95 % of the validation images. Area under the ROC curve of telling the
-  validation images from others, none of which the score was fitted on:
+- An image is in distribution if its score (`{score["score"]}`) is at least {score["threshold"]:.3f}, as it is for
+  95 % of the validation images. Other images are outliers.
 
-| others | AUROC |
+The area under the ROC curve (AUROC) measures how well the score tells the validation images from outliers. The score
+was fitted on none of these kinds. 1 is best, and 0.5 is chance:
+
+| outliers | AUROC |
 |---|---|
 {kinds}
 
 ## Limits
 
-- It gives one of its classes to any image. `in_distribution` catches some that look like none of them, as the
-  table above says, and refuses one in twenty that it should not.
-- It sees {size} × {size} pixels: what is small in a photograph is lost, and what is not square is squeezed.
-- The figures hold for images like those of {data["name"]}. For your own, measure: `python -m training.evaluate`.
+- It gives one of its classes to any image. `in_distribution` marks some of the others as outliers, as the table shows.
+  It also marks one in twenty good images.
+- It sees {size} × {size} pixels. Small things in a photograph are lost, and an image that is not square is squeezed.
+- The figures hold for images like those of {data["name"]}. Measure your own with `classifier evaluate`.
 """
 
 

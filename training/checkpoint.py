@@ -1,4 +1,4 @@
-"""Checkpoints: a classifier's weights and its model card in one file that loads without running code."""
+"""Checkpoints: a classifier's weights and its model card in one file. Loading it runs no code from the file."""
 
 import subprocess
 from pathlib import Path
@@ -19,11 +19,11 @@ NORMALISATION = {"input_size": INPUT_SIZE, "mean": list(MEAN), "std": list(STD)}
 
 
 class CheckpointError(Stopped, ValueError):
-    """A checkpoint that cannot be used; the message says why."""
+    """A checkpoint cannot be used; the message says why."""
 
 
 class Checkpoint(NamedTuple):
-    """The state of a Classifier, and the card that says what it is: classes, recipe, calibration, metrics, data, …"""
+    """The state of a Classifier, and its model card: classes, recipe, calibration, metrics, data, …"""
 
     weights: dict[str, Tensor]
     card: dict[str, Any]
@@ -31,17 +31,17 @@ class Checkpoint(NamedTuple):
     def classifier(self) -> Classifier:
         """Rebuild the classifier in evaluation mode, on the CPU."""
         calibration = self.card["calibration"]
-        familiarity: nn.Module = Energy()
-        if calibration["familiarity"]["score"] == "feature_cosine":
-            familiarity = FeatureCosine(self.weights["familiarity.means"])
+        score: nn.Module = Energy()
+        if calibration["in_distribution"]["score"] == "feature_cosine":
+            score = FeatureCosine(self.weights["score.means"])
         network = build(self.card["recipe"], len(self.card["classes"]))
-        classifier = Classifier(network, calibration["temperature"], familiarity)
+        classifier = Classifier(network, calibration["temperature"], score)
         classifier.load_state_dict(self.weights)
         return classifier.eval()
 
 
 def build(recipe: dict[str, Any], num_classes: int) -> Network:
-    """Build the network that a recipe, as plain values, speaks of: one, or the members of an ensemble."""
+    """Build the network of a recipe, which is given as plain values: a single network, or an ensemble of members."""
     if "members" in recipe:
         members = [build(member, num_classes) for member in recipe["members"]]
         return Ensemble(members, recipe["temperatures"], recipe["weights"])
@@ -49,13 +49,13 @@ def build(recipe: dict[str, Any], num_classes: int) -> Network:
 
 
 def copy_initial(network: Network, path: str, architecture: str, classes: list[str]) -> None:
-    """Copy the weights of a checkpoint into a network, those of the head only where the classes are the same.
+    """Copy the weights of a checkpoint into a network; those of the head only if the classes are the same.
 
-    Raises CheckpointError where it holds another architecture.
+    Raises CheckpointError if the checkpoint has another architecture.
     """
     checkpoint = load_checkpoint(from_recipe(path))
     if checkpoint.card["recipe"].get("architecture") != architecture:
-        raise CheckpointError(f"{path} holds no {architecture}; name an initial checkpoint that does.")
+        raise CheckpointError(f"{path} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.classifier().network
     network.features.load_state_dict(given.features.state_dict())
     if checkpoint.card["classes"] == classes:
@@ -63,7 +63,7 @@ def copy_initial(network: Network, path: str, architecture: str, classes: list[s
 
 
 def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | None, **others: Any) -> dict[str, Any]:
-    """Make the card of a classifier trained on `training`, the images of the folder `data` or of CIFAR-10."""
+    """Make the card of a classifier trained on `training`, which comes from the folder `data` or from CIFAR-10."""
     return {
         "name": name,
         "classes": training.classes,
@@ -81,9 +81,9 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round filters and matrices to half precision, which halves the file; all else needs its range."""
+    """Round filters and matrices to half precision, which halves the file; other weights need the range of float32."""
     return {
-        name: value.half() if value.ndim > 1 and not name.startswith("familiarity.") else value
+        name: value.half() if value.ndim > 1 and not name.startswith("score.") else value
         for name, value in weights.items()
     }
 
@@ -93,29 +93,39 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint on the CPU. Raises CheckpointError where it is missing, damaged or of other preprocessing."""
+    """Load a checkpoint on the CPU. Raises CheckpointError if it is missing, damaged or of other preprocessing."""
     card = load(path)
     if (
         not isinstance(card, dict)
         or not {"weights", "classes", "normalisation", "recipe", "calibration"} <= card.keys()
     ):
-        raise CheckpointError(f"{path} is no checkpoint of training.train; 'make train' makes one.")
+        raise CheckpointError(f"{path} is no checkpoint of a classifier; 'make train' makes one.")
     if card["normalisation"] != NORMALISATION:
         raise CheckpointError(
-            f"{path} was trained with {card['normalisation']}, but handler/transforms.py says {NORMALISATION}; "
+            f"{path} was trained with {card['normalisation']}, but handler/transforms.py has {NORMALISATION}; "
             "use the version of handler/transforms.py it was trained with, or train again."
         )
+    card = _current_card(card)
     return Checkpoint(card.pop("weights"), card)
 
 
+def _current_card(card: dict[str, Any]) -> dict[str, Any]:
+    """Give a card and its weights today's names, because older files have another one for the in-distribution score."""
+    calibration = card["calibration"]
+    if "familiarity" in calibration:
+        calibration["in_distribution"] = calibration.pop("familiarity")
+        card["weights"] = {name.replace("familiarity.", "score."): value for name, value in card["weights"].items()}
+    return card
+
+
 def save(value: Any, path: Path) -> None:
-    """Write with torch.save such that a kill leaves the old file or the new one; equal values give equal bytes."""
+    """Write with torch.save; a kill leaves the old file or the new one. Equal values give equal bytes."""
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)  # given a path, it would write the temporary name into the file
+        torch.save(value, file)  # with a path, it would write the temporary name into the file
 
 
 def load(path: Path) -> Any:
-    """Read tensors and plain values on the CPU. Raises CheckpointError where that cannot be done."""
+    """Read tensors and plain values on the CPU. Raises CheckpointError if the file is missing or damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -125,10 +135,10 @@ def load(path: Path) -> Any:
 
 
 def current_commit() -> str | None:
-    """Return the commit of this checkout, with a + behind it where files differ from it; None outside of one."""
+    """Return the commit of this checkout, with a + if files differ from it, or None if this is no checkout."""
     describe_command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        found = subprocess.run(describe_command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        output = subprocess.run(describe_command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return output.stdout.strip()

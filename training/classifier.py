@@ -1,4 +1,4 @@
-"""A network with what makes its answers trustworthy: calibrated confidence, and how familiar an image looks to it."""
+"""The deployed classifier: a network with calibrated confidence and a score that tells outliers."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,14 +7,14 @@ from training.models import Network
 
 
 class Energy(nn.Module):
-    """Familiarity as the negative free energy of the logits (Liu et al. 2020)."""
+    """Score an image by the negative free energy of its logits (Liu et al. 2020)."""
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return logits.logsumexp(dim=1)
 
 
 class FeatureCosine(nn.Module):
-    """Familiarity as the cosine between an image's features (N, D) and the nearest of the class `means` (C, D)."""
+    """Score an image by the cosine between its features (N, D) and the nearest of the class `means` (C, D)."""
 
     means: Tensor
 
@@ -27,18 +27,18 @@ class FeatureCosine(nn.Module):
 
 
 class Classifier(nn.Module):
-    """What is deployed: normalised images (N, 3, S, S) to calibrated logits (N, C) and familiarity (N,), all float32.
+    """Normalised images (N, 3, S, S) to calibrated logits (N, C) and in-distribution scores (N,), all float32.
 
-    The greater the familiarity, the more an image is like those of the training set.
+    The higher its score, the more an image is like the training images. Scores below a threshold mark outliers.
     """
 
-    def __init__(self, network: Network, temperature: float, familiarity: nn.Module) -> None:
+    def __init__(self, network: Network, temperature: float, score: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.temperature = temperature
-        self.familiarity = familiarity
+        self.score = score
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.network.features(images)
         logits = self.network.head(features)
-        return logits / self.temperature, self.familiarity(features, logits)
+        return logits / self.temperature, self.score(features, logits)

@@ -1,4 +1,4 @@
-"""The shape of a recipe: everything that decides a training run, read from YAML and checked once."""
+"""The fields of a recipe: everything that decides a training run, read from YAML and checked once."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +11,11 @@ from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
 from training.outcome import Stopped
 
-RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; some file systems ignore case
+RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; compared in lower case
 
 
 class RecipeError(Stopped, ValueError):
-    """A recipe that cannot be followed; the message says which field and why."""
+    """A recipe cannot be followed; the message says which field and why."""
 
 
 class _Section(BaseModel):
@@ -25,31 +25,31 @@ class _Section(BaseModel):
 class Augment(_Section):
     """How far each random change goes; 0 turns it off.
 
-    `flip` alternating mirrors an image in every other epoch, so that two epochs show both sides of each (Jordan 2024).
-    `policy` is torchvision's of that name, applied before everything else.
+    With `flip: alternating`, every other epoch shows the mirror image (Jordan 2024).
+    `policy` names an automatic augmentation of torchvision, which comes before all other changes.
     """
 
     policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
-    crop_padding: int = Field(0, ge=0)  # pixels
-    border: Literal["zeros", "reflection"] = "zeros"  # what a shift or turn brings in
+    crop_padding: int = Field(0, ge=0)  # pixels that an image may move, in each direction
+    border: Literal["zeros", "reflection"] = "zeros"  # fills the pixels that a shift or rotation uncovers
     flip: Literal["never", "random", "alternating"] = "never"
     rotation: float = Field(0.0, ge=0, le=180)  # degrees
     brightness: float = Field(0.0, ge=0, lt=1)
     contrast: float = Field(0.0, ge=0, lt=1)
     saturation: float = Field(0.0, ge=0, lt=1)
-    hue: float = Field(0.0, ge=0, le=0.5)  # turns
-    noise: float = Field(0.0, ge=0)  # deviation, after normalising
-    erasing: float = Field(0.0, ge=0, le=1)  # probability
+    hue: float = Field(0.0, ge=0, le=0.5)  # share of a full turn of the colour circle
+    noise: float = Field(0.0, ge=0)  # standard deviation, added after normalisation
+    erasing: float = Field(0.0, ge=0, le=1)  # probability that a rectangle of the image is erased
 
 
 class Optimizer(_Section):
-    """With muon, `lr` is that of filters and hidden matrices, and `other_lr` that of head, biases and norms."""
+    """With muon, `lr` is for filters and hidden matrices; `other_lr` is for the head, biases and norms."""
 
     name: Literal["adam", "sgd", "muon"]
     lr: float = Field(gt=0)
     other_lr: float = Field(0.05, gt=0)  # muon only
     weight_decay: float = Field(0.0, ge=0)  # adam and sgd
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and muon, Nesterov
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd and muon; both use Nesterov's
 
 
 class Schedule(_Section):
@@ -60,56 +60,56 @@ class Schedule(_Section):
 
 
 class SmallerImages(_Section):
-    """The first `epochs` see images shrunk to `size` pixels, which costs (size / INPUT_SIZE)² of the time."""
+    """Shrink the images of the first `epochs` to `size` pixels; that takes (size / INPUT_SIZE)² of the time."""
 
     epochs: int = Field(gt=0)
     size: int = Field(ge=12, lt=INPUT_SIZE)
 
 
 class Distillation(_Section):
-    """Learn from the soft answers of a better network (Hinton et al. 2015).
+    """Learn from the probabilities of a better network, the teacher (Hinton et al. 2015).
 
-    With `view` student it sees every image as the student does. With original it answers once, before the training, to
-    every image and its mirror image as they are, and costs nothing later.
+    With `view: student` the teacher predicts every image as the student sees it. With `view: original` it predicts
+    every unchanged image and its mirror image once, before training starts.
     """
 
     teacher: str  # path of its checkpoint
     temperature: float = Field(4.0, gt=0)
-    weight: float = Field(0.9, gt=0, le=1)  # of the teacher's answers; the rest is for the labels
+    weight: float = Field(0.9, gt=0, le=1)  # of the teacher's probabilities; the labels get the rest
     view: Literal["student", "original"] = "student"
 
 
 class Recipe(_Section):
-    """One training run as data; `name` names the checkpoint."""
+    """One training run as data. The checkpoint gets its `name`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
-    initial: str | None = None  # path of a checkpoint to begin from; for other classes its head begins anew
+    initial: str | None = None  # path of a checkpoint to start from; for other classes the head starts at random
     dropout: float = Field(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     optimizer: Optimizer
     schedule: Schedule
     smaller_images: list[SmallerImages] = []
     distillation: Distillation | None = None
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # a step, of the average of the weights; 0 turns it off
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # per step, of the moving average of the weights; 0 turns it off
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     batch_size: int = Field(64, gt=1)
     epochs: int = Field(100, gt=0)
-    best_by: Literal["loss", "accuracy"] = "loss"  # of the validation images; says which epoch's weights are kept
-    patience: int = Field(10, gt=0)  # epochs without a better one
+    best_by: Literal["loss", "accuracy"] = "loss"  # on the validation images; the best epoch's weights are kept
+    patience: int = Field(10, gt=0)  # epochs without improvement before training stops
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
-    split_seed: int = Field(42, ge=0)  # of the validation images, which runs to be compared or joined must share
+    split_seed: int = Field(42, ge=0)  # picks the validation images; compare or join only runs with the same one
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.name.lower() in RUN_FILES:
             raise ValueError(f"a run writes a file {self.name.lower()}.pth besides its checkpoint; choose another name")
         if self.smaller_images and self.architecture == "cnn":
-            raise ValueError("cnn takes images of one size only; leave out smaller_images")
+            raise ValueError("cnn takes images of one size only; remove smaller_images")
         if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:
-            raise ValueError("smaller_images leaves no epoch for images of full size")
+            raise ValueError("smaller_images leaves no epoch for images of full size; give it fewer epochs")
         return self
 
     def image_size(self, epoch: int) -> int:
@@ -120,25 +120,70 @@ class Recipe(_Section):
             epoch -= stage.epochs
         return INPUT_SIZE
 
+    def without_effect(self) -> dict[str, str]:
+        """Return the fields that change nothing in this run, set or not: the dotted name, and the reason."""
+        optimizer, schedule = f"with optimizer {self.optimizer.name}", f"with schedule {self.schedule.name}"
+        moves = self.augment.crop_padding or self.augment.rotation
+        taught_only = self.distillation is not None and self.distillation.weight == 1
+        rules = (
+            ("optimizer.other_lr", self.optimizer.name != "muon", optimizer),
+            ("optimizer.weight_decay", self.optimizer.name == "muon", optimizer),
+            ("optimizer.momentum", self.optimizer.name == "adam", optimizer),
+            ("schedule.step_size", self.schedule.name != "step", schedule),
+            ("schedule.gamma", self.schedule.name != "step", schedule),
+            ("schedule.warmup", self.schedule.name == "step", schedule),
+            ("augment.border", not moves, "without augment.crop_padding or augment.rotation"),
+            ("label_smoothing", taught_only, "with distillation.weight 1, which ignores the labels"),
+        )
+        return {field: reason for field, idle, reason in rules if idle}
 
-def load_recipe(path: Path, settings: Iterable[tuple[str, str]] = ()) -> Recipe:
-    """Read a recipe from a YAML file, with other values, as YAML, in the dotted fields that `settings` names.
+    def plain(self) -> dict[str, Any]:
+        """Return the recipe as plain values that `make_recipe` accepts: all fields that have an effect."""
+        values = self.model_dump(exclude_none=True)
+        for field in self.without_effect():
+            _remove(values, field)
+        return values
 
-    Raises RecipeError with a sentence for each field that is wrong.
-    """
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML file. Raises RecipeError, which names each wrong field and each without effect."""
     try:
-        values = yaml.safe_load(path.read_text())
-        for field, text in settings if isinstance(values, dict) else ():
-            _set(values, field, text)
-        return make_recipe(values, str(path))
+        return make_recipe(yaml.safe_load(path.read_text()), str(path))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}; those that come along are in training/recipes.") from None
+        raise RecipeError(f"There is no recipe {path}; training/recipes has some to start from.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
 
 
 def make_recipe(values: Any, name: str) -> Recipe:
-    """Make a recipe of plain values. Raises RecipeError, which calls it `name`, as load_recipe does."""
+    """Make a recipe of plain values. Raises RecipeError as `load_recipe` does, and calls the recipe `name`."""
+    recipe = _validated(values, name)
+    _refuse({field: reason for field, reason in recipe.without_effect().items() if _is_set(recipe, field)}, name)
+    return recipe
+
+
+def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recipe:
+    """Return the recipe with other values in some fields, which have dotted names such as `optimizer.lr`.
+
+    Fields of the recipe that lose their effect by the change return to their defaults. With `drop`, so do those of
+    `values` that have no effect; otherwise they raise RecipeError, as wrong fields do.
+    """
+    name, plain = f"A recipe with {values}", recipe.plain()
+    for field, value in values.items():
+        *sections, last = field.split(".")
+        section: Any = plain
+        for part in sections:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise RecipeError(f"The recipe has no field '{field}'.")
+        section[last] = value
+    for field in _validated(plain, name).without_effect():
+        if drop or field not in values:
+            _remove(plain, field)
+    return make_recipe(plain, name)
+
+
+def _validated(values: Any, name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -146,19 +191,16 @@ def make_recipe(values: Any, name: str) -> Recipe:
         raise RecipeError(f"{name} cannot be followed. " + "; ".join(problems)) from None
 
 
-def _set(values: dict[str, Any], field: str, text: str) -> None:
-    """Put a value, as YAML, into a field of a recipe's plain values. Raises RecipeError if no recipe has the field."""
-    check_field(field)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {field}: {text!r} is not YAML; quote the value, or correct it.") from None
-    *sections, name = field.split(".")
-    for section in sections:
-        if not isinstance(values.get(section), dict):
-            values[section] = {}
-        values = values[section]
-    values[name] = value
+def with_settings(recipe: Recipe, settings: Iterable[tuple[str, str]]) -> Recipe:
+    """Return the recipe with other values, as YAML, in fields of dotted names. Raises RecipeError as `changed` does."""
+    values = {}
+    for field, text in settings:
+        check_field(field)
+        try:
+            values[field] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {field}: {text!r} is not YAML; quote the value, or correct it.") from None
+    return changed(recipe, values) if values else recipe
 
 
 def check_field(field: str) -> None:
@@ -172,3 +214,26 @@ def check_field(field: str) -> None:
         kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         known = next((kind.model_fields for kind in kinds if issubclass(kind, _Section)), {})
         place = repr(name)
+
+
+def _refuse(without_effect: dict[str, str], name: str) -> None:
+    """Raise RecipeError if there are fields without effect."""
+    if without_effect:
+        problems = (f"{field} has no effect {reason}; remove it." for field, reason in without_effect.items())
+        raise RecipeError(f"{name} cannot be followed. " + " ".join(problems))
+
+
+def _is_set(recipe: Recipe, field: str) -> bool:
+    section: Any = recipe
+    *sections, last = field.split(".")
+    for part in sections:
+        section = getattr(section, part)
+    return last in section.model_fields_set
+
+
+def _remove(values: dict[str, Any], field: str) -> None:
+    section = values
+    *sections, last = field.split(".")
+    for part in sections:
+        section = section.get(part, {})
+    section.pop(last, None)

@@ -30,14 +30,14 @@ from training.outcome import Stopped
 from training.project import ROOT
 
 CIFAR10_ROOT = ROOT / "data"
-CIFAR10_LOCK = ".cifar10.lock"  # in it
-DECODERS = min(os.cpu_count() or 1, 16)  # threads, each of which may hold a large image
-READ_AT_ONCE = 4096  # paths that wait for a thread
-NAMED_BAD = 20  # files in a message
+CIFAR10_LOCK = ".cifar10.lock"  # a file in CIFAR10_ROOT
+DECODER_THREADS = min(os.cpu_count() or 1, 16)  # no more, because each may hold a large image
+MAX_QUEUED_PATHS = 4096  # that wait for a thread
+MAX_PROBLEMS = 20  # named in a message
 
 
 class DataError(Stopped, ValueError):
-    """Images that cannot be trained on; the message says what to change."""
+    """Images cannot be trained on; the message says what to change."""
 
 
 class Images(NamedTuple):
@@ -51,29 +51,28 @@ class Images(NamedTuple):
         return Images(self.pixels[indices], self.labels[indices], self.classes)
 
     def fingerprint(self) -> list[int]:
-        """Return check sums of pixels and labels, which tell other images or another order."""
+        """Return checksums of pixels and labels; they differ for other images and for another order."""
         return [zlib.crc32(self.pixels.numpy().data), zlib.crc32(self.labels.numpy().data)]
 
 
 def load_images(root: Path | None, split: str) -> Images:
-    """Load the `train` or `test` images under `root`; without a root, CIFAR-10, downloaded if absent.
+    """Load the `train` or `test` images in `root`. If it is None, load CIFAR-10, and download it first if needed.
 
-    Raises DataError where a folder is missing, or names all images that cannot be read.
+    Raises DataError if a folder is missing, or if images cannot be read; it names them.
     """
     if root is None:
         return _load_cifar10(split)
-    found = _find_split(root / split)
-    _note_left_out(found)
-    images, problems = _read_split(found)
+    parts = _find_split(root / split)
+    _note_left_out(parts)
+    images, problems = _read_split(parts)
     _raise_any(problems)
     return images
 
 
 def load_training_images(root: Path | None) -> Images:
-    """Load the `train` images as `load_images` does, after a look at the `test` images.
+    """Load the `train` images as `load_images` does, and check the `test` images.
 
-    Those must have the same classes and be readable too, because a training should not fail at its end. Raises
-    DataError.
+    These must be readable and have the same classes, because training must not fail at its end. Raises DataError.
     """
     if root is None:
         return _load_cifar10("train")
@@ -87,15 +86,15 @@ def load_training_images(root: Path | None) -> Images:
 
 
 class Split(NamedTuple):
-    """The folder of a split, all that is in it, and the images of each class, in order."""
+    """The folder of a split, everything in it, and the images of each class, in order."""
 
     folder: Path
-    found: Findings
+    findings: Findings
     classes: dict[str, list[Path]]
 
 
 def _find_split(folder: Path) -> Split:
-    """Find the images of each class. Raises DataError for less than two classes, and for one without images."""
+    """Find the images of each class. Raises DataError if there are fewer than two, or if one has no images."""
     try:
         names = sorted(path.name for path in folder.iterdir() if not is_leaving(path.name) and os.path.isdir(path))
     except FileNotFoundError:
@@ -107,27 +106,27 @@ def _find_split(folder: Path) -> Split:
             f"{folder.parent} has no folder '{folder.name}' with classes; put images into {folder}/<class>/."
         )
     if len(names) == 1:
-        raise DataError(f"{folder} has '{names[0]}' alone; there is nothing to tell apart.")
-    found = find(folder)
+        raise DataError(f"Training needs at least two classes; {folder} has only '{names[0]}'.")
+    findings = find(folder)
     classes: dict[str, list[Path]] = {name: [] for name in names}
     # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
-    for path in sorted(found.images, key=lambda path: (str(path.parent), path.name)):
+    for path in sorted(findings.images, key=lambda path: (str(path.parent), path.name)):
         if path.parent != folder:
             classes[path.relative_to(folder).parts[0]].append(path)
     empty = [name for name, images in classes.items() if not images]
-    if empty and not found.unreadable:
+    if empty and not findings.unreadable:
         raise DataError(f"{folder / empty[0]} has no JPEG, PNG or GIF files; add some, or remove the folder.")
-    return Split(folder, found, classes)
+    return Split(folder, findings, classes)
 
 
 def _read_split(split: Split) -> tuple[Images, list[str]]:
-    """Decode the images of a split, and say of each file and folder that cannot be read why."""
-    unreadable = sorted(split.found.unreadable.items())
+    """Decode the images of a split. Returns them, and a line for each file and folder that cannot be read."""
+    unreadable = sorted(split.findings.unreadable.items())
     problems = [f"{path}: {reason}. Remove it, or make it readable." for path, reason in unreadable]
     labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
     pixels: list[Tensor] = []
     paths = list(chain.from_iterable(split.classes.values()))
-    hidden = distributed.rank() > 0 or None  # None shows the bar on terminals alone
+    hidden = distributed.rank() > 0 or None  # None shows the bar on terminals only
     name = f"reading {split.folder.name}"
     with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
         for read in _read_all(paths):
@@ -143,17 +142,17 @@ def _read_split(split: Split) -> tuple[Images, list[str]]:
 
 
 def _read_all(paths: list[Path]) -> Iterator[Tensor | str]:
-    """Yield what `_read` returns of each image, in order, read on all cores; Pillow decodes without Python's lock."""
-    pool = ThreadPoolExecutor(DECODERS)
+    """Yield the results of `_read` in order. It uses all cores, because Pillow decodes without Python's lock."""
+    pool = ThreadPoolExecutor(DECODER_THREADS)
     try:
-        for first in range(0, len(paths), READ_AT_ONCE):
-            yield from pool.map(_read, paths[first : first + READ_AT_ONCE])
+        for first in range(0, len(paths), MAX_QUEUED_PATHS):
+            yield from pool.map(_read, paths[first : first + MAX_QUEUED_PATHS])
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C only those under way are waited for
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait only for the images that are being read
 
 
 def _read(path: Path) -> Tensor | str:
-    """Return the pixels of an image, or a line that says why there are none."""
+    """Return the pixels of an image, or a line that says why it cannot be read."""
     try:
         content = path.read_bytes()
         return to_pixels(decode_image(content))
@@ -164,23 +163,23 @@ def _read(path: Path) -> Tensor | str:
 
 
 def _raise_any(problems: list[str]) -> None:
-    """Raise DataError if there are problems, which names the first of them."""
+    """Raise DataError if there are problems; it names the first of them."""
     if problems:
-        more = [f"and {len(problems) - NAMED_BAD:,} more"] if len(problems) > NAMED_BAD else []
+        more = [f"and {len(problems) - MAX_PROBLEMS:,} more"] if len(problems) > MAX_PROBLEMS else []
         count = counted(problems, "file or folder", "files and folders")
-        raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:NAMED_BAD], *more]))
+        raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:MAX_PROBLEMS], *more]))
 
 
 def _note_left_out(split: Split) -> None:
-    """Say which files in the folder of a split are not trained on."""
-    folder, found, _ = split
-    beside = [path for path in found.images if path.parent == folder]
-    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(found.others).most_common()]
+    """Print which files in the folder of a split are left out."""
+    folder, findings, _ = split
+    beside = [path for path in findings.images if path.parent == folder]
+    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(findings.others).most_common()]
     if beside:
         _note(f"{folder}: left out {counted(beside, 'image', 'images')} outside the folders of classes.")
     if kinds:
-        _note(f"{folder}: left out {counted(found.others, 'other file', 'other files')} ({few(kinds)}).")
-    if line := found.note_of_leavings():
+        _note(f"{folder}: left out {counted(findings.others, 'other file', 'other files')} ({few(kinds)}).")
+    if line := findings.note_of_leavings():
         _note(f"{folder}: {line}.")
 
 
@@ -190,9 +189,9 @@ def _note(line: str) -> None:
 
 
 def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
-    """Take `fraction` of every class, at least one image, out for validation; returns (training, validation).
+    """Take `fraction` of every class, at least one image, for validation. Returns (training, validation).
 
-    Raises DataError for a class with a single image.
+    Raises DataError if a class has a single image.
     """
     generator = seeded(seed)
     training, validation = [], []
@@ -208,14 +207,14 @@ def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images
 
 
 def seeded(*keys: int) -> Generator:
-    """Return a generator that depends on all `keys` and on nothing else."""
+    """Return a random generator that depends on all `keys` and on nothing else."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
 
 
 class Epoch(Dataset[tuple[Tensor, Tensor]]):
-    """The batches of one epoch: augmented images, and their indices.
+    """The batches of one epoch: augmented images (N, 3, S, S), and their indices (N,).
 
-    Batch i is the same however and in whichever process it is made.
+    Batch i is the same in every process.
     """
 
     def __init__(self, images: Images, recipe: Recipe, number: int) -> None:
@@ -223,7 +222,7 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
         self.keys = (recipe.seed, number)
         generator = seeded(*self.keys)
         order = torch.randperm(len(images.labels), generator=generator)
-        # Batch norm cannot learn from a batch of one.
+        # Skip a batch of one image, because batch norm cannot learn from it.
         self.batches = [batch for batch in order.split(recipe.batch_size) if len(batch) > 1]
         self.mirrored = self._mirrored(generator)
 
@@ -243,7 +242,7 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
         return DataLoader(self, batch_size=None, sampler=range(start, len(self)), num_workers=num_workers)
 
     def _mirrored(self, generator: Generator) -> Tensor:
-        """Say of every image whether it is mirrored in this epoch."""
+        """Return whether to mirror each image (N,) in this epoch."""
         count, (seed, number) = len(self.images.labels), self.keys
         if self.augment.flip == "alternating":
             return (torch.rand(count, generator=seeded(seed)) < 0.5) ^ bool(number % 2)
@@ -253,28 +252,30 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
 def _load_cifar10(split: str) -> Images:
     try:
         with _one_process_at_a_time(CIFAR10_ROOT):
-            found = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
+            downloaded = CIFAR10(CIFAR10_ROOT, train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own with --data."
+            f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own images with --data."
         ) from None
     return Images(
-        torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets), found.classes
+        torch.from_numpy(downloaded.data).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(downloaded.targets),
+        downloaded.classes,
     )
 
 
 @contextmanager
 def _one_process_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold a lock, so that one process downloads into a folder, and others find it complete. Raises OSError."""
+    """Hold a lock while one process downloads into a folder; others wait until it is complete. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # then nobody downloads
+    if not os.access(folder, os.W_OK):  # then no process downloads
         yield
         return
     lock = FileLock(folder / CIFAR10_LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _note("Waiting for another process, which loads CIFAR-10 …")
+        _note("Waiting for another process that loads CIFAR-10 …")
         lock.acquire()
     try:
         yield

@@ -1,4 +1,6 @@
-"""Learning from the soft answers of a better network (Hinton et al. 2015, arXiv:1503.02531)."""
+"""Learn from the probabilities of a better network, the teacher (Hinton et al. 2015, arXiv:1503.02531)."""
+
+import zlib
 
 import torch
 from torch import Tensor
@@ -14,33 +16,40 @@ from training.project import from_recipe
 
 
 class Teacher:
-    """A trained network that sees every image as the student sees it, or answers for each original once."""
+    """A trained network that predicts every image as the student sees it, or every unchanged image once.
+
+    `digest` is a checksum of its checkpoint's file.
+    """
 
     def __init__(self, settings: Distillation, training: Images, device: torch.device) -> None:
-        checkpoint = load_checkpoint(from_recipe(settings.teacher))
+        path = from_recipe(settings.teacher)
+        checkpoint = load_checkpoint(path)
         if checkpoint.card["classes"] != training.classes:
             raise RecipeError(
-                f"The teacher {settings.teacher} knows {checkpoint.card['classes']}, not {training.classes}."
+                f"The teacher {settings.teacher} knows the classes {checkpoint.card['classes']}, "
+                f"but the training images have {training.classes}; choose a teacher with the same classes."
             )
         self.network = checkpoint.classifier().network.to(device).to(memory_format=torch.channels_last)
         self.settings, self.device = settings, device
-        self.answers = self._answers(training.pixels) if settings.view == "original" else None
+        self.digest = zlib.crc32(path.read_bytes())
+        self.logits = self._predict(training.pixels) if settings.view == "original" else None
 
     def mix(self, loss: Tensor, images: Tensor, indices: Tensor, logits: Tensor) -> Tensor:
         """Mix the student's loss with the divergence of its logits from the teacher's; both are sums over images.
 
-        `images` (N, 3, S, S) are those that the student saw, `indices` (N,) say which of the training images they are.
+        `images` (N, 3, S, S) are those that the student saw. `indices` (N,) are their places in the training images.
         """
         temperature, weight = self.settings.temperature, self.settings.weight
         with torch.no_grad():
-            taught = self.network(images) if self.answers is None else self.answers[indices].to(self.device)
+            taught = self.network(images) if self.logits is None else self.logits[indices].to(self.device)
         soft = F.log_softmax(taught / temperature, dim=1)
         divergence = F.kl_div(F.log_softmax(logits / temperature, dim=1), soft, reduction="sum", log_target=True)
         return (1 - weight) * loss + weight * temperature**2 * divergence
 
     @torch.no_grad()
-    def _answers(self, pixels: Tensor) -> Tensor:
-        batches = tqdm(pixels.split(BATCH_SIZE), desc="the teacher's answers", leave=False)
+    def _predict(self, pixels: Tensor) -> Tensor:
+        """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
+        batches = tqdm(pixels.split(BATCH_SIZE), desc="the teacher's predictions", leave=False)
         return torch.cat([self._both_sides(normalise(batch.to(self.device))).cpu() for batch in batches])
 
     def _both_sides(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One run in several processes, as torchrun starts them. Without torchrun, each function is its trivial case."""
+"""One run in several processes, which torchrun starts. Without torchrun, these functions serve a single process."""
 
 import os
 from typing import TypeVar
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 def start() -> None:
-    """Join the processes that torchrun has started: by NCCL on GPUs, one each, by gloo on CPUs."""
+    """Join the processes that torchrun has started: by NCCL if there are GPUs, one for each, or by gloo on CPUs."""
     if "RANK" not in os.environ:
         return
     if torch.cuda.is_available():
         if int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
-            raise SystemExit(f"There are {torch.cuda.device_count()} GPUs here; give torchrun no more processes.")
+            raise SystemExit(f"There are {torch.cuda.device_count()} GPUs here; start no more processes than that.")
         torch.cuda.set_device(device())
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
@@ -36,14 +36,14 @@ def world_size() -> int:
 
 
 def device() -> torch.device:
-    """Return the device of this process: a GPU of its own, where there are any."""
+    """Return the device of this process: its GPU if there are any, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """Wrap a model such that its gradients are means over the processes, and its batch norms see all their images."""
+    """Wrap a model: its gradients become means over the processes, and its batch norms see all their images."""
     if world_size() == 1:
         return model
     for module in model.modules():
@@ -60,7 +60,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def agreed(value: T) -> T:
-    """Return the first process's value."""
+    """Return the value of the first process, in every process."""
     values = [value]
     if world_size() > 1:
         distributed.broadcast_object_list(values)
@@ -68,7 +68,7 @@ def agreed(value: T) -> T:
 
 
 def equal(value: object) -> bool:
-    """Say whether all processes have the same value."""
+    """Return whether all processes have the same value."""
     values = [value] * world_size()
     if world_size() > 1:
         distributed.all_gather_object(values, value)
@@ -76,7 +76,7 @@ def equal(value: object) -> bool:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the processes, through which gradients flow back to all of them."""
+    """The sum over the processes, with gradients for all of them."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class _Total(torch.autograd.Function):
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, on any device; torch's SyncBatchNorm is for GPUs alone."""
+    """Batch norm over the images of all processes, on any device; torch's SyncBatchNorm needs GPUs."""
 
     momentum: float
 

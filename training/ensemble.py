@@ -1,8 +1,8 @@
-"""Join checkpoints into one, which predicts their weighted mean and is exported, archived and served as any other.
+"""Join checkpoints into one that predicts their weighted mean. You export, archive and serve it like any other.
 
     classifier ensemble cifar10_whitened_cnn cifar10_resnet18 -o runs/both.pth
 
-The weights are fitted on the validation images, which the members must have in common.
+The weights are fitted on the validation images, which must be the same for all members.
 """
 
 from pathlib import Path
@@ -21,31 +21,36 @@ from training.models import Ensemble
 
 
 def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
-    """Make one checkpoint of several. Raises CheckpointError where they differ in classes or in training images."""
+    """Make one checkpoint of several. Raises CheckpointError if their classes or training images differ."""
     cards = [member.card for member in members]
     recipe = cards[0]["recipe"]
     if any("members" in card["recipe"] for card in cards):
-        raise CheckpointError("An ensemble cannot be a member of another; name its members themselves.")
+        raise CheckpointError("An ensemble cannot be a member of another; name its members instead.")
     training, validation = stratified_split(
         load_images(data, "train"), recipe["validation_fraction"], recipe["split_seed"]
     )
     for card in cards:
         if card["data"]["fingerprint"] != training.fingerprint() or card["classes"] != training.classes:
-            raise CheckpointError(f"{card['name']} was not trained on these images, or on another split of them.")
+            raise CheckpointError(
+                f"{card['name']} was not trained on these images, or on another split of them; "
+                "join only checkpoints with the same training images."
+            )
     classifiers = [member.classifier() for member in members]
-    answers = torch.stack([predict(each, validation.pixels)[0].log_softmax(dim=1) for each in classifiers])
+    log_probabilities = torch.stack(
+        [predict(member, validation.pixels)[0].log_softmax(dim=1) for member in classifiers]
+    )
     joined = {
         "members": [card["recipe"] for card in cards],
-        "temperatures": [each.temperature for each in classifiers],
-        "weights": fit_weights(answers, validation.labels),
+        "temperatures": [member.temperature for member in classifiers],
+        "weights": fit_weights(log_probabilities, validation.labels),
     }
-    network = Ensemble([each.network for each in classifiers], joined["temperatures"], joined["weights"])
+    network = Ensemble([member.network for member in classifiers], joined["temperatures"], joined["weights"])
     metrics = {"members": [{"name": card["name"], **card["metrics"]["test"]} for card in cards]}
     return finish(network.state_dict(), name, joined, training, validation, data, metrics)
 
 
 def fit_weights(log_probabilities: Tensor, labels: Tensor) -> list[float]:
-    """Return the weights, of sum 1, with which the members' probabilities (M, N, C) mix to the least cross-entropy."""
+    """Return the weights, of sum 1, that mix the members' probabilities (M, N, C) to the least cross-entropy."""
     scores = torch.zeros(len(log_probabilities), 1, 1, requires_grad=True)
     optimizer = torch.optim.LBFGS([scores], max_iter=100, line_search_fn="strong_wolfe")
 

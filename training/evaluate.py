@@ -3,8 +3,9 @@
     classifier evaluate cifar10_whitened_resnet
     classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
 
-prints the accuracy and writes, into runs/<checkpoint>-report unless --output says otherwise, report.json with all
-figures, pictures of confusion, reliability and the worst mistakes if any, and report.md, which shows it all.
+prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its
+report.json has all figures. Its report.md shows them, with pictures of the confusion, the reliability and the worst
+mistakes, if any.
 """
 
 import json
@@ -29,28 +30,28 @@ from training.files import save_figure, write_whole
 from training.metrics import BINS, figures, predict, wilson_interval
 from training.outcome import Stopped
 
-WORST = 24  # mistakes shown
-READABLE = 30  # classes, up to which the confusion matrix has numbers in it
+MAX_MISTAKES = 24  # pictures in the report
+MAX_CLASSES_WITH_NUMBERS = 30  # with more, the cells of the confusion matrix are too small for numbers
 
 
 def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[str, Any]:
-    """Write `report.json`, `report.md` and its pictures into `folder`; returns what is in the first."""
+    """Write `report.json`, `report.md` and its pictures into `folder`. Returns the content of `report.json`."""
     classifier = checkpoint.classifier()
-    logits, familiarity = predict(classifier, images.pixels)
+    logits, scores = predict(classifier, images.pixels)
     probabilities, labels = logits.softmax(dim=1), images.labels
-    others = {kind: predict(classifier, pixels)[1] for kind, pixels in outliers.measured().items()}
-    threshold = checkpoint.card["calibration"]["familiarity"]["threshold"]
+    outside = {kind: predict(classifier, pixels)[1] for kind, pixels in outliers.measured().items()}
+    calibration = checkpoint.card["calibration"]
     report = {
         "name": checkpoint.card["name"],
         **figures(logits, labels),
         "classes": per_class(probabilities, labels, images.classes),
         "confusion": multiclass_confusion_matrix(probabilities, labels, len(images.classes)).tolist(),
         "reliability": reliability(probabilities, labels),
-        "temperature": checkpoint.card["calibration"]["temperature"],
-        "familiarity": {
-            "score": checkpoint.card["calibration"]["familiarity"]["score"],
-            "accepted": (familiarity >= threshold).double().mean().item(),
-            "auroc": separation(familiarity, others),
+        "temperature": calibration["temperature"],
+        "in_distribution": {
+            "score": calibration["in_distribution"]["score"],
+            "accepted": (scores >= calibration["in_distribution"]["threshold"]).double().mean().item(),
+            "auroc": separation(scores, outside),
         },
     }
     save_figure(_confusion(report["confusion"], images.classes), folder / "confusion.png")
@@ -59,14 +60,14 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     if worst:
         save_figure(_mistakes(worst, probabilities, images), folder / "mistakes.png")
     else:
-        (folder / "mistakes.png").unlink(missing_ok=True)  # of a report before
+        (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier report
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_whole(folder / "report.md", _page(report, bool(worst)))
     return report
 
 
 def per_class(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, dict[str, float]]:
-    """Return precision, recall, F1 and the number of images of every class."""
+    """Return precision, recall, F1 (each 0 to 1) and the number of images of every class."""
     metrics = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
     columns = {name: metric(probabilities, labels, len(classes), average="none") for name, metric in metrics.items()}
     columns["images"] = labels.bincount(minlength=len(classes))
@@ -89,10 +90,10 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]
 
 
 def worst_mistakes(probabilities: Tensor, labels: Tensor) -> list[int]:
-    """Return which images were classified wrongly with the greatest confidence, that first."""
+    """Return the numbers of wrongly classified images, those of the highest confidence first."""
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
-    return wrong[confidence[wrong].argsort(descending=True)][:WORST].tolist()
+    return wrong[confidence[wrong].argsort(descending=True)][:MAX_MISTAKES].tolist()
 
 
 def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
@@ -103,7 +104,7 @@ def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
-    for true, row in enumerate(matrix if len(classes) <= READABLE else []):
+    for true, row in enumerate(matrix if len(classes) <= MAX_CLASSES_WITH_NUMBERS else []):
         for predicted, count in enumerate(row):
             colour = "white" if count > sum(row) / 2 else "black"
             axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=8)
@@ -124,13 +125,13 @@ def _reliability(rows: list[dict[str, float]]) -> Figure:
 def _mistakes(worst: list[int], probabilities: Tensor, images: Images) -> Figure:
     confidence, predicted = probabilities.max(dim=1)
     figure = Figure(figsize=(12, 7), layout="constrained")
-    grid = figure.subplots(4, WORST // 4).ravel()
+    grid = figure.subplots(4, MAX_MISTAKES // 4).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, index in zip(grid, worst, strict=False):
         axes.imshow(images.pixels[index].permute(1, 2, 0))
-        true, said = (images.classes[labels[index]] for labels in (images.labels, predicted))
-        axes.set_title(f"{true}, not {said}\n({confidence[index]:.0%})", fontsize=8)
+        true, mistaken = (images.classes[labels[index]] for labels in (images.labels, predicted))
+        axes.set_title(f"{true}, not {mistaken}\n({confidence[index]:.0%})", fontsize=8)
     return figure
 
 
@@ -140,15 +141,15 @@ def _page(report: dict[str, Any], mistaken: bool) -> str:
         f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
         for name, row in report["classes"].items()
     )
-    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in report["familiarity"]["auroc"].items())
+    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in report["in_distribution"]["auroc"].items())
     mistakes = (
-        "![The mistakes made with the greatest confidence](mistakes.png)"
+        "![The mistakes of the highest confidence](mistakes.png)"
         if mistaken
         else f"No mistakes among {report['images']:,} images."
     )
     return f"""# {report["name"]}
 
-Accuracy {report["accuracy"]:.2%} (95 % interval {low:.2%} to {high:.2%}) on {report["images"]:,} test images,
+Accuracy {report["accuracy"]:.2%} (95 % interval {low:.2%} to {high:.2%}) on {report["images"]:,} test images;
 cross-entropy {report["loss"]:.4f}.
 
 ## Classes
@@ -161,21 +162,22 @@ cross-entropy {report["loss"]:.4f}.
 
 ## Calibration
 
-Expected calibration error {report["ece"]:.2%} over {BINS} bins, at temperature {report["temperature"]:.3f}, which was
-fitted on the validation images.
+The expected calibration error is {report["ece"]:.2%}, over {BINS} bins of confidence. The temperature is
+{report["temperature"]:.3f}, fitted on the validation images.
 
 ![Reliability diagram](reliability.png)
 
-## Images unlike the training images
+## Outliers
 
-The score is `{report["familiarity"]["score"]}`; its threshold accepts {report["familiarity"]["accepted"]:.1%} of the
-test images. About {ACCEPTED:.0%} is good, the share of the validation images that the threshold was set by: with far
-less, `in_distribution` is false for too many good images, as where the validation images were few or of another kind.
+The in-distribution score is `{report["in_distribution"]["score"]}`. Its threshold accepts
+{report["in_distribution"]["accepted"]:.1%} of the test images. About {ACCEPTED:.0%} is good, because the threshold
+accepts that share of the validation images. If the share is far lower, `in_distribution` is false for too many good
+images. The usual reason is that the validation images are few, or of another kind.
 
-Area under the ROC curve of telling the test images from others, none of which the score was fitted on; 1 is best, and
-0.5 is chance:
+The area under the ROC curve (AUROC) measures how well the score tells the test images from outliers. The score was
+fitted on none of these kinds. 1 is best, and 0.5 is chance:
 
-| others | AUROC |
+| outliers | AUROC |
 |---|---|
 {kinds}
 

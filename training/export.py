@@ -27,22 +27,23 @@ from training.outcome import Stopped
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
-TOLERANCE = 1e-5
+# Of the largest value of an output, because float32 rounds sums in proportion to their largest terms. The order of a
+# sum depends on the processor: with AVX-512, AVX2 and SSE4.1, the released networks differ by 10 steps of float32.
+TOLERANCE = 64 * torch.finfo(torch.float32).eps
 
 
 class ExportError(Stopped, RuntimeError):
-    """An export that does not compute what the network computes."""
+    """An export does not compute the same as the network."""
 
 
 def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
-    """Write TorchScript to `path`: images (N, 3, INPUT_SIZE, INPUT_SIZE) to calibrated logits (N, C), familiarity (N,).
+    """Write TorchScript to `path`. Its inputs and outputs are those of `Classifier`.
 
-    All are float32.
-    Raises ExportError, and writes nothing, where it differs from the eager classifier by more than TOLERANCE.
+    Raises ExportError, and writes nothing, if it differs from the eager classifier by more than TOLERANCE.
     """
     classifier = checkpoint.classifier()
     with warnings.catch_warnings():
-        # TorchScript is deprecated, and it is what TorchServe serves.
+        # TorchScript is deprecated, but TorchServe needs it.
         warnings.simplefilter("ignore", FutureWarning)
         script = _without_debug_info(torch.jit.freeze(torch.jit.script(classifier)))
         exported = torch.jit.load(io.BytesIO(script))
@@ -52,26 +53,26 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
-    """Do as `export` does, in ONNX, for engines other than PyTorch."""
+    """Write ONNX to `path`, for engines other than PyTorch; otherwise the same as `export`."""
     classifier = checkpoint.classifier()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter itself uses
+        warnings.simplefilter("ignore")  # the exporter itself uses deprecated functions
         program: Any = torch.onnx.export(
             classifier,
             (_random_inputs(),),
             input_names=["images"],
-            output_names=["logits", "familiarity"],
+            output_names=["logits", "in_distribution_score"],
             dynamic_shapes=({0: torch.export.Dim("images")},),
             verbose=False,
         )
-    ClearMetadataAndDocStringPass()(program.model)  # paths of the machine it was exported on
+    ClearMetadataAndDocStringPass()(program.model)  # removes the paths of this machine
     with written_whole(path) as temporary:
         temporary.write_bytes(program.model_proto.SerializeToString(deterministic=True))
         _compare(classifier, open_network(temporary, threads=1), "ONNX", examples)
 
 
 def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
-    """Serialise a module without the paths of the machine it was scripted on, so that equal modules are equal bytes."""
+    """Serialise a module without the paths of this machine, so that equal modules give equal bytes."""
     saved, stripped = io.BytesIO(), io.BytesIO()
     torch.jit.save(module, saved)
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(stripped, "w") as target:
@@ -88,7 +89,7 @@ def _random_inputs() -> Tensor:
 def _real_inputs(examples: Path) -> Tensor:
     paths = sorted(examples.glob("*.jpg"))
     if not paths:
-        raise ExportError(f"There are no JPEG images in {examples} to compare on; name a folder with --examples.")
+        raise ExportError(f"{examples} has no JPEG images to compare on; name a folder that has some with --examples.")
     return torch.stack([test_transform(decode_image(path.read_bytes())) for path in paths])
 
 
@@ -97,14 +98,17 @@ def _compare(classifier: nn.Module, exported: Network, kind: str, examples: Path
     for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
         for batch in (images, images[:1]):
             for output, expected in zip(exported(batch), classifier(batch), strict=True):
-                difference = ((output - expected).abs() / expected.abs().clamp(min=1)).max().item()
-                if not difference <= TOLERANCE:
-                    raise ExportError(f"{kind} differs from the classifier by {difference:.1e} on {name} images.")
+                difference, largest = (output - expected).abs().max().item(), expected.abs().max().item()
+                if not difference <= TOLERANCE * largest:  # also if it is not a number
+                    raise ExportError(
+                        f"{kind} differs from the classifier by {difference:.1e} on {name} images, "
+                        f"where the largest output is {largest:.1e}."
+                    )
 
 
 @torch.inference_mode()
 def milliseconds(path: Path, batch_size: int = 16) -> float:
-    """Return the median time an exported image takes on one core, in milliseconds, prepared as the handler does."""
+    """Return the median milliseconds that TorchScript takes for an image on one core, optimised as in the handler."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with warnings.catch_warnings():
@@ -132,7 +136,8 @@ def milliseconds(path: Path, batch_size: int = 16) -> float:
 def main(checkpoint: Path, output: Path, examples: Path) -> None:
     export(load_checkpoint(checkpoint), output, examples)
     print(
-        f"wrote {output}, equal to the classifier within {TOLERANCE} on random and real images; "
+        f"wrote {output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
+        f"real images; "
         f"{milliseconds(output):.2f} ms an image on one core, in batches of 16"
     )
 

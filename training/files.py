@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the digests that tell whether they still are; knows no torch."""
+"""Files that are written completely or not at all, and digests that show later changes. Imports no torch."""
 
 import errno
 import glob
@@ -15,15 +15,14 @@ from training.outcome import Stopped
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without fsync answer
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # from file systems without fsync
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write beside `path`, which replaces `path` in one step once it is complete and on disk.
+    """Yield a file to write beside `path`; it replaces `path` in one step when it is complete and on disk.
 
-    What a kill has left of an earlier one is removed, so that it does not pile up; should its writer live after all,
-    that one fails.
+    This removes the files of killed writers, so that they do not pile up. If such a writer still lives, it fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -35,7 +34,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             _sync(written.fileno())
-        with suppress(OSError):  # network drives and memory cards may have no permissions to change
+        with suppress(OSError):  # network drives and memory cards may have no permissions
             temporary.chmod(0o644)
         temporary.replace(path)
     finally:
@@ -57,13 +56,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def save_figure(figure: "Figure", path: Path, **options: Any) -> None:
-    """Save a figure as PNG, whole or not at all; `options` are those of savefig."""
+    """Save a figure as PNG, completely or not at all; `options` are those of savefig."""
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", **options)
 
 
 class DigestError(Stopped, ValueError):
-    """An archive that is not what was built; the message says what to do."""
+    """An archive has changed since it was built; the message says what to do."""
 
 
 def digest_path(archive: Path) -> Path:
@@ -71,12 +70,12 @@ def digest_path(archive: Path) -> Path:
 
 
 def write_digest(archive: Path, content: Path) -> None:
-    """Write beside `archive`, as sha256sum does, the digest of the file that is or becomes it."""
+    """Write the digest of `content` beside `archive`, as sha256sum does. `content` is the archive, or becomes it."""
     write_whole(digest_path(archive), f"{_sha256(content)}  {archive.name}\n")
 
 
 def check_digest(archive: Path) -> None:
-    """Raise DigestError where an archive or its digest is missing, or they do not belong together."""
+    """Raise DigestError if an archive or its digest is missing, or if they do not match."""
     again = "build it with '.venv/bin/python -m training.archive'."
     if not archive.is_file():
         raise DigestError(f"There is no archive {archive}; {again}")

@@ -1,4 +1,4 @@
-"""The end of every way to a checkpoint: round, calibrate, measure."""
+"""The last step to every checkpoint: round the weights, calibrate, measure."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def finish(
 ) -> Checkpoint:
     """Make a checkpoint of a network's weights: rounded, calibrated on the validation images, measured.
 
-    The test images are read here, once. `metrics` and `others` go into the card as they are.
+    The test images are predicted here, once. The card gets `metrics` and `others` unchanged.
     """
     network = build(recipe, len(training.classes)).eval()
     network.load_state_dict(halved(weights))

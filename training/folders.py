@@ -1,6 +1,6 @@
-"""Images in folders, as every command finds them: which files are images, what is left out, and how they are labelled.
+"""Find images in folders, for every command: which files are images, which are left out, and the label of each.
 
-It imports the standard library only, because commands that know no PyTorch need it too.
+It imports the standard library only, because some commands work without PyTorch.
 """
 
 import glob
@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"))  # of handler.transforms.FORMATS
-# Besides names that begin with a dot: what Windows, macOS, network drives and archives leave in folders of photos.
+# Files that Windows, macOS, network drives and archives leave in folders of photos, besides names with a dot first.
 LEAVINGS = frozenset(
     (
         "thumbs.db",
@@ -38,13 +38,13 @@ LEAVINGS = frozenset(
         "__pycache__",
     )
 )
-NAMED = 3  # in a line for people
+MAX_NAMES = 3  # listed in a line
 Identity = tuple[int, int]  # of a folder: its device and its number there
 
 
 @dataclass
 class Findings:
-    """What was found: images in order, other files, what systems left, and what cannot be read, with its reason."""
+    """The files in a folder: images in order, others, leavings of the system, and unreadable ones with the reason."""
 
     images: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
@@ -58,14 +58,14 @@ class Findings:
         self.unreadable |= more.unreadable
 
     def notes(self) -> list[str]:
-        """Return a line on what systems left behind, and one on what cannot be read, if there is any."""
+        """Return a line on the leavings of the system, and one on unreadable files, if there are any."""
         reasons = few([f"{path} ({reason})" for path, reason in sorted(self.unreadable.items())])
         count = counted(self.unreadable, "file or folder", "files and folders")
         unreadable = f"left out {count} that cannot be read: {reasons}" if reasons else ""
         return [line for line in (self.note_of_leavings(), unreadable) if line]
 
     def note_of_leavings(self) -> str:
-        """Return a line on what systems left behind, or nothing."""
+        """Return a line on the leavings of the system, or an empty one."""
         names = few(sorted({path.name for path in self.leavings}))
         count = counted(self.leavings, "file or folder", "files and folders")
         return f"left out {count} that systems leave behind: {names}" if names else ""
@@ -74,10 +74,10 @@ class Findings:
 def find(folder: Path) -> Findings:
     """Find the images in and below a folder.
 
-    Links to files and folders are followed. Below each folder in `folder` every real folder is entered once, and
-    `folder` itself never again, so that links in a circle come to an end.
+    Links to files and folders are followed. Links in a circle end, because every real folder is entered only once
+    below each subfolder of `folder`, and `folder` itself never again.
     """
-    found = Findings()
+    findings = Findings()
     waiting: list[tuple[Path, set[Identity]]] = [(folder, set())]
     while waiting:
         place, entered = waiting.pop()
@@ -85,39 +85,39 @@ def find(folder: Path) -> Findings:
             entered.add(_identity(place.stat()))
             names = sorted(os.listdir(place))
         except OSError as error:
-            found.unreadable[place] = _reason(error)
+            findings.unreadable[place] = _reason(error)
             continue
         for path in (place / name for name in names):
-            stat = _sorted_in(path, found)
+            stat = _sorted_in(path, findings)
             if stat and S_ISDIR(stat.st_mode):
                 below = set(entered) if place == folder else entered
                 if _identity(stat) not in below:
                     below.add(_identity(stat))
                     waiting.append((path, below))
-    found.images.sort()
-    return found
+    findings.images.sort()
+    return findings
 
 
 def match(pattern: Path) -> Findings:
-    """Find the images that a glob matches; below `**` as `find` does, so that links in a circle come to an end."""
-    found, root = Findings(), _before_wildcards(pattern)
+    """Find the images that a glob matches. Below `**` it follows links as `find` does, so that circles end."""
+    findings, root = Findings(), _before_wildcards(pattern)
     depth = pattern.parts.index("**") if "**" in pattern.parts else len(pattern.parts)
     for path in sorted(map(Path, glob.iglob(str(Path(*pattern.parts[:depth]))))):
         below = path.relative_to(root).parts
         if left := next((depth for depth, name in enumerate(below, 1) if is_leaving(name)), 0):
-            found.leavings.append(root.joinpath(*below[:left]))
+            findings.leavings.append(root.joinpath(*below[:left]))
         elif depth == len(pattern.parts):
-            _sorted_in(path, found)
+            _sorted_in(path, findings)
         elif os.path.isdir(path):
             inside = find(path)
             for files in (inside.images, inside.others):
                 files[:] = [file for file in files if _fits(file.relative_to(path).parts, pattern.parts[depth:])]
-            found.add(inside)
-    return found
+            findings.add(inside)
+    return findings
 
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Say whether the parts of a path fit those of a glob, where `**` stands for any number of folders."""
+    """Return whether the parts of a path match those of a glob; `**` matches any number of folders."""
     if not patterns or not parts:
         return not parts and all(pattern == "**" for pattern in patterns)
     if patterns[0] == "**":
@@ -125,18 +125,18 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     return fnmatchcase(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])
 
 
-def _sorted_in(path: Path, found: Findings) -> os.stat_result | None:
-    """Put a path where it belongs; returns what is known of it, unless it is left out."""
+def _sorted_in(path: Path, findings: Findings) -> os.stat_result | None:
+    """Add a path to the right list of `findings`. Returns its status, or None if it is left out."""
     if is_leaving(path.name):
-        found.leavings.append(path)
+        findings.leavings.append(path)
         return None
     try:
         stat = path.stat()
     except OSError as error:
-        found.unreadable[path] = _reason(error)
+        findings.unreadable[path] = _reason(error)
         return None
     if S_ISREG(stat.st_mode):
-        (found.images if is_image(path) else found.others).append(path)
+        (findings.images if is_image(path) else findings.others).append(path)
     return stat
 
 
@@ -145,7 +145,7 @@ def _reason(error: OSError) -> str:
 
 
 def _identity(stat: os.stat_result) -> Identity:
-    """Return what a folder has in common with its links alone."""
+    """Return the numbers that only a folder and its links have in common."""
     return stat.st_dev, stat.st_ino
 
 
@@ -154,12 +154,12 @@ def is_image(path: PurePath) -> bool:
 
 
 def is_leaving(name: str) -> bool:
-    """Say whether a file or folder of this name was left by a system, and by no photographer."""
+    """Return whether a system left a file or folder of this name, and no photographer did."""
     return name.startswith(".") or name.lower() in LEAVINGS
 
 
 def roots_of(named: Iterable[PurePath | str]) -> frozenset[PurePath]:
-    """Return the folders that were named, for `label_of`; that of a glob is the last before its wildcards."""
+    """Return the folders among these names, for `label_of`; a glob's folder is the last before its wildcards."""
     paths = [PurePath(name) for name in named]
     return frozenset(paths) | frozenset(map(_before_wildcards, paths))
 
@@ -174,11 +174,11 @@ def _before_wildcards(pattern: PurePath) -> Path:
 
 
 def label_of(image: PurePath | str, roots: Collection[PurePath], classes: Collection[str]) -> str:
-    """Return the class that an image is filed under: the first folder below what was named that is a class.
+    """Return the class of an image: the name of its first folder, below the one in `roots`, that is a class.
 
-    So `test/cat/2024/1.jpg` is a cat if `test` was named. If none below is a class, the named folder itself may be. Of
-    a file that was named alone it is the nearest folder that is a class. Without any, the first folder is returned,
-    which is no class then, or "" if the image is in no folder.
+    So `test/cat/2024/1.jpg` is a cat if you named `test`. If no folder below is a class, the named one may be. For a
+    single file, the nearest folder that is a class counts. If no folder is a class, this returns the first folder's
+    name, or "" if the image is in no folder.
     """
     path = PurePath(image)
     root = next((folder for folder in path.parents if folder in roots), None)
@@ -193,7 +193,7 @@ def extensions_of(files: Iterable[Path]) -> Counter[str]:
     return Counter(file.suffix.lower() for file in files)
 
 
-def few(names: Sequence[str], most: int = NAMED) -> str:
+def few(names: Sequence[str], most: int = MAX_NAMES) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(os.fsencode(name).decode(errors="backslashreplace") for name in names[:most]) + more

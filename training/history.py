@@ -1,4 +1,4 @@
-"""The history of a run, a row an epoch, as a torch file, as CSV and as a plot."""
+"""The history of a run, one row for each epoch, as a torch file, as CSV and as a plot."""
 
 import csv
 from pathlib import Path

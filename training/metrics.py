@@ -1,4 +1,4 @@
-"""What a network says of many images at once, and how right it is."""
+"""Predict many images at once, and measure the predictions."""
 
 import math
 from typing import Any
@@ -11,13 +11,13 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from handler.transforms import normalise
 from training.data import Images
 
-BATCH_SIZE = 500
-BINS = 15  # of confidence
+BATCH_SIZE = 500  # images
+BINS = 15  # of confidence, between 0 and 1
 
 
 @torch.no_grad()
 def predict(model: nn.Module, pixels: Tensor, device: torch.device | str = "cpu") -> Any:
-    """Return what a model gives for uint8 pixels (N, 3, S, S), on the CPU: one tensor, or a tuple of them."""
+    """Return a model's output for uint8 pixels (N, 3, S, S), on the CPU: one tensor, or a tuple of tensors."""
     model.eval()
     outputs = [model(normalise(batch.to(device))) for batch in pixels.split(BATCH_SIZE)]
     if isinstance(outputs[0], Tensor):
@@ -26,14 +26,14 @@ def predict(model: nn.Module, pixels: Tensor, device: torch.device | str = "cpu"
 
 
 def evaluate(network: nn.Module, images: Images, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Measure a network that gives logits; see `figures`."""
+    """Measure a network whose output is logits; see `figures`."""
     return figures(predict(network, images.pixels, device), images.labels)
 
 
 def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return cross-entropy `loss`, `accuracy` from 0 to 1, calibration error `ece` and the number of `images`.
 
-    The calibration error is the mean distance of confidence from accuracy over BINS of confidence (Guo et al. 2017).
+    The calibration error is the mean difference of confidence and accuracy over BINS of confidence (Guo et al. 2017).
     """
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
     return {
@@ -45,7 +45,7 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def wilson_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` (Wilson 1927)."""
+    """Return the 95 % interval of an accuracy that was measured on `count` images (Wilson 1927)."""
     z = 1.959964
     centre = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * math.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))

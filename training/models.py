@@ -1,4 +1,4 @@
-"""The architectures and their registry; adding one is adding a function to ARCHITECTURES."""
+"""The architectures and their registry. To add one, write a function and add it to ARCHITECTURES."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-WHITENED = 24  # channels: both signs of the 12 eigenvectors of a 2 × 2 patch of RGB
+WHITENED_CHANNELS = 24  # both signs of the 12 eigenvectors of a 2 × 2 patch of RGB
 
 
 class Network(nn.Module):
-    """An image classifier in two parts: `features` (N, 3, S, S) to (N, D), and a linear `head` to logits (N, C)."""
+    """An image classifier: `features`, images (N, 3, S, S) to (N, D), and a linear `head`, these to logits (N, C)."""
 
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class Network(nn.Module):
 
     @torch.jit.unused
     def initialise(self, images: Tensor) -> None:
-        """Set what depends on the normalised training images; most networks have nothing of the kind."""
+        """Set the weights that depend on the normalised training images; most networks have none."""
 
 
 def cnn(num_classes: int, dropout: float) -> Network:
-    """Build the reference three-layer network: 1.15 M parameters, 23 MFLOP an image; it takes 32 × 32 only."""
+    """Build the reference network: three layers, 1.15 M parameters, 23 MFLOP an image. It takes 32 × 32 only."""
     features = nn.Sequential(
         *_conv_block(3, 32),
         *_conv_block(32, 64),
@@ -51,11 +51,11 @@ def _conv_block(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
 
 
 class WhitenedCNN(Network):
-    """Blocks of convolutions behind one that whitens 2 × 2 patches; see `whitened_cnn` and `whitened_resnet`."""
+    """Blocks of convolutions after a first one that whitens 2 × 2 patches; see `whitened_cnn`, `whitened_resnet`."""
 
     def __init__(self, num_classes: int, dropout: float, widths: tuple[int, int, int], shortcuts: bool) -> None:
-        channels = (WHITENED, *widths)
-        whitening = nn.Conv2d(3, WHITENED, kernel_size=2)
+        channels = (WHITENED_CHANNELS, *widths)
+        whitening = nn.Conv2d(3, WHITENED_CHANNELS, kernel_size=2)
         whitening.weight.requires_grad_(False)
         super().__init__(
             nn.Sequential(
@@ -99,12 +99,12 @@ def _dirac(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels)
-    norm.weight.requires_grad_(False)  # the scale is the next filters' to choose
+    norm.weight.requires_grad_(False)  # the next filters learn the scale
     return norm
 
 
 class Shortcut(nn.Module):
-    """The sum of an input (N, C, H, W) and what layers make of it."""
+    """The sum of an input (N, C, H, W) and the output of some layers for it."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Shortcut(nn.Module):
 def whitened_cnn(num_classes: int, dropout: float) -> Network:
     """Build the network of airbench94 (Jordan 2024, arXiv:2404.00498): 1.97 M parameters, 236 MFLOP an image.
 
-    Few, plain, wide convolutions, most of them at a low resolution, after Page's ResNet-9 without its shortcuts; the
+    It has few, wide convolutions, most of them at a low resolution, like Page's ResNet-9 without its shortcuts. The
     first filters are computed from the training images, not learned.
     """
     return WhitenedCNN(num_classes, dropout, widths=(64, 256, 256), shortcuts=False)
@@ -126,19 +126,19 @@ def whitened_cnn(num_classes: int, dropout: float) -> Network:
 def whitened_resnet(num_classes: int, dropout: float) -> Network:
     """Build the network of airbench96 (Jordan 2024) at half its width: 3.19 M parameters, 321 MFLOP an image.
 
-    `whitened_cnn` with a third convolution in each block and a shortcut around the last two. Chosen for accuracy per
-    served millisecond.
+    It is `whitened_cnn` with a third convolution in each block, and a shortcut around the last two. It was chosen for
+    its accuracy per millisecond of inference.
     """
     return WhitenedCNN(num_classes, dropout, widths=(64, 256, 256), shortcuts=True)
 
 
 def resnet18(num_classes: int, dropout: float) -> Network:
-    """Build ResNet-18 (He et al. 2015) in its form for small images: 11.2 M parameters, 1.11 GFLOP an image."""
+    """Build ResNet-18 (He et al. 2015) for small images: 11.2 M parameters, 1.11 GFLOP an image."""
     return _for_small_images(models.resnet18(num_classes=num_classes), dropout)
 
 
 def resnet34(num_classes: int, dropout: float) -> Network:
-    """Build ResNet-34 (He et al. 2015) in its form for small images: 21.3 M parameters, 2.32 GFLOP an image."""
+    """Build ResNet-34 (He et al. 2015) for small images: 21.3 M parameters, 2.32 GFLOP an image."""
     return _for_small_images(models.resnet34(num_classes=num_classes), dropout)
 
 
@@ -152,7 +152,7 @@ def _for_small_images(resnet: models.ResNet, dropout: float) -> Network:
 
 
 class Ensemble(Network):
-    """Several networks as one: all their features side by side, and the logarithm of their mean probability."""
+    """Several networks as one: it joins their features, and returns the logarithm of their mean probability."""
 
     def __init__(self, members: list[Network], temperatures: list[float], weights: list[float]) -> None:
         features = SideBySide([member.features for member in members])

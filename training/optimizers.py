@@ -1,4 +1,4 @@
-"""The optimisers and learning-rate schedules that a recipe can name."""
+"""The optimizers and learning-rate schedules that a recipe can name."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +15,9 @@ from training.models import Network
 class Muon(Optimizer):
     """Nesterov SGD that orthogonalises the update of every matrix and bank of filters (Jordan et al. 2024, "Muon").
 
-    torch.optim.Muon takes matrices only. Here a bank (O, I, H, W) is the matrix of its O flattened filters; all are
-    kept at norm √O, so that a learning rate means the same for every layer. Other groups are plain Nesterov SGD.
+    torch.optim.Muon takes matrices only. Here a bank of filters (O, I, H, W) counts as the matrix of its O flattened
+    filters. Every matrix keeps the norm √O, so that a learning rate means the same for every layer. Other groups are
+    plain Nesterov SGD.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float) -> None:
@@ -39,7 +40,7 @@ class Muon(Optimizer):
 
 def orthogonalise(matrix: Tensor) -> Tensor:
     """Bring all singular values of a matrix near 1 (0.7 to 1.2), by five steps of a quintic Newton–Schulz iteration."""
-    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients, steep at 0
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients, which are steep at 0
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(5):
@@ -68,15 +69,15 @@ def make_optimizer(model: Network, settings: config.Optimizer) -> Optimizer:
 
 
 def make_schedule(optimizer: Optimizer, settings: config.Schedule, steps_per_epoch: int, epochs: int) -> LRScheduler:
-    """Make the schedule of the learning rates, stepped once a batch."""
+    """Make the schedule of the learning rates; the caller steps it once for each batch."""
     steps = epochs * steps_per_epoch
     if settings.name == "step":
         return StepLR(optimizer, step_size=settings.step_size * steps_per_epoch, gamma=settings.gamma)
     if settings.name == "triangular":
         peak = min(round(settings.warmup * steps), steps - 1)  # at least one step falls
         return LambdaLR(optimizer, lambda step: (step + 1) / peak if step < peak else (steps - step) / (steps - peak))
-    total = steps + 1  # it also steps behind the last batch
-    # torch divides by the steps of the rise: warmup · total - 1. Where those are 0, a hair less begins at the peak.
+    total = steps + 1  # because it also steps after the last batch
+    # torch divides by the steps of the rise: warmup · total - 1. If those are 0, slightly less starts at the peak.
     warmup = settings.warmup * (1 - 1e-9) if settings.warmup * total == 1 else settings.warmup
     return OneCycleLR(
         optimizer,

@@ -1,7 +1,7 @@
-"""Images unlike any photograph of a class: to choose a score of familiarity with, and to measure it on.
+"""Outliers: images of none of the classes, to choose an in-distribution score with, and to measure it on.
 
-What a score is chosen with is drawn; what it is measured on is of other kinds: photographs, textures, faces and pages
-that come along with scikit-image. All are uint8 (N, 3, INPUT_SIZE, INPUT_SIZE) and the same at every call.
+A score is chosen with drawn images. It is measured on other kinds: photographs, textures, faces and pages that
+scikit-image includes. All are uint8 (N, 3, INPUT_SIZE, INPUT_SIZE) and the same at every call.
 """
 
 import math
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from handler.transforms import INPUT_SIZE, to_pixels
 from training.data import seeded
 
-COUNT = 250  # of each drawn kind
+COUNT = 250  # images of each drawn kind
 SHAPE = (COUNT, 3, INPUT_SIZE, INPUT_SIZE)
-PARTS = (1, 2, 4)  # a photograph is cut into squares of its shorter side over each of these
-# Of scikit-image's pictures, those without an animal or a vehicle.
+PARTS = (1, 2, 4)  # squares along the shorter side of a photograph
+# The pictures of scikit-image that show no animal and no vehicle.
 OBJECTS = (
     "astronaut",
     "camera",
@@ -37,7 +37,7 @@ PAGES = ("page", "text")
 
 
 def drawn() -> dict[str, Tensor]:
-    """Return kinds of images to choose a score with: noise and regular patterns."""
+    """Return kinds of outliers to choose a score with: noise and regular patterns."""
     generator = seeded(0)
     uniform = torch.rand(SHAPE, generator=generator)
     coarse = torch.rand((COUNT, 3, 4, 4), generator=generator)
@@ -56,7 +56,7 @@ def drawn() -> dict[str, Tensor]:
 
 
 def measured() -> dict[str, Tensor]:
-    """Return kinds of images to measure a score on, none of which `drawn` knows."""
+    """Return kinds of outliers to measure a score on; `drawn` has none of them."""
     generator = seeded(1)
     spots = torch.where(torch.rand(SHAPE, generator=generator) < 0.1, 255, 0).to(torch.uint8)
     faces = [Image.fromarray((face * 255).astype(np.uint8)).convert("RGB") for face in skimage.data.lfw_subset()[:100]]

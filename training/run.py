@@ -1,4 +1,4 @@
-"""The state of a training run, and how it goes from epoch to epoch."""
+"""The state of a training run, and how one epoch of training changes it."""
 
 import math
 import time
@@ -22,19 +22,22 @@ from training.history import Row
 from training.metrics import evaluate
 from training.optimizers import make_optimizer, make_schedule
 
-START: dict[str, Any] = {
-    "batches": 0,
-    "lr": 0.0,
-    "seen": 0,
-    "loss": 0.0,
-    "correct": 0.0,
-    "seconds": 0.0,
-}  # progress in an epoch
-DROPOUT = 1  # its key, beside that of the augmentation
+EPOCH_START: dict[str, Any] = {"batches": 0, "lr": 0.0, "seen": 0, "loss": 0.0, "correct": 0.0, "seconds": 0.0}
+DROPOUT_KEY = 1  # makes the seed of dropout differ from that of the augmentation
+IMAGES_TO_INITIALISE = 5000
+INPUT_NAMES = {
+    "training": "training images",
+    "validation": "validation images",
+    "classes": "names of the classes",
+    "teacher": "teacher's checkpoint",
+}
 
 
 def moved(decay: float, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-    """Move an average towards the current value: at the start faster, so that a short run forgets where it began."""
+    """Move an average towards the current value.
+
+    It moves faster during the first steps, so that a short run forgets its random start.
+    """
     if not average.is_floating_point():
         return current
     decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
@@ -42,10 +45,10 @@ def moved(decay: float, average: Tensor, current: Tensor, steps: Tensor | int) -
 
 
 class Run:
-    """All that changes while a network is trained, and so all that resuming needs.
+    """Everything that changes while a network is trained, and therefore everything that resuming needs.
 
-    What is random in a batch depends on the seed, the epoch and the batch alone, so no random state has to be kept.
-    In several processes each takes its share of every batch.
+    The random numbers of a batch depend on the seed, the epoch and the batch only, so no random state is saved.
+    If there are several processes, each takes its share of every batch.
     """
 
     def __init__(
@@ -64,22 +67,28 @@ class Run:
         if recipe.initial:
             copy_initial(model, recipe.initial, recipe.architecture, training.classes)
         else:
-            model.initialise(normalise(training.pixels[:: max(1, len(training.pixels) // 5000)]))
+            every = max(1, len(training.pixels) // IMAGES_TO_INITIALISE)
+            model.initialise(normalise(training.pixels[::every]))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(self.optimizer, recipe.schedule, len(Epoch(training, recipe, 1)), recipe.epochs)
-        self.progress = dict(START)
+        self.progress = dict(EPOCH_START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
-        self.commit = current_commit()  # of the code that started, whatever is checked out when it is done
-        self.fingerprint = training.fingerprint()
+        self.commit = current_commit()  # of the code that starts the run; the checkout may change before it ends
+        self.inputs = {
+            "training": training.fingerprint(),
+            "validation": validation.fingerprint(),
+            "classes": training.classes,
+            "teacher": self.teacher.digest if self.teacher else None,
+        }
 
     @property
-    def subject(self) -> tuple[dict[str, Any], list[int], str | None]:
-        """What has to be the same in all processes of a run."""
-        return self.recipe.model_dump(), self.fingerprint, self.commit
+    def subject(self) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+        """The recipe, inputs and code, which must be the same in all processes of a run."""
+        return self.recipe.model_dump(), self.inputs, self.commit
 
     @property
     def best_row(self) -> Row:
@@ -95,7 +104,7 @@ class Run:
     def train_epoch(self, save: Callable[[], None] = lambda: None) -> Row:
         """Train to the end of the epoch, measure on the validation images, and return the epoch's row of the history.
 
-        Calls `save` after every batch, when the state is whole.
+        Calls `save` after every batch, because the state is complete then.
         """
         number = len(self.history) + 1
         if self.progress["batches"] == 0:
@@ -112,9 +121,9 @@ class Run:
             "seconds": self.progress["seconds"],
         }
         self.history.append(row)
-        self.progress = dict(START)
+        self.progress = dict(EPOCH_START)
         if self.best_row is row:
-            # clone: state_dict() hands out the very tensors that the next epoch changes
+            # Clone, because state_dict() returns the tensors that the next epoch changes.
             self.best = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
         return row
 
@@ -132,7 +141,7 @@ class Run:
             leave=False,
         ) as batches:
             for images, indices in batches:
-                keys = (self.recipe.seed, number, progress["batches"], DROPOUT + distributed.rank())
+                keys = (self.recipe.seed, number, progress["batches"], DROPOUT_KEY + distributed.rank())
                 torch.manual_seed(seeded(*keys).initial_seed())
                 loss, correct = self.train_batch(images, indices)
                 if not math.isfinite(loss):
@@ -147,9 +156,9 @@ class Run:
                 save()
 
     def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
-        """Take one step with augmented images and their indices.
+        """Take one step with augmented images (N, 3, S, S) and their indices (N,) among the training images.
 
-        Returns the batch's sum of losses, and how many of its images were classified correctly.
+        Returns the sum of the losses of the batch, and the number of correct predictions.
         """
         count, mine = len(indices), slice(distributed.rank(), None, distributed.world_size())
         images = images[mine].to(self.device, memory_format=self.memory_format)
@@ -171,7 +180,7 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe.model_dump(),
-            "fingerprint": self.fingerprint,
+            "inputs": self.inputs,
             "commit": self.commit,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -183,9 +192,16 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Raises RecipeError where it belongs to another recipe or other images."""
-        if state["recipe"] != self.recipe.model_dump() or state["fingerprint"] != self.fingerprint:
-            raise RecipeError("The run to resume had another recipe or other images; choose another --output.")
+        """Continue from a saved state. Raises RecipeError if it belongs to another recipe or other inputs."""
+        if state["recipe"] != self.recipe.model_dump():
+            raise RecipeError("The run to resume has another recipe; choose another --output.")
+        inputs = state.get("inputs") or {"training": state["fingerprint"]}  # older runs know only the training images
+        changed = [INPUT_NAMES[name] for name, value in inputs.items() if value != self.inputs[name]]
+        if changed:
+            raise RecipeError(
+                f"The {' and the '.join(changed)} changed after the run to resume began; "
+                "restore the earlier ones, or choose another --output."
+            )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

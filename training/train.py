@@ -5,8 +5,8 @@
     classifier train --recipe cnn --set optimizer.lr=0.01 --set epochs=20
 
 writes into the output folder (runs/<recipe> unless --output says otherwise) the checkpoint <name>.pth,
-training_history.pth, .csv and .png, and last.pth, from which --resume goes on. In several processes, of which the first
-alone reads and writes there:
+training_history.pth, .csv and .png, and last.pth, from which --resume continues. You may train in several processes;
+only the first one writes files:
 
     torchrun --nproc-per-node 2 -m training.train --recipe cnn
 """
@@ -21,18 +21,63 @@ from tqdm import tqdm
 
 from training import commands, distributed
 from training.checkpoint import Checkpoint, load, save, save_checkpoint
-from training.config import Recipe, RecipeError, load_recipe
+from training.config import Recipe, RecipeError, load_recipe, with_settings
 from training.data import Epoch, load_training_images, stratified_split
 from training.finish import finish
 from training.history import Row, write_history
 from training.run import Run
 
 SAVE_SECONDS = 60.0
-FEW_STEPS = 40
+MIN_STEPS = 40  # fewer in a run teach a new network little
+
+
+def train(
+    recipe: Recipe,
+    data: Path | None,
+    output: Path,
+    resume: bool,
+    save_seconds: float = SAVE_SECONDS,
+    tensorboard: bool = False,
+) -> Path:
+    """Train, write everything into `output` and return the checkpoint's path.
+
+    Raises RecipeError, DataError or CheckpointError before the first step if recipe, images or a checkpoint are wrong.
+    """
+    last, checkpoint = output / "last.pth", output / f"{recipe.name}.pth"
+    first = distributed.rank() == 0  # the process that writes files
+
+    # Prepare. This reads the test images too, because a bad one must not end the run after hours of training.
+    if last.exists() and not resume:
+        raise RecipeError(f"{output} already holds a run; continue it with --resume, or choose another --output.")
+    training, validation = stratified_split(load_training_images(data), recipe.validation_fraction, recipe.split_seed)
+    run = Run(recipe, training, validation)
+    if not distributed.equal(run.subject):
+        raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")
+
+    # Resume. Every process continues from the state that the first one reads.
+    if state := distributed.agreed(load(last) if last.exists() else None):
+        run.load_state_dict(state)
+
+    # Loop. The history is written before the state, so that no resumed run lacks a row of it.
+    _print_size(run)
+    saver = Saver(run, last, save_seconds)
+    while not run.finished:
+        row = run.train_epoch(saver.save_when_due)
+        if first:
+            write_history(run.history, output)
+        saver.save()
+        _print(_line(run, row))
+        if first and tensorboard:
+            log_row(row, output / "tensorboard")
+
+    # Conclude.
+    if first:
+        save_checkpoint(conclude(run, data), checkpoint)
+    return checkpoint
 
 
 class Saver:
-    """Writes the state of a run to a file, at most every so many seconds."""
+    """Writes the state of a run to a file, at most once every `seconds`."""
 
     def __init__(self, run: Run, path: Path, seconds: float) -> None:
         self.run, self.path, self.seconds = run, path, seconds
@@ -48,59 +93,18 @@ class Saver:
         self.saved = time.monotonic()
 
 
-def train(
-    recipe: Recipe,
-    data: Path | None,
-    output: Path,
-    resume: bool,
-    save_seconds: float = SAVE_SECONDS,
-    tensorboard: bool = False,
-) -> Path:
-    """Train, write everything into `output` and return the checkpoint's path.
-
-    The test images are checked first, and measured with once, when all else is settled.
-    """
-    last, checkpoint = output / "last.pth", output / f"{recipe.name}.pth"
-    if last.exists() and not resume:
-        raise RecipeError(f"{output} already holds a run; go on with --resume, or choose another --output.")
-    training, validation = stratified_split(load_training_images(data), recipe.validation_fraction, recipe.split_seed)
-    run = Run(recipe, training, validation)
-    if not distributed.equal(run.subject):
-        raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")
-    if state := distributed.agreed(load(last) if last.exists() else None):  # what the first process wrote
-        run.load_state_dict(state)
-    _say(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
-    steps = recipe.epochs * len(Epoch(training, recipe, 1))
-    if steps < FEW_STEPS and not recipe.initial:  # a trained network has less to learn
-        _say(f"These are {steps} steps in all, which is little; a smaller batch_size or more epochs would teach more.")
-    saver = Saver(run, last, save_seconds)
-    while not run.finished:
-        row = run.train_epoch(saver.save_when_due)
-        if distributed.rank() == 0:
-            write_history(run.history, output)  # a run is not resumed before its last save
-        saver.save()
-        if distributed.rank() == 0:
-            _say(_line(run, row))
-            if tensorboard:
-                log_row(row, output / "tensorboard")
-    if distributed.rank() == 0:
-        save_checkpoint(conclude(run, data), checkpoint)
-    return checkpoint
-
-
 def conclude(run: Run, data: Path | None) -> Checkpoint:
-    """Make a checkpoint of the best weights of a run."""
-    recipe = run.recipe.model_dump(exclude_none=True)
+    """Make a checkpoint of the best weights of a run, and measure it on the test images, for the first time."""
     course = {
         "epochs": len(run.history),
         "best_epoch": run.best_row["epoch"],
         "seconds_per_epoch": sum(row["seconds"] for row in run.history) / len(run.history),
     }
     checkpoint = finish(
-        run.best, run.recipe.name, recipe, run.training, run.validation, data, course, commit=run.commit
+        run.best, run.recipe.name, run.recipe.plain(), run.training, run.validation, data, course, commit=run.commit
     )
     metrics = checkpoint.card["metrics"]
-    _say(
+    _print(
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}: validation accuracy "
         f"{metrics['validation']['accuracy']:.2%}, test accuracy {metrics['test']['accuracy']:.2%}"
     )
@@ -108,13 +112,22 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
 
 
 def log_row(row: Row, folder: Path) -> None:
-    """Add a row of the history to what TensorBoard shows."""
+    """Add a row of the history to TensorBoard's log in `folder`."""
     with SummaryWriter(folder) as writer:
         for name, value in row.items():
             writer.add_scalar(name, value, int(row["epoch"]))
 
 
+def _print_size(run: Run) -> None:
+    recipe, training, validation = run.recipe, run.training, run.validation
+    _print(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
+    steps = recipe.epochs * len(Epoch(training, recipe, 1))
+    if steps < MIN_STEPS and not recipe.initial:  # a trained network has less to learn
+        _print(f"These are {steps} steps in all, which is few; use a smaller batch_size or more epochs.")
+
+
 def _line(run: Run, row: Row) -> str:
+    """Return an epoch's line: its row, and the minutes left if all epochs are trained."""
     pixels = [run.recipe.image_size(number) ** 2 for number in range(int(row["epoch"]), run.recipe.epochs + 1)]
     left = row["seconds"] * sum(pixels[1:]) / pixels[0] / 60
     return (
@@ -125,7 +138,8 @@ def _line(run: Run, row: Row) -> str:
     )
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
+    """Print a line above the progress bar, in the first process only."""
     if distributed.rank() == 0:
         tqdm.write(line)
         sys.stdout.flush()
@@ -159,8 +173,10 @@ def main(
     distributed.start()
     try:
         folder = output or Path("runs") / recipe.stem
-        checkpoint = train(load_recipe(recipe, settings), data, folder, resume, save_seconds, tensorboard)
-        _say(f"wrote {checkpoint}")
+        checkpoint = train(
+            with_settings(load_recipe(recipe), settings), data, folder, resume, save_seconds, tensorboard
+        )
+        _print(f"wrote {checkpoint}")
     finally:
         distributed.stop()
 

@@ -1,13 +1,15 @@
-"""Search for a better recipe, trained for few epochs and judged by its validation accuracy.
+"""Search for a better recipe. Each trial trains for a few epochs; its validation accuracy counts.
 
     classifier tune --recipe cnn --epochs 3 --trials 20
     classifier tune --recipe cnn --set batch_size=32 --space my-space.yaml
 
-The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices (of
-which --grid tries all combinations). The recipe itself is the first trial. Trials are kept in a storage, so that the
-same command goes on where it was stopped, and several processes, or machines with one data base or file system, work on
-one study. In a data base, the trial of a process that has died is tried again by another. The output folder gets the
-best trial as recipe.yaml, and report.md with its plots.
+The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices;
+--grid tries all combinations of these. The recipe itself is the first trial.
+
+If you stop the command, run it again and it continues, because a storage keeps the trials. Several processes may work
+on one study, and several machines too, if they share a data base or a file system. If the storage is a data base and a
+process dies, another one tries its trial again. The output folder gets the best trial as recipe.yaml, and report.md
+with its plots.
 """
 
 import json
@@ -40,7 +42,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from training import commands
-from training.config import Recipe, RecipeError, load_recipe, make_recipe
+from training.config import Recipe, RecipeError, changed, load_recipe, with_settings
 from training.data import Images, load_images, stratified_split
 from training.files import save_figure, write_whole
 from training.outcome import Stopped
@@ -48,16 +50,19 @@ from training.run import Run
 
 Space = dict[str, list[Any] | dict[str, int | float | bool]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-HEARTBEAT = 60  # seconds between a trial's signs of life in a data base; after two without one it is tried again
-TRIES = 3  # of a trial whose process dies each time, perhaps by it
+HEARTBEAT_SECONDS = 60  # between a trial's signs of life in a data base; after two missed ones it is tried again
+MAX_TRIES = 3  # of a trial whose process dies, because the trial itself may be the reason
 
 
 def load_space(path: Path, recipe: Recipe) -> Space:
-    """Read a search space, in which the recipe has to lie. Raises RecipeError where it is no such thing."""
+    """Read a search space, which must contain the recipe.
+
+    Raises RecipeError if the file is no search space, or if it varies a field that no trial could use.
+    """
     try:
         space = TypeAdapter(Space).validate_python(yaml.safe_load(path.read_text()))
     except FileNotFoundError:
-        raise RecipeError(f"There is no search space {path}; those that come along are in training/spaces.") from None
+        raise RecipeError(f"There is no search space {path}; training/spaces has some to start from.") from None
     except (yaml.YAMLError, ValidationError):
         raise RecipeError(f"{path} is no search space; give each field a list of choices, or low and high.") from None
     for field, values in space.items():
@@ -65,28 +70,33 @@ def load_space(path: Path, recipe: Recipe) -> Space:
         if isinstance(values, dict) and not {"low", "high"} <= values.keys():
             raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
         if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
-            raise RecipeError(f"The recipe's {field} of {value} is not in {path}; make room for it there.")
-        for bound in values if isinstance(values, list) else (values["low"], values["high"]):
-            changed(recipe, {field: bound})
+            raise RecipeError(f"The recipe's {field} of {value} is not in {path}; add it there.")
+    _refuse_without_effect(path, space, recipe)
     return space
 
 
+def _refuse_without_effect(path: Path, space: Space, recipe: Recipe) -> None:
+    """Raise RecipeError for a field of the space that changes nothing, whatever the other fields are.
+
+    Changing one field at a time is enough, because one other field decides whether a field has an effect.
+    """
+    bounds = {
+        field: values if isinstance(values, list) else [values["low"], values["high"]]
+        for field, values in space.items()
+    }
+    variants = [changed(recipe, {field: bound}, drop=True) for field in space for bound in bounds[field]]
+    for field, reason in recipe.without_effect().items():
+        if field in space and all(field in variant.without_effect() for variant in variants):
+            raise RecipeError(f"{path}: {field} has no effect {reason}; remove it from the space.")
+
+
 def suggest(trial: Trial, space: Space, recipe: Recipe) -> Recipe:
-    """Return the recipe with the fields of the space as the trial wants them."""
-    return changed(recipe, {field: _value(trial, field, values) for field, values in space.items()})
-
-
-def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """Return the recipe with other values in some fields, named with dots."""
-    plain = recipe.model_dump()
-    for field, value in values.items():
-        section, name = _get(plain, field)
-        section[name] = value
-    return make_recipe(plain, f"A recipe with {values}")
+    """Return the recipe with the trial's values for the fields of the space, but for those without effect in it."""
+    return changed(recipe, {field: _value(trial, field, values) for field, values in space.items()}, drop=True)
 
 
 def objective(trial: Trial, recipe: Recipe, training: Images, validation: Images) -> float:
-    """Train as the recipe says; returns the last epoch's validation accuracy, unless the trial is pruned before."""
+    """Train a recipe and return the validation accuracy of its last epoch, unless the trial is pruned before."""
     run = Run(recipe, training, validation)
     while not run.finished:
         row = run.train_epoch()
@@ -101,7 +111,7 @@ def open_study(
 ) -> Study:
     """Open the study, or begin it with the recipe itself as its first trial.
 
-    Raises RecipeError if the study is about another recipe, another space or images of another fingerprint.
+    Raises RecipeError if the study has another recipe, another space, or images of another fingerprint.
     """
     sampler: BaseSampler = TPESampler(n_startup_trials=5, constant_liar=True)
     if grid:
@@ -113,7 +123,7 @@ def open_study(
     plain = {"recipe": recipe.model_dump(), "space": space, "grid": grid, "images": fingerprint}
     subject = json.loads(json.dumps(plain))
     begun = study.user_attrs.get("subject")
-    # A study that older code began does not know its images, and takes those of today for its own.
+    # A study of older code does not know its images, and takes the present ones.
     if begun and {"images": fingerprint} | begun != subject:
         raise RecipeError(
             f"Study '{name}' is about another recipe, space or number of epochs, or other images; "
@@ -126,15 +136,15 @@ def open_study(
 
 
 def open_storage(place: str) -> BaseStorage:
-    """Open a data base by its URL, or a journal file, which processes and machines with one file system can share.
+    """Open a data base by its URL, or a journal file, which machines with a common file system can share.
 
-    A data base tells which trials have lost their process, a journal file does not. Raises SQLAlchemyError if the data
-    base cannot be used, and StorageInternalError if its driver is not installed or the file cannot be written.
+    Only a data base shows which trials have lost their process. Raises SQLAlchemyError if the data base cannot be used,
+    and StorageInternalError if its driver is not installed or the file cannot be written.
     """
     try:
         if "://" in place:
-            again = RetryHeartbeatStaleTrialCallback(max_retry=TRIES - 1)
-            return RDBStorage(place, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=again)
+            again = RetryHeartbeatStaleTrialCallback(max_retry=MAX_TRIES - 1)
+            return RDBStorage(place, heartbeat_interval=HEARTBEAT_SECONDS, heartbeat_stale_trial_callback=again)
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(place))
     except ImportError:
@@ -144,13 +154,13 @@ def open_storage(place: str) -> BaseStorage:
         raise StorageInternalError(str(error)) from None
 
 
-def write_report(study: Study, recipe: Recipe, whole: Recipe, output: Path) -> None:
-    """Write the best trial as a recipe of the length of the `whole` one, and a page with the trials and their plots."""
-    best = changed(whole, study.best_trial.params)
+def write_report(study: Study, recipe: Recipe, original: Recipe, output: Path) -> None:
+    """Write the best trial as a recipe with the epochs of the `original`, and a page with all trials and plots."""
+    best = changed(original, study.best_trial.params, drop=True)
     heading = (
         f"# Trial {study.best_trial.number} of study {study.study_name}: validation accuracy {study.best_value:.2%}"
     )
-    body = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
+    body = yaml.safe_dump(best.plain(), sort_keys=False)
     write_whole(output / "recipe.yaml", f"{heading} after {recipe.epochs} epochs.\n{body}")
     pictures: dict[str, Callable[[Study], Any]] = {
         "history": plots.plot_optimization_history,
@@ -176,12 +186,12 @@ def _page(study: Study, recipe: Recipe, pictures: list[str]) -> str:
         for trial in ended
     )
     reference = [trial for trial in ended if trial.user_attrs.get("reference")]
-    said = f" The recipe it set out from reached {_outcome(reference[0])}." if reference else ""
+    compared = f" The recipe it set out from reached {_outcome(reference[0])}." if reference else ""
     return (
         f"""# Study {study.study_name}
 
 {len(ended)} trials of at most {recipe.epochs} epochs each; the best, number {study.best_trial.number}, reached
-{study.best_value:.2%} of the validation images.{said}
+{study.best_value:.2%} of the validation images.{compared}
 
 | trial | validation accuracy | {" | ".join(fields)} |
 |---|---|{"---|" * len(fields)}
@@ -206,26 +216,20 @@ def _short(value: Any) -> str:
 
 
 def _read(recipe: Recipe, field: str) -> Any:
-    section, name = _get(recipe.model_dump(), field)
-    return section[name]
-
-
-def _get(plain: dict[str, Any], field: str) -> tuple[dict[str, Any], str]:
-    """Return the section that a dotted field stands in, and its name there."""
-    *sections, name = field.split(".")
-    section = plain
-    for part in sections:
-        section = section.get(part, {})
-    if name not in section:
-        raise RecipeError(f"The recipe has no field '{field}'.")
-    return section, name
+    """Return the recipe's value of a field with a dotted name. Raises RecipeError if it has no such field."""
+    value: Any = recipe.model_dump()
+    for part in field.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise RecipeError(f"The recipe has no field '{field}'.")
+        value = value[part]
+    return value
 
 
 def _value(trial: Trial, field: str, values: list[Any] | dict[str, Any]) -> Any:
     if isinstance(values, list):
         return trial.suggest_categorical(field, values)
-    whole = isinstance(values["low"], int) and isinstance(values["high"], int)
-    return (trial.suggest_int if whole else trial.suggest_float)(field, **values)
+    integers = isinstance(values["low"], int) and isinstance(values["high"], int)
+    return (trial.suggest_int if integers else trial.suggest_float)(field, **values)
 
 
 def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
@@ -263,7 +267,12 @@ def main(recipe: Path, settings: tuple[tuple[str, str], ...], storage: str | Non
         "ignore", ExperimentalWarning
     )  # of heartbeats, for which the lock file holds Optuna's version
     try:
-        tune(load_recipe(recipe, settings), storage=storage or str(output / "study.log"), output=output, **given)
+        tune(
+            with_settings(load_recipe(recipe), settings),
+            storage=storage or str(output / "study.log"),
+            output=output,
+            **given,
+        )
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error).splitlines()[0]
         raise Stopped(
@@ -301,16 +310,17 @@ def tune(
 
 
 def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Collection[TrialState]) -> None:
-    """Run trials until the study has as many as wanted in the states `begun`, those of other processes included."""
+    """Run trials until the study has `trials` in the states `begun`, including those of other processes."""
 
     def run_unless_one_too_many(trial: Trial) -> float:
         if sum(other.number < trial.number for other in counted(study, begun)) >= trials:
-            raise optuna.TrialPruned  # another process was quicker to take the last one
+            raise optuna.TrialPruned  # another process took the last one first
         try:
             return run(trial)
         except UpdateFinishedTrialError:
             raise Stopped(
-                "This trial was silent for so long that another process has it; the same command goes on with the next."
+                "This trial was silent for too long, and another process has it; "
+                "run the same command again to continue with the next."
             ) from None
 
     def tell(study: Study, trial: FrozenTrial) -> None:
@@ -330,14 +340,14 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
 
 
 def counted(study: Study, states: Collection[TrialState]) -> list[FrozenTrial]:
-    """Return the trials in some states, but for those that were tried again, or were one too many."""
+    """Return the trials in these states, except those that were tried again or were one too many."""
     trials = study.get_trials(deepcopy=False)
     again = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
     return [trial for trial in trials if trial.state in states and trial.number not in again and _counts(trial)]
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Say whether it is none that was given up before its first epoch, as one too many."""
+    """Return whether a trial counts; it does not if it was given up before its first epoch, as one too many."""
     return trial.state != TrialState.PRUNED or trial.last_step is not None
 
 

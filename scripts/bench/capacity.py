@@ -1,4 +1,7 @@
-"""What pods of two cores answer and cost, from what was measured on two cores, with the tables of docs/scaling.md."""
+"""Compute the capacity and cost of pods of two cores from measured rates, as the tables of docs/scaling.md.
+
+The tables mark which figures are measured. The others are computed from these and from the assumptions.
+"""
 
 import json
 import math
@@ -10,13 +13,14 @@ from typing import Any
 from training.project import ROOT
 
 BENCHMARK = json.loads((ROOT / "docs" / "benchmark.json").read_text())["product"]
-VCPUS = 2  # of a pod, as of the machine of the benchmark
+VCPUS = 2  # in a pod, as in the benchmark's machine
 DAY = 24 * 3600  # seconds
-LARGEST = 10 * 2**20  # bytes of an image
-REFERENCE, DEFAULT = "cnn", "whitened_resnet"
-MFLOP = {REFERENCE: 23, "whitened_cnn": 236, DEFAULT: 321, "resnet18": 1110}  # docs/training.md
-DEFAULT_RATE = (194, 238)  # answers a second on two cores; docs/performance.md
-STAGES = {  # milliseconds of a core for a small image, or for what is said; docs/performance.md and README
+MAX_IMAGE_BYTES = 10 * 2**20
+REFERENCE, DEFAULT = "cnn", "whitened_resnet"  # the two networks whose rates are measured
+MFLOP = {REFERENCE: 23, "whitened_cnn": 236, DEFAULT: 321, "resnet18": 1110}  # an image; docs/training.md
+DEFAULT_RATE = (194, 238)  # measured images a second on two cores; docs/performance.md
+MEASURED, COMPUTED = "measured", "computed"
+STAGES = {  # measured milliseconds of a core for a small image, or for a photo; docs/performance.md and README
     "gateway": (1.2, 1.5),
     "TorchServe's Java": (0.3, 0.4),
     "the worker's decoding": (0.15, 0.15),
@@ -32,7 +36,7 @@ def assume(value: float, words: str) -> Any:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What was not measured."""
+    """Figures that nobody measured. Change them with the options of `scripts.bench.scaling`."""
 
     peak: float = assume(10_000, "requests a second in the evening")
     trough: float = assume(0.2, "of the peak, twelve hours later")
@@ -46,31 +50,34 @@ class Assumptions:
 
 
 def measured(cell: str, figure: str = "rate") -> float:
-    """Return the median over the benchmark's rounds."""
-    return median(each[figure] for each in BENCHMARK[cell])
+    """Return the median of a measured figure over the benchmark's rounds."""
+    return median(measurement[figure] for measurement in BENCHMARK[cell])
 
 
 def cost_line() -> tuple[float, float]:
-    """Return milliseconds of a core for a small image, and those more for each MFLOP: a line through two networks."""
+    """Return milliseconds of a core for a small image without a network, and for each MFLOP of a network.
+
+    Both are computed: they are the line through the two networks whose rates are measured.
+    """
     reference, default = VCPUS * 1000 / measured("small 32"), VCPUS * 1000 / mean(DEFAULT_RATE)
     slope = (default - reference) / (MFLOP[DEFAULT] - MFLOP[REFERENCE])
     return reference - slope * MFLOP[REFERENCE], slope
 
 
 def capacity(network: str, large: float = 0.0) -> float:
-    """Return the images that a pod answers in a second, of which a share are photos of 12 megapixels."""
+    """Return the images that a pod answers in a second if the share `large` of them are photos of 12 megapixels."""
     base, slope = cost_line()
     photo = VCPUS * 1000 * (1 / measured("large 8") - 1 / measured("small 32"))
     return VCPUS * 1000 / (base + slope * MFLOP[network] + large * photo)
 
 
 def pods_for(rate: float, assumed: Assumptions, network: str = DEFAULT, large: float = 0.0) -> int:
-    """Return how many pods answer so many images a second, and keep their headroom."""
+    """Return how many pods answer `rate` images a second, and keep their headroom."""
     return math.ceil(rate / capacity(network, large) / assumed.headroom)
 
 
 def dollars(pods: float, assumed: Assumptions) -> float:
-    """Return what so many pods cost a day, on demand."""
+    """Return the cost of pods in dollars a day, on demand."""
     return pods * VCPUS * assumed.vcpu_price * 24
 
 
@@ -81,22 +88,24 @@ def table(heads: str, rows: Iterable[list[str]]) -> str:
 
 
 def tables(assumed: Assumptions) -> Iterator[str]:
-    """Yield what is assumed, and what follows by network, by mixture of images, and by stage."""
+    """Yield tables of the assumptions, and of capacity by network, by mixture of images, and by stage."""
     yield table("option | assumed | what it is", _assumptions(assumed))
     yield table(
-        "network | images/s of a pod | the network's share of the CPU | pods for the peak | $ a day | on spot "
-        "| $ a million images | images/s from which a GPU is cheaper",
+        "network | images/s of a pod | this rate is | the network's share of the CPU | pods for the peak | $ a day "
+        "| on spot | $ a million images | images/s from which a GPU is cheaper",
         _networks(assumed),
     )
     yield table(
-        "photos | images/s of a pod | pods for the peak | Gbit/s of them, at most | for each pod", _mixtures(assumed)
+        "photos | images/s of a pod | this rate is | pods for the peak | Gbit/s of them, at most | for each pod",
+        _mixtures(assumed),
     )
-    yield table("stage | ms of a core | images/s of two cores that do nothing else", _stages())
+    yield table("stage | ms of a core, measured | images/s of two cores that do nothing else, computed", _stages())
 
 
 def _assumptions(assumed: Assumptions) -> Iterator[list[str]]:
-    for each in fields(assumed):
-        yield [f"`--{each.name.replace('_', '-')}`", f"{getattr(assumed, each.name):,g}", each.metadata["words"]]
+    for option in fields(assumed):
+        value = getattr(assumed, option.name)
+        yield [f"`--{option.name.replace('_', '-')}`", f"{value:,g}", option.metadata["words"]]
 
 
 def _networks(assumed: Assumptions) -> Iterator[list[str]]:
@@ -107,6 +116,7 @@ def _networks(assumed: Assumptions) -> Iterator[list[str]]:
         yield [
             f"`{network}`",
             f"{answered:,.0f}",
+            MEASURED if network in (REFERENCE, DEFAULT) else COMPUTED,
             f"{spent * answered / VCPUS / 1000:.0%}",
             f"{pods}",
             f"{price:,.0f}",
@@ -118,9 +128,10 @@ def _networks(assumed: Assumptions) -> Iterator[list[str]]:
 
 def _mixtures(assumed: Assumptions) -> Iterator[list[str]]:
     for large in (0, 0.01, 0.1, 1):
-        pods, gigabits = pods_for(assumed.peak, assumed, large=large), assumed.peak * large * LARGEST * 8 / 1e9
+        pods, gigabits = pods_for(assumed.peak, assumed, large=large), assumed.peak * large * MAX_IMAGE_BYTES * 8 / 1e9
         rate = capacity(DEFAULT, large)
-        yield [f"{large:.0%}", f"{rate:,.0f}", f"{pods:,}", f"{gigabits:,.1f}", f"{gigabits / pods:.2f}"]
+        kind = COMPUTED if large else MEASURED
+        yield [f"{large:.0%}", f"{rate:,.0f}", kind, f"{pods:,}", f"{gigabits:,.1f}", f"{gigabits / pods:.2f}"]
 
 
 def _stages() -> Iterator[list[str]]:

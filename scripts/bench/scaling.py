@@ -1,10 +1,11 @@
-"""Simulate a day of autoscaling, and work out what internet scale would take, from what was measured on two cores.
+"""Compute the pods for many requests a second, and simulate a day of autoscaling, from rates measured on two cores.
 
     classifier bench scaling
     classifier bench scaling --peak 2000 --output runs/scaling
 
-prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. Every assumption is an option,
-to make the plan again with other prices, another peak or other times to start.
+prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. The tables say which figures
+are measured, assumed, computed or simulated. Every assumption is an option, so that you can plan with your prices, your
+peak and your start times.
 """
 
 import json
@@ -24,14 +25,14 @@ from training.commands import command, output
 from training.files import save_figure, write_whole
 from training.project import ROOT
 
-WAITING = 300  # small images that a pod lets wait: 150 in each gateway process
-LATE = 1.0  # seconds of waiting, as the alert in deploy/monitoring has it
-LEAST = 4  # pods, in case some are lost
-# Kubernetes' HorizontalPodAutoscaler, as it is documented and comes.
-SYNC = 15  # seconds between its looks, and of the use that it sees
-TOLERANCE = 0.1
-STABILISATION = 300  # seconds for which fewer pods have to have been enough
-FASTEST = (2, 4)  # times as many pods in 15 seconds, or so many more
+MAX_WAITING = 300  # small images in a pod: 150 in each gateway process
+LATE_SECONDS = 1.0  # of waiting, as in the alert in deploy/monitoring
+MIN_PODS = 4  # because some may be lost
+# Kubernetes' HorizontalPodAutoscaler with its documented defaults.
+SYNC_SECONDS = 15  # between its decisions, and over which it measures the use
+TOLERANCE = 0.1  # of the wanted number of pods
+STABILISATION_SECONDS = 300  # for which fewer pods must have been enough
+MAX_GROWTH = (2, 4)  # times the pods in 15 seconds, or this many more
 
 DRAWN = ("fixed, for the evening", "autoscaled to 50%, nodes that are there", "autoscaled to 50%, nodes to be got")
 Series = NDArray[np.float64]  # a figure for each second of the day
@@ -39,7 +40,7 @@ Series = NDArray[np.float64]  # a figure for each second of the day
 
 @dataclass(frozen=True)
 class Strategy:
-    """How many pods there are: at least `least`, and as many more as the autoscaler says."""
+    """A number of pods: `least`, or more if the autoscaler wants more."""
 
     name: str
     least: int
@@ -49,7 +50,7 @@ class Strategy:
 
 @dataclass
 class Day:
-    """What became of a day: pods that are paid for, what they can answer, what is refused, and what is late."""
+    """The simulated seconds of a day: paid pods, and the images they can answer, refuse, and answer late."""
 
     pods: Series
     limit: Series
@@ -58,7 +59,7 @@ class Day:
 
 
 def rates(assumed: Assumptions) -> Series:
-    """Return the requests a second that are to be expected: a wave, and a flash crowd at noon on top of it."""
+    """Return the expected requests in each second of a day: a wave, and a flash crowd at noon on top of it."""
     seconds = np.arange(DAY)
     middle, swing = (1 + assumed.trough) / 2, (1 - assumed.trough) / 2
     wave = middle + swing * np.cos(2 * np.pi * (seconds / DAY - 20 / 24))
@@ -68,38 +69,39 @@ def rates(assumed: Assumptions) -> Series:
 
 
 def desired(ready: int, starting: int, use: float, target: float) -> int:
-    """Return how many pods the autoscaler wants; those that are starting count as idle when it wants more."""
+    """Return how many pods the autoscaler wants; when it wants more, starting pods count as idle."""
     pods, ratio = ready + starting, use / target
     if ratio > 1:
         ratio = max(1, ratio * ready / pods)
     return pods if abs(ratio - 1) <= TOLERANCE else math.ceil(pods * ratio)
 
 
-def simulate(strategy: Strategy, arrivals: Series, each: float) -> Day:
-    """Go through the seconds of a day with pods that answer `each` images a second.
+def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
+    """Simulate the seconds of a day with pods that answer `pod_rate` images a second.
 
-    Images wait as one fluid, shared evenly; what finds no place is refused, as the gateway does.
+    The pods share waiting images evenly, like a fluid. If there is no place for an image, it is refused, as the gateway
+    does.
     """
     ready, waiting, answered, limits = strategy.least, 0.0, 0.0, 0.0
     if strategy.target:
-        ready = max(ready, math.ceil(arrivals[0] / each / strategy.target))
+        ready = max(ready, math.ceil(arrivals[0] / pod_rate / strategy.target))
     starting: deque[tuple[float, int]] = deque()  # when they will answer, and how many
-    wanted = deque([ready], maxlen=STABILISATION // SYNC)
+    wanted = deque([ready], maxlen=STABILISATION_SECONDS // SYNC_SECONDS)
     day = Day(*np.zeros((4, len(arrivals))))
     for second, arriving in enumerate(arrivals.tolist()):
         while starting and starting[0][0] <= second:
             ready += starting.popleft()[1]
-        limit, coming = ready * each, sum(count for _, count in starting)
+        limit, coming = ready * pod_rate, sum(count for _, count in starting)
         now = min(waiting + arriving, limit)
-        refused = max(0.0, waiting + arriving - now - ready * WAITING)
+        refused = max(0.0, waiting + arriving - now - ready * MAX_WAITING)
         waiting += arriving - now - refused
         day.pods[second], day.limit[second], day.refused[second] = ready + coming, limit, refused
-        day.late[second] = max(0.0, arriving - refused) if waiting > LATE * limit else 0
+        day.late[second] = max(0.0, arriving - refused) if waiting > LATE_SECONDS * limit else 0
         answered, limits = answered + now, limits + limit
-        if strategy.target and second % SYNC == SYNC - 1:
+        if strategy.target and second % SYNC_SECONDS == SYNC_SECONDS - 1:
             wanted.append(max(strategy.least, desired(ready, coming, answered / limits, strategy.target)))
             answered = limits = 0.0
-            pods, (times, more) = ready + coming, FASTEST
+            pods, (times, more) = ready + coming, MAX_GROWTH
             if wanted[-1] > pods:
                 starting.append((second + strategy.start, min(wanted[-1], max(pods * times, pods + more)) - pods))
             elif not starting:
@@ -108,14 +110,14 @@ def simulate(strategy: Strategy, arrivals: Series, each: float) -> Day:
 
 
 def strategies(assumed: Assumptions) -> list[Strategy]:
-    """Return what is compared: fixed numbers of pods, and two targets on nodes that are there or have to be got."""
+    """Return the strategies to compare: fixed numbers of pods, and autoscaling with nodes ready or to be added."""
     there = measured("process", "start") + assumed.scheduling
     starts = {"nodes that are there": there, "nodes to be got": there + assumed.node}
     return [
         Strategy("fixed, for the evening", pods_for(assumed.peak, assumed)),
         Strategy("fixed, for the flash crowd", pods_for(rates(assumed).max(), assumed)),
         *(
-            Strategy(f"autoscaled to {target:.0%}, {nodes}", LEAST, target, start)
+            Strategy(f"autoscaled to {target:.0%}, {nodes}", MIN_PODS, target, start)
             for nodes, start in starts.items()
             for target in (0.7, 0.5, 0.3)
         ),
@@ -123,7 +125,7 @@ def strategies(assumed: Assumptions) -> list[Strategy]:
 
 
 def summary(day: Day, arrivals: Series, assumed: Assumptions) -> dict[str, float]:
-    """Return the shares of the requests that are refused and late, and pods and dollars of a day."""
+    """Return the shares of refused and late requests, and the pods and dollars of a day."""
     return {
         "refused": day.refused.sum() / arrivals.sum(),
         "late": day.late.sum() / arrivals.sum(),
@@ -140,7 +142,7 @@ def rows(results: dict[str, dict[str, float]]) -> Iterator[list[str]]:
 
 
 def draw(arrivals: Series, days: dict[str, Day]) -> Figure:
-    """Draw what comes and what could be answered: the whole day, and the hour around the flash crowd."""
+    """Draw the requests and the capacity of the pods: all day, and around the flash crowd."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     hours = np.arange(DAY) / 3600
     for panel, (begin, end) in zip(figure.subplots(1, 2), ((0, 24), (11.8, 13)), strict=True):
@@ -151,7 +153,7 @@ def draw(arrivals: Series, days: dict[str, Day]) -> Figure:
         panel.set(xlabel="hour of the day", xlim=(begin, end), ylim=(0, None))
         panel.grid(alpha=0.3)
     figure.axes[0].set_ylabel("thousands a second")
-    figure.axes[0].set_title("What is asked, and what the pods could answer")
+    figure.axes[0].set_title("Requests, and the capacity of the pods")
     figure.axes[1].set_title("The flash crowd")
     figure.axes[1].legend(fontsize="small", loc="upper right")
     return figure
@@ -175,9 +177,12 @@ def main(seed: int, output: Path, **assumed: float | None) -> None:
     arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
     days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(plan)}
     results = {name: summary(day, arrivals, plan) for name, day in days.items()}
-    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "days": results}, indent=1))
+    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "simulated": results}, indent=1))
     save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)
-    simulated = table("pods | refused | late | pods, mean | at most | $ a day", rows(results))
+    heads = (
+        "pods | refused, simulated | late, simulated | pods, simulated mean | at most, simulated | $ a day, computed"
+    )
+    simulated = table(heads, rows(results))
     print(*tables(plan), simulated, sep="\n\n")
 
 

@@ -77,7 +77,7 @@ def test_model_is_the_card_of_the_checkpoint(stack: Stack, checkpoint: Path) -> 
 
 
 def test_tells_what_is_unlike_the_training_images(stack: Stack, checkpoint: Path) -> None:
-    threshold = load_checkpoint(checkpoint).card["calibration"]["familiarity"]["threshold"]
+    threshold = load_checkpoint(checkpoint).card["calibration"]["in_distribution"]["threshold"]
     noise = Image.effect_noise((64, 64), 200).convert("RGB")
     for image, familiar in ((draw("purple", 22), True), (noise, False)):
         answer = upload(stack, encode(image)).json()

@@ -36,10 +36,10 @@ def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> 
     training, validation = stratified_split(
         load_images(dataset, "train"), recipe["validation_fraction"], recipe["split_seed"]
     )
-    _, familiarity = predict(loaded.classifier(), validation.pixels)
-    told = loaded.card["calibration"]["familiarity"]
-    accepted = (familiarity >= told["threshold"]).double().mean()
-    assert accepted == pytest.approx(told["accepted"], abs=1 / len(validation.labels))
+    _, scores = predict(loaded.classifier(), validation.pixels)
+    calibration = loaded.card["calibration"]["in_distribution"]
+    accepted = (scores >= calibration["threshold"]).double().mean()
+    assert accepted == pytest.approx(calibration["accepted"], abs=1 / len(validation.labels))
     assert training.fingerprint() == loaded.card["data"]["fingerprint"]
 
 
@@ -49,7 +49,7 @@ def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path
     aurocs = separation(known, {"noise": noise, "itself": known})
     assert aurocs["noise"] > 0.9
     assert aurocs["itself"] == 0.5
-    assert loaded.card["calibration"]["familiarity"]["auroc"].keys().isdisjoint(drawn())
+    assert loaded.card["calibration"]["in_distribution"]["auroc"].keys().isdisjoint(drawn())
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.99])  # down to one image of each class

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import run_module
 from tests.stack import ROOT
@@ -24,3 +25,10 @@ def test_is_written_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> N
 def test_released_checkpoints_have_theirs(path: Path) -> None:
     assert path.with_suffix(".md").read_text() == describe_in_words(load_checkpoint(path))
     assert path.stat().st_size < 25e6
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_released_checkpoints_can_be_used(path: Path) -> None:
+    classifier = load_checkpoint(path).classifier()
+    logits, scores = classifier(torch.zeros(1, 3, 32, 32))
+    assert (logits.shape, scores.shape) == ((1, 10), (1,))

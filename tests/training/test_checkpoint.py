@@ -29,8 +29,8 @@ def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
 def test_rebuilds_the_classifier_ready_for_inference(checkpoint: Path) -> None:
     classifier = load_checkpoint(checkpoint).classifier()
     assert not classifier.training
-    logits, familiarity = classifier(torch.zeros(2, 3, 32, 32))
-    assert (logits.shape, familiarity.shape) == ((2, 10), (2,))
+    logits, scores = classifier(torch.zeros(2, 3, 32, 32))
+    assert (logits.shape, scores.shape) == ((2, 10), (2,))
 
 
 def test_keeps_filters_and_matrices_in_half_precision(checkpoint: Path) -> None:
@@ -38,6 +38,20 @@ def test_keeps_filters_and_matrices_in_half_precision(checkpoint: Path) -> None:
     assert weights["network.features.0.weight"].dtype == torch.float16
     assert weights["network.features.1.running_var"].dtype == torch.float32
     assert checkpoint.stat().st_size < 1_147_914 * 4
+
+
+def test_reads_files_that_have_the_former_name_of_the_score(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    score = {"score": "feature_cosine", "threshold": 0.5}
+    calibration = {"temperature": loaded.card["calibration"]["temperature"], "familiarity": score}
+    weights = {name: value for name, value in loaded.weights.items() if not name.startswith("score.")}
+    card = loaded.card | {"calibration": calibration}
+    save_checkpoint(Checkpoint(weights | {"familiarity.means": torch.rand(10, 512)}, card), tmp_path / "older.pth")
+    older = load_checkpoint(tmp_path / "older.pth")
+    assert older.card["calibration"]["in_distribution"] == score
+    assert "familiarity" not in older.card["calibration"]
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(older.classifier()(images)[0], loaded.classifier()(images)[0])
 
 
 def test_refuses_other_preprocessing(checkpoint: Path, tmp_path: Path) -> None:

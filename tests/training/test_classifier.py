@@ -8,9 +8,9 @@ from training.models import Network
 def test_divides_logits_by_the_temperature_and_scores_the_others() -> None:
     network = Network(nn.Flatten(), nn.Linear(12, 3))
     images = torch.randn(5, 3, 2, 2)
-    logits, familiarity = Classifier(network, 2.0, Energy())(images)
+    logits, scores = Classifier(network, 2.0, Energy())(images)
     assert torch.allclose(logits, network(images) / 2)
-    assert torch.allclose(familiarity, network(images).logsumexp(dim=1))
+    assert torch.allclose(scores, network(images).logsumexp(dim=1))
 
 
 def test_cosine_is_that_to_the_nearest_mean_whatever_the_length() -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.conftest import QUICK_RECIPE
-from training.config import RecipeError, load_recipe, make_recipe
+from training.config import RecipeError, changed, load_recipe, make_recipe, with_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 CNN = RECIPES[0]
@@ -26,6 +26,58 @@ def test_recipes_that_come_along_can_be_followed(path: Path) -> None:
 def test_refuses_what_does_not_fit_together(changes: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         make_recipe(QUICK_RECIPE | changes, "it")
+
+
+ADAM, SGD, MUON = ({"name": name, "lr": 0.01} for name in ("adam", "sgd", "muon"))
+TAUGHT = {"teacher": "a.pth", "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"optimizer": ADAM | {"momentum": 0.9}}, "optimizer.momentum has no effect with optimizer adam; remove it."),
+        ({"optimizer": ADAM | {"other_lr": 0.1}}, "optimizer.other_lr has no effect with optimizer adam; remove it."),
+        ({"optimizer": SGD | {"other_lr": 0.1}}, "optimizer.other_lr has no effect with optimizer sgd; remove it."),
+        ({"optimizer": MUON | {"weight_decay": 0}}, "optimizer.weight_decay has no effect with optimizer muon"),
+        ({"schedule": {"name": "step", "warmup": 0.1}}, "schedule.warmup has no effect with schedule step; remove it."),
+        ({"schedule": {"name": "one_cycle", "step_size": 15}}, "schedule.step_size has no effect with schedule one_cy"),
+        ({"schedule": {"name": "triangular", "gamma": 0.5}}, "schedule.gamma has no effect with schedule triangular"),
+        (
+            {"augment": {"border": "reflection"}},
+            "augment.border has no effect without augment.crop_padding or augment.",
+        ),
+        ({"distillation": TAUGHT, "label_smoothing": 0.1}, "label_smoothing has no effect with distillation.weight 1"),
+        ({"distillation": {"temperature": 2.0}}, "distillation.teacher: Field required"),
+        ({"optimizer": SGD | {"nesterov": True}}, "optimizer.nesterov: Extra inputs are not permitted"),
+    ],
+)
+def test_refuses_a_field_that_would_change_nothing(tmp_path: Path, changes: dict, sentence: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(QUICK_RECIPE | changes))
+    with pytest.raises(RecipeError) as refusal:
+        load_recipe(path)
+    assert str(refusal.value).startswith(f"{path} cannot be followed. {sentence}")
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD, MUON], ids=lambda optimizer: optimizer["name"])
+@pytest.mark.parametrize("schedule", ["step", "one_cycle", "triangular"])
+def test_written_with_all_its_fields_a_recipe_can_be_followed_again(optimizer: dict, schedule: str) -> None:
+    recipe = make_recipe(QUICK_RECIPE | {"optimizer": optimizer, "schedule": {"name": schedule}}, "it")
+    again = make_recipe(yaml.safe_load(yaml.safe_dump(recipe.plain())), "it")
+    assert again.model_dump() == recipe.model_dump()
+
+
+def test_a_change_takes_the_fields_along_that_lose_their_effect_by_it() -> None:
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == "cnn"))
+    muon = changed(recipe, {"optimizer.name": "muon", "schedule.name": "triangular"})
+    assert muon.plain()["optimizer"] == {"name": "muon", "lr": 0.001, "other_lr": 0.05, "momentum": 0.9}
+    assert muon.plain()["schedule"] == {"name": "triangular", "warmup": 0.2}
+    assert changed(recipe, {"distillation.teacher": "a.pth"}).plain()["distillation"]["teacher"] == "a.pth"
+    with pytest.raises(RecipeError, match=r"optimizer\.momentum has no effect with optimizer adam"):
+        changed(recipe, {"optimizer.momentum": 0.5})
+    for field in ("epochs.first", "optimizer.rate"):
+        with pytest.raises(RecipeError, match=rf"{field.replace('.', '[.]')}(: Extra|'\.)"):
+            changed(recipe, {field: 1})
 
 
 def test_reference_recipe_is_the_reference() -> None:
@@ -87,9 +139,9 @@ def test_settings_change_any_field_of_a_recipe_by_its_own_rules() -> None:
         ("smaller_images", "[]"),
         ("epochs", "7"),
     ]
-    recipe = load_recipe(CNN, settings)
+    recipe = with_settings(load_recipe(CNN), settings)
     assert (recipe.optimizer.lr, recipe.schedule.warmup, recipe.epochs) == (0.01, 0.3, 7)
     assert (recipe.augment.flip, recipe.smaller_images) == ("never", [])
     assert recipe.distillation
     assert recipe.distillation.teacher == "other.pth"
-    assert load_recipe(CNN, settings[:1]).augment == load_recipe(CNN).augment
+    assert with_settings(load_recipe(CNN), settings[:1]).augment == load_recipe(CNN).augment

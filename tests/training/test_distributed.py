@@ -90,7 +90,7 @@ def few(workspace: Path) -> Path:
 def short(workspace: Path) -> Path:
     """A recipe of three epochs of three batches, whose images do not share out evenly."""
     path, changes = workspace / "short.yaml", {"batch_size": 27, "epochs": 3, "optimizer": {"name": "sgd", "lr": 0.01}}
-    path.write_text(yaml.safe_dump(Recipe.model_validate(QUICK_RECIPE | changes).model_dump(mode="json")))
+    path.write_text(yaml.safe_dump(Recipe.model_validate(QUICK_RECIPE | changes).plain()))
     return path
 
 

@@ -19,7 +19,8 @@ from training.export import ExportError, export, export_onnx
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "drawn.pt"
     printed = run_module("training.export", checkpoint, "--output", path)
-    assert printed.startswith(f"wrote {path}, equal to the classifier within 1e-05 on random and real images; ")
+    equal = "equal to the classifier within 7.6e-06 of its largest logit on random and real images"
+    assert printed.startswith(f"wrote {path}, {equal}; ")
     assert re.search(r"; \d+\.\d\d ms an image on one core, in batches of 16\n$", printed)
     return path
 
@@ -62,6 +63,30 @@ def test_refuses_to_write_what_differs(checkpoint: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def scaled(checkpoint: Path, size: float, head_error: float = 0.0) -> Checkpoint:
+    """Return a checkpoint whose logits are `size` times as large, and wrong by a share of their size."""
+    loaded = load_checkpoint(checkpoint)
+    card = loaded.card | {"calibration": loaded.card["calibration"] | {"temperature": 1 / size}}
+    head = {name: value.float() * (1 + head_error) for name, value in loaded.weights.items() if ".head." in name}
+    return Checkpoint(loaded.weights | head, card)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e4])
+def test_rounding_is_measured_by_the_size_of_the_logits(
+    size: float, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for write in (export, export_onnx):
+        write(scaled(checkpoint, size), tmp_path / "out")
+    wrong = scaled(checkpoint, size, head_error=1e-4).classifier()
+    script = io.BytesIO()
+    torch.jit.save(torch.jit.script(wrong), script)
+    monkeypatch.setattr(export_module, "_without_debug_info", lambda _: script.getvalue())
+    monkeypatch.setattr(export_module, "open_network", lambda *_, **options: wrong)
+    for write in (export, export_onnx):
+        with pytest.raises(ExportError, match=r"differs from the classifier by .* where the largest output is"):
+            write(scaled(checkpoint, size), tmp_path / "out")
+
+
 def test_a_network_that_answers_nan_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     loaded = load_checkpoint(checkpoint)
     broken = Checkpoint({name: value * torch.nan for name, value in loaded.weights.items()}, loaded.card)
@@ -71,5 +96,5 @@ def test_a_network_that_answers_nan_is_refused(checkpoint: Path, tmp_path: Path)
 
 def test_needs_real_images(checkpoint: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "only.png")
-    with pytest.raises(ExportError, match="no JPEG images"):
+    with pytest.raises(ExportError, match="has no JPEG images"):
         export(load_checkpoint(checkpoint), tmp_path / "out.pt", tmp_path)

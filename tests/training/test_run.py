@@ -1,9 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import QUICK_RECIPE
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import load_images, stratified_split
 from training.run import Run
@@ -57,6 +58,33 @@ def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -
 def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no whitened_cnn"):
         make_run(dataset, initial=str(checkpoint), architecture="whitened_cnn")
+
+
+def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    teacher = Path(shutil.copy(checkpoint, tmp_path))
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": {"teacher": str(teacher)}})
+    parts = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    state = Run(recipe, *parts).state_dict()
+    Run(recipe, *parts).load_state_dict(state)
+
+    others = parts[0]._replace(pixels=255 - parts[0].pixels), parts[1]._replace(pixels=255 - parts[1].pixels)
+    with pytest.raises(RecipeError, match="The training images and the validation images changed after"):
+        Run(recipe, *others).load_state_dict(state)
+    older = {name: value for name, value in state.items() if name != "inputs"}  # knows the training images alone
+    Run(recipe, parts[0], others[1]).load_state_dict(older | {"fingerprint": parts[0].fingerprint()})
+    with pytest.raises(RecipeError, match="The training images changed after"):
+        Run(recipe, *others).load_state_dict(older | {"fingerprint": parts[0].fingerprint()})
+
+    loaded = load_checkpoint(teacher)
+    save_checkpoint(loaded._replace(card=loaded.card | {"name": "another"}), teacher)
+    with pytest.raises(RecipeError, match="The teacher's checkpoint changed after"):
+        Run(recipe, *parts).load_state_dict(state)
+    run = Run(Recipe.model_validate(QUICK_RECIPE), *parts)
+    renamed = parts[0]._replace(classes=[name.upper() for name in parts[0].classes])
+    with pytest.raises(RecipeError, match="The names of the classes changed after"):
+        Run(run.recipe, renamed, parts[1]).load_state_dict(run.state_dict())
 
 
 def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:

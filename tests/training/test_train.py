@@ -3,6 +3,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import signal
 import termios
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.drawing import THREE, draw_dataset
 from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import DataError
+from training.data import DataError, load_images, stratified_split
 from training.train import Saver, main, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -156,7 +157,7 @@ def test_killed_again_and_again_equals_uninterrupted(few: Path, tmp_path: Path) 
     }
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    path.write_text(yaml.safe_dump(recipe.plain()))
     run_module("training.train", "--recipe", path, "--data", few, "--output", tmp_path / "whole")
 
     killed = tmp_path / "killed"
@@ -215,6 +216,24 @@ def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
         train(recipe, dataset, trained, resume=False)
     with pytest.raises(RecipeError, match="another recipe"):
         train(recipe.model_copy(update={"epochs": 5}), dataset, trained, resume=True)
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_does_not_resume_with_other_images(
+    part: str, trained: Path, recipe: Path, dataset: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(dataset, tmp_path / "data"))
+    images, settings = load_images(data, "train"), Recipe.model_validate(QUICK_RECIPE)
+    numbers = images._replace(pixels=torch.arange(len(images.labels)))
+    parts = stratified_split(numbers, settings.validation_fraction, settings.split_seed)
+    number = int(parts[part == "validation"].pixels[0])
+    Image.new("RGB", (32, 32)).save(sorted((data / "train").glob("*/*"))[number], format="PNG")
+    with pytest.raises(SystemExit) as end:
+        run_module("training.train", "--recipe", recipe, "--data", data, "--output", trained, "--resume")
+    assert end.value.code == (
+        f"The {part} images changed after the run to resume began; "
+        "restore the earlier ones, or choose another --output."
+    )
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:

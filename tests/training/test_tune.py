@@ -17,16 +17,16 @@ import torch
 import yaml
 from optuna import create_study, load_study
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import create_engine, inspect
 
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
-from training.config import Recipe, RecipeError, load_recipe
+from training.config import Recipe, RecipeError, changed, load_recipe
 from training.outcome import Stopped
-from training.tune import ENDED, changed, counted, load_space, open_study, search
+from training.tune import ENDED, counted, load_space, open_study, search, suggest
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
@@ -122,7 +122,7 @@ def tune(command: list[str], environment: dict[str, str]) -> None:
     """Be one process of a study whose dead are noticed after two seconds."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    with patch("training.tune.HEARTBEAT", 1):
+    with patch("training.tune.HEARTBEAT_SECONDS", 1):
         run_module("training.tune", *command)
 
 
@@ -263,6 +263,36 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
     path.write_text("batch_size: [64]")
     with pytest.raises(RecipeError, match="batch_size of 16 is not in"):
         load_space(path, recipe)
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        (
+            {"optimizer.momentum": [0.5, 0.9]},
+            "optimizer.momentum has no effect with optimizer adam; remove it from the",
+        ),
+        ({"schedule.warmup": {"low": 0.1, "high": 0.5}}, "schedule.warmup has no effect with schedule step; remove it"),
+        ({"optimizer.name": ["adam", "sgd"], "optimizer.other_lr": [0.05, 0.1]}, "optimizer.other_lr has no effect"),
+        ({"distillation.temperature": [2.0, 4.0]}, "The recipe has no field 'distillation.temperature'"),
+    ],
+)
+def test_refuses_a_space_that_varies_a_field_without_effect(tmp_path: Path, space: dict, sentence: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump(space))
+    with pytest.raises(RecipeError, match=sentence.replace(".", "[.]")):
+        load_space(path, Recipe.model_validate(QUICK_RECIPE))
+
+
+def test_a_trial_leaves_out_the_fields_that_its_other_choices_do_not_use() -> None:
+    recipe = load_recipe(ROOT / "training" / "recipes" / "cnn.yaml")
+    space = load_space(ROOT / "training" / "spaces" / "cnn.yaml", recipe)
+    values = {"optimizer.name": "sgd", "optimizer.weight_decay": 1e-3, "schedule.name": "one_cycle", "batch_size": 64}
+    others = {"optimizer.lr": 0.1, "optimizer.other_lr": 0.1, "dropout": 0.5, "label_smoothing": 0.1}
+    trial = FixedTrial(values | others | {"augment.rotation": 0.0, "augment.noise": 0.0})
+    tried = suggest(trial, space, recipe)  # type: ignore[arg-type]
+    assert tried.optimizer.model_fields_set == {"name", "lr", "weight_decay"}
+    assert (tried.optimizer.lr, tried.optimizer.weight_decay, tried.schedule.name) == (0.1, 1e-3, "one_cycle")
 
 
 def test_changes_fields_within_sections() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.bench.capacity import STAGES, Assumptions, capacity
-from scripts.bench.scaling import DAY, STABILISATION, Strategy, desired, rates, simulate, strategies, summary
+from scripts.bench.capacity import STAGES, Assumptions, capacity, tables
+from scripts.bench.scaling import DAY, STABILISATION_SECONDS, Strategy, desired, rates, simulate, strategies, summary
 from tests.conftest import run_module
 from tests.stack import ROOT
 
@@ -32,6 +32,15 @@ def test_what_the_plan_sets_out_from_is_what_was_measured() -> None:
         assert f"{low:g} ms" in said or f"{low:g} to {high:g}" in said or f"JPEG {low:g}" in said
     assert round(capacity("cnn")) == 513
     assert round(capacity("whitened_resnet")) == (194 + 238) / 2
+
+
+def test_the_tables_mark_the_measured_figures_and_the_simulated_ones() -> None:
+    _, networks, mixtures, stages = tables(Assumptions())
+    measured = [line.split("|")[1].strip(" `") for line in (networks + mixtures).splitlines() if "| measured |" in line]
+    assert measured == ["cnn", "whitened_resnet", "0%"]
+    assert networks.count("| computed |") == 2
+    assert "ms of a core, measured |" in stages
+    assert "| refused, simulated | late, simulated |" in (DOCS / "scaling.md").read_text()
 
 
 def test_without_a_flash_crowd_nothing_is_refused_at_three_fifths_of_the_cost() -> None:
@@ -87,5 +96,5 @@ def test_gives_pods_back_only_after_they_were_not_needed_for_a_while() -> None:
     arrivals = np.concatenate([np.full(3600, 10 * EACH), np.full(3600, 2 * EACH)])
     pods = simulate(Strategy("", 1, 0.5), arrivals, EACH).pods
     fewer = np.flatnonzero(np.diff(pods) < 0)
-    assert fewer[0] - 3600 == pytest.approx(STABILISATION, abs=15)
+    assert fewer[0] - 3600 == pytest.approx(STABILISATION_SECONDS, abs=15)
     assert pods[-1] == 4
