@@ -95,7 +95,7 @@ environment:
 
 # What has just been installed for the tests has it all.
 .venv/serve: requirements.lock pyproject.toml
-	@[ -e $@ ] && [ -z "$$(find $^ -newer $@)" ] || { $(call install,$<) && touch $@; }
+	@[ -e $@ ] && [ -z "$$(find $(filter-out environment,$^) -newer $@)" ] || { $(call install,$<) && touch $@; }
 
 .venv/test: requirements-test.lock pyproject.toml
 	@$(call install,$<)

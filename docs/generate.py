@@ -25,7 +25,7 @@ REPOSITORY_FILES = {
     "deploy/monitoring/README.md": "howto/monitoring.md",
 }
 MODULES = ["handler.transforms", "handler.explanation", "training.config", "training.checkpoint", "training.data"]
-MODULES += ["training.models", "gateway.torchserve.client"]
+MODULES += ["training.models", "gateway.backend", "gateway.limits", "gateway.torchserve.management"]
 
 
 def write(page: str, text: str) -> None:

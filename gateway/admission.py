@@ -18,32 +18,16 @@ from flask import Flask
 from gevent import Timeout
 from werkzeug.exceptions import RequestTimeout
 
-from gateway import metrics
+from gateway import limits, metrics
+from gateway.backend import Busy, TooSlow
 from gateway.error_handlers import RETRY_AFTER, failure
 from gateway.request_log import ID, Access
-from gateway.torchserve.client import TooSlow, Unavailable
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 PATHS = ("/predict", "/predict_base64", "/explain")
-# Each of these holds in every gateway process.
-SMALL_IMAGE_BYTES = 64 * 1024  # a larger image takes longer to decode than a call does, and goes alone
-MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
-MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
-MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
-MAX_BODY_BYTES = 16 * 1024 * 1024  # routes.py refuses a body that declares more, with 413
-BODY_SECONDS = 120  # for a whole body to arrive
-READ_SECONDS = 20  # for the next 64 kB of it,
-HURRIED_READ_SECONDS = 3  # if many bodies are waited for: their connections may be needed
-MANY_SLOW_BODIES = 32
-
 Work = TypeVar("Work")
-
-
-class Busy(Unavailable):
-    def __init__(self, message: str = "Too many images are waiting.") -> None:
-        super().__init__(message)
 
 
 class SlowBody(RequestTimeout):
@@ -74,7 +58,7 @@ class Line(Generic[Work]):
         self.images = 0  # that wait
 
     def full(self) -> bool:
-        return self.images >= MAX_WAITING_IMAGES
+        return self.images >= limits.MAX_WAITING_IMAGES
 
     def wait(self, work: Work, images: int = 1) -> Any:
         """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors."""
@@ -91,7 +75,7 @@ class Line(Generic[Work]):
             raise Busy
         with suppress(TimeoutError):
             return turn.answer.result(self._timeout / 2)
-        raise TooSlow("The model took too long to answer.")
+        raise TooSlow
 
     def take(self, most: int = 1) -> list[Turn[Work]]:
         """Wait until there is work; returns the first turns, at most so many."""
@@ -128,24 +112,24 @@ class Gate:
         self.small: Line[bytes] = Line("small", timeout)  # batches.py sends these
         self.large: Line[Callable[[], Any]] = Line("large", timeout)
         self.slow_bodies = 0
-        self._explanations = Semaphore(MAX_EXPLANATIONS)
+        self._explanations = Semaphore(limits.MAX_EXPLANATIONS)
         self._held, self._lock = 0, Lock()
         for _ in range(calls):
             Thread(target=self._call_for_ever, daemon=True).start()
 
     def check(self, size: int) -> None:
         """Raise Busy if a body of `size` bytes would find no place."""
-        if size <= SMALL_IMAGE_BYTES:
+        if size <= limits.SMALL_IMAGE_BYTES:
             full = self.small.full()
         else:
-            full = self.large.full() or self._held + min(size, MAX_BODY_BYTES) > MAX_HELD_BYTES
+            full = self.large.full() or self._held + min(size, limits.MAX_BODY_BYTES) > limits.MAX_HELD_BYTES
         if full:
             raise Busy
 
     def hold(self, size: int) -> None:
         """Count bytes that were read, until they are released. Raises Busy if they are too many."""
         with self._lock:
-            if self._held + size > MAX_HELD_BYTES:
+            if self._held + size > limits.MAX_HELD_BYTES:
                 raise Busy
             self._held += size
 
@@ -181,8 +165,8 @@ class Body:
 
     def __init__(self, gate: Gate, stream: IO[bytes], declared: int | None) -> None:
         self._gate, self._stream = gate, stream
-        self._counts = declared is None or declared > SMALL_IMAGE_BYTES
-        self._until = time.monotonic() + BODY_SECONDS
+        self._counts = declared is None or declared > limits.SMALL_IMAGE_BYTES
+        self._until = time.monotonic() + limits.BODY_SECONDS
         self._declared = declared or 0
         self._held = 0
 
@@ -202,7 +186,7 @@ class Body:
 
     def _read(self, size: int) -> bytes:
         gate = self._gate
-        patience = HURRIED_READ_SECONDS if gate.slow_bodies >= MANY_SLOW_BODIES else READ_SECONDS
+        patience = limits.HURRIED_READ_SECONDS if gate.slow_bodies >= limits.MANY_SLOW_BODIES else limits.READ_SECONDS
         gate.slow_bodies += 1
         try:
             with Timeout(min(patience, max(self._until - time.monotonic(), 0)), SlowBody):
@@ -236,8 +220,8 @@ class Admission:
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
-        said, status = failure(message, 503)
-        body = json.dumps(said).encode()
+        reply, status = failure(message, 503)
+        body = json.dumps(reply).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), ID: access.id, **RETRY_AFTER}
         start_response(f"{status} SERVICE UNAVAILABLE", list(headers.items()))
         access.end(environ["REQUEST_METHOD"], environ["PATH_INFO"], status)

@@ -3,7 +3,7 @@
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from flasgger import Swagger
 from flask import Config, Flask, Request, redirect
@@ -13,22 +13,34 @@ from werkzeug import Response
 
 from gateway import error_handlers, request_log, routes
 from gateway.admission import Admission, Gate
+from gateway.backend import Backend
 from gateway.batches import Batches
-from gateway.embedded import Backend, Embedded
-from gateway.torchserve.client import TorchServe, TorchServeNodes
+from gateway.embedded import Embedded
+from gateway.limits import TIMEOUT
+from gateway.torchserve.api import Api
+from gateway.torchserve.inference import Inference
 
 ROOT = Path(__file__).parent
-TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
-SETTINGS = {
-    "TORCHSERVE_CONFIG": "config.properties",
-    "KEY_FILE": "key_file.json",
-    "TORCHSERVE": "",
-    "TOKEN_FILE": "token",
-    "MODEL_DIR": "",
-    "TIMEOUT": TIMEOUT,
-    "CALLS": 2,
-    "CORS_ORIGINS": "*",
-}
+
+
+class Setting(NamedTuple):
+    """A setting of the gateway. The environment sets it as GATEWAY_<name>; docs/howto/settings.md lists them all."""
+
+    name: str
+    default: str | int
+    help: str
+
+
+SETTINGS = (
+    Setting("TORCHSERVE_CONFIG", "config.properties", "the configuration of the TorchServe on this machine"),
+    Setting("KEY_FILE", "key_file.json", "the file into which that TorchServe writes its keys"),
+    Setting("TORCHSERVE", "", "the URLs of several nodes with commas between them, or one URL that leads to them all"),
+    Setting("TOKEN_FILE", "token", "a file with the token of these nodes; a changed token is followed"),
+    Setting("MODEL_DIR", "", "an unpacked archive, which the gateway then runs itself, without TorchServe"),
+    Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model"),
+    Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else"),
+    Setting("CORS_ORIGINS", "*", "the web pages that may call the gateway, a JSON list; by default any page"),
+)
 SWAGGER = {
     "openapi": "3.0.3",
     "title": "Image classifier",
@@ -62,16 +74,13 @@ class StrictJSON(DefaultJSONProvider):
 
 
 def create_app(config: dict[str, Any] | None = None) -> Flask:
-    """Make the application. Settings come from `config` or from variables GATEWAY_<name>:
+    """Make the application. SETTINGS come from `config`, or else from the environment.
 
-    TORCHSERVE_CONFIG and KEY_FILE (paths of TorchServe's on this machine); or else TORCHSERVE (the URLs of its nodes
-    with commas between them, or one that leads to them all) and TOKEN_FILE (path of the token they ask for); or else
-    MODEL_DIR (an archive, unpacked, to run in this process). TIMEOUT (seconds), CALLS (to the model at once in each
-    process, with small images and with everything else), CORS_ORIGINS.
+    MODEL_DIR decides what runs the model, or else TORCHSERVE with TOKEN_FILE, or else TORCHSERVE_CONFIG with KEY_FILE.
     """
     app = Flask(__name__, static_folder=None)
     app.request_class = InMemory
-    app.config.update(SETTINGS)
+    app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
@@ -96,8 +105,9 @@ def _backend(config: Config) -> Backend:
     if config["MODEL_DIR"]:
         return Embedded(Path(config["MODEL_DIR"]), config["CALLS"])
     if addresses := config["TORCHSERVE"].replace(",", " ").split():
-        return TorchServeNodes(addresses, Path(config["TOKEN_FILE"]), config["TIMEOUT"])
-    return TorchServe(Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"]), config["TIMEOUT"])
+        return Inference(Api.of_several_nodes(addresses, Path(config["TOKEN_FILE"]), config["TIMEOUT"]))
+    config_file, key_file = Path(config["TORCHSERVE_CONFIG"]), Path(config["KEY_FILE"])
+    return Inference(Api.of_this_machine(config_file, key_file, config["TIMEOUT"]))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
+from collections.abc import Sequence
 from threading import Thread
-from typing import Any
 
 from gateway.admission import Line, Turn
-from gateway.embedded import Backend
-from gateway.torchserve.client import ImageRefused
-
-MAX_BATCH = 16  # small images in a call
+from gateway.backend import Answer, Backend, ImageRefused, Prediction
+from gateway.limits import MAX_BATCH
 
 
 class Batches:
@@ -18,8 +16,8 @@ class Batches:
         for _ in range(calls):
             Thread(target=self._send_for_ever, daemon=True).start()
 
-    def predict(self, image: bytes) -> dict[str, Any]:
-        """Do what TorchServe.predict does; raises what that and Line.wait raise."""
+    def predict(self, image: bytes) -> Prediction:
+        """Do what Backend.predict does; raises what that and Line.wait raise."""
         return self._line.wait(image)
 
     def _send_for_ever(self) -> None:
@@ -27,10 +25,9 @@ class Batches:
             self._send(self._line.take(MAX_BATCH))
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
-        outcomes: list[Any]
+        outcomes: Sequence[Prediction | Exception]
         try:
-            answers = self._ask([turn.work for turn in turns])
-            outcomes = [ImageRefused(each["error"], each["status"]) if "error" in each else each for each in answers]
+            outcomes = list(map(_outcome, self._predict_all([turn.work for turn in turns])))
         except Exception as error:  # whatever it is, nobody is left waiting
             outcomes = [error] * len(turns)
         for turn, outcome in zip(turns, outcomes, strict=True):
@@ -39,5 +36,9 @@ class Batches:
             else:
                 turn.answer.set_result(outcome)
 
-    def _ask(self, images: list[bytes]) -> list[dict[str, Any]]:
-        return self._backend.predict_all(images) if len(images) > 1 else list(map(self._backend.predict, images))
+    def _predict_all(self, images: list[bytes]) -> list[Answer]:
+        return self._backend.predict_all(images) if len(images) > 1 else [self._backend.predict(images[0])]
+
+
+def _outcome(answer: Answer) -> Prediction | ImageRefused:
+    return answer if answer["success"] else ImageRefused(answer["error"], answer["status"])

@@ -12,7 +12,8 @@ from urllib.parse import unquote
 from flask import abort, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
+from gateway.limits import MAX_FIELD_BYTES
+
 FORM = "Send the image as multipart/form-data in the field 'file': curl -F file=@photo.jpg …"
 JSON = 'Send JSON of the form {"image": "<base64>"}; files go to /predict.'
 # Parameters may stand before the mark, with commas in quotation marks. Base64 itself holds no semicolon.
@@ -42,7 +43,8 @@ def form_files(at_most: int) -> list[bytes]:
     except RequestEntityTooLarge:
         if (request.content_length or math.inf) > (request.max_content_length or 0):
             raise
-        abort(400, f"A field without a file name is larger than 1 MB, or there are too many fields. {FORM}")
+        most = f"{MAX_FIELD_BYTES // 2**20} MB"
+        abort(400, f"A field that is not a file is larger than {most}, or there are too many fields. {FORM}")
     except ValueError:
         abort(400, "The form is cut off, or its boundary is not in Content-Type. Let your client set that header.")
     files = sent.getlist("file")

@@ -1,6 +1,6 @@
 """The model in the gateway's own process, for the smallest deployments: neither TorchServe nor Java.
 
-It has the methods of TorchServe that answer requests, and raises what they raise.
+It is a Backend, as TorchServe's Inference is.
 """
 
 import sys
@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 from gevent import get_hub
 
 from gateway import metrics
-from gateway.torchserve.client import ImageRefused, NoSuchVersion, TorchServe
+from gateway.backend import (
+    Answer,
+    Details,
+    Explanation,
+    ImageRefused,
+    NoSuchVersion,
+    OutdatedArchive,
+    Prediction,
+    Version,
+)
 
 T = TypeVar("T")
 CODE = "handler"  # the package that every archive brings along
@@ -25,31 +34,34 @@ _IMPORTING = Lock()
 class Embedded:
     """Answers from an archive that is unpacked in `folder`, whose own code it runs.
 
-    `workers` is how many calls of each kind the gate lets through at once, each in a thread.
+    `workers` is how many calls of each kind the gate lets through at once, each in a thread. Raises OutdatedArchive if
+    the archive was packed by an earlier version of this project.
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
         predictor, onnx_engine = _import_code(folder, "predictor", "onnx_engine")
         self._read, self._model = predictor.read, onnx_engine.load(folder, threads=1)
         self._workers = workers
+        if "in_distribution" not in self._model.card["calibration"]:
+            raise OutdatedArchive
 
-    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = self.predict_all([image], version)
         return _unless_refused(answer)
 
-    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
         self._check(version)
         with metrics.INFERENCE.time():
             return self._do(lambda: self._model.predict(list(map(self._read, images))))
 
-    def explain(self, image: bytes, class_name: str, version: str | None = None) -> dict[str, Any]:
+    def explain(self, image: bytes, class_name: str, version: str | None = None) -> Explanation:
         self._check(version)
         return _unless_refused(self._do(lambda: self._model.explain(self._read(image), class_name)))
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Details:
         return {"card": self._model.card, "device": "cpu", "version": self._model.version, "workers": self._workers}
 
-    def versions(self) -> list[dict[str, Any]]:
+    def versions(self) -> list[Version]:
         return [{"version": self._model.version, "default": True, "workers": self._workers}]
 
     def _check(self, version: str | None) -> None:
@@ -60,19 +72,18 @@ class Embedded:
         return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
 
 
-Backend = TorchServe | Embedded
-
-
 def _import_code(folder: Path, *names: str) -> list[ModuleType]:
     """Import modules of the archive's own code, whatever code of that name this process has already.
 
     They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
-    itself when it is loaded.
+    itself when it is loaded. Raises OutdatedArchive if it has other modules.
     """
     package = folder / CODE
     spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
     if not spec or not spec.loader:
         raise ImportError(f"{package} is no package. Unpack an archive that 'python -m training.archive' has made.")
+    if not all((package / f"{name}.py").is_file() for name in names):
+        raise OutdatedArchive
     code = module_from_spec(spec)
     with _IMPORTING:
         others = _forget_code()
@@ -90,7 +101,7 @@ def _forget_code() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == CODE}
 
 
-def _unless_refused(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" in answer:
+def _unless_refused(answer: Any) -> Any:
+    if not answer["success"]:
         raise ImageRefused(answer["error"], answer["status"])
     return answer

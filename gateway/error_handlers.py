@@ -4,9 +4,10 @@ from flask import Flask, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from gateway.torchserve.client import ImageRefused, NoSuchVersion, TooSlow, TorchServeError, Unavailable
+from gateway import limits
+from gateway.backend import BackendError, Failure, ImageRefused, NoSuchVersion, TooSlow, Unavailable
 
-TOO_LARGE = "The image is larger than 10 MB, or all that the request holds is."
+TOO_LARGE = f"The image is larger than {limits.MAX_IMAGE_BYTES // 2**20} MB, or all that the request holds is."
 RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 
@@ -29,18 +30,18 @@ def register(app: Flask) -> None:
     def too_slow(error: TooSlow) -> ResponseReturnValue:
         return failure(reason(error), 504)
 
-    @app.errorhandler(TorchServeError)
-    def not_available(error: TorchServeError) -> ResponseReturnValue:
+    @app.errorhandler(BackendError)
+    def not_available(error: BackendError) -> ResponseReturnValue:
         return *failure(reason(error), 503), RETRY_AFTER
 
 
-def reason(error: TorchServeError) -> str:
+def reason(error: BackendError) -> str:
     """Return what a client may know of a failure; the rest goes to the log."""
     if isinstance(error, (TooSlow, Unavailable)):
         return str(error)
-    current_app.logger.error("TorchServe refused: %s", error)
+    current_app.logger.error("The model failed: %s", error)
     return "The model is not available."
 
 
-def failure(message: str, status: int) -> tuple[dict[str, object], int]:
+def failure(message: str, status: int) -> tuple[Failure, int]:
     return {"error": message, "success": False}, status

@@ -14,9 +14,10 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client.multiprocess import mark_process_dead
 
+from gateway.limits import MAX_BODY_BYTES
+
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 PIECE_BYTES = 256 * 1024
-MAX_UNREAD_BYTES = 16 * 1024 * 1024  # more than a body may have, see gateway/routes.py
 UNREAD_SECONDS = 20  # for a client to send it
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
 
@@ -94,7 +95,7 @@ def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> N
 
     gunicorn would read it too, but in pieces of 1 kB, for which it takes a second of CPU for 10 MB.
     """
-    left = 0 if req.body.failed else MAX_UNREAD_BYTES
+    left = 0 if req.body.failed else MAX_BODY_BYTES
     with Timeout(UNREAD_SECONDS, False), suppress(OSError, ParseException):
         while left > 0 and (data := req.body.read(PIECE_BYTES)):
             left -= len(data)

@@ -1,18 +1,19 @@
 """What the gateway counts and times, as Prometheus reads it at /metrics.
 
-Where PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in files of its own there, and any of them
-tells the sum; else a process tells of itself alone.
+If PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in its own files there, and any of them returns
+the sum. Without it a process returns its own counts.
 """
 
 import os
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from gateway.backend import Details, Prediction
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 NO_ROUTE = "none"  # the label that all paths share which lead nowhere
@@ -71,12 +72,12 @@ def _of_route(route: str, status: int) -> tuple[Histogram, Counter]:
     return _REQUEST.labels(route, status), _GATEWAY.labels(route)
 
 
-def count_prediction(answer: dict[str, Any]) -> None:
-    in_distribution = "true" if answer["in_distribution"] else "false"
-    _PREDICTIONS.labels(answer["version"], answer["predicted_class"], in_distribution).inc()
+def count_prediction(prediction: Prediction) -> None:
+    in_distribution = "true" if prediction["in_distribution"] else "false"
+    _PREDICTIONS.labels(prediction["version"], prediction["predicted_class"], in_distribution).inc()
 
 
-def exposition(details: dict[str, Any] | None) -> bytes:
+def exposition(details: Details | None) -> bytes:
     """Return all that was counted, and the `details` of the deployed model, if there is one, in Prometheus's format."""
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -90,7 +91,7 @@ def exposition(details: dict[str, Any] | None) -> bytes:
 class _Deployed(Collector):
     """What the model that is deployed says of itself, as gauges."""
 
-    def __init__(self, details: dict[str, Any] | None) -> None:
+    def __init__(self, details: Details | None) -> None:
         self._details = details
 
     def collect(self) -> Iterator[Metric]:
@@ -102,14 +103,14 @@ class _Deployed(Collector):
             yield _baseline(self._details)
 
 
-def _baseline(details: dict[str, Any]) -> Metric:
+def _baseline(details: Details) -> Metric:
     """Return the share of validation images that the version calls in distribution; older cards do not have it."""
     gauge = GaugeMetricFamily(
         "classifier_in_distribution_baseline",
         "Share of the validation images that the version calls in distribution.",
         labels=["version"],
     )
-    calibration = details["card"]["calibration"].get("in_distribution", {})
+    calibration = details["card"]["calibration"]["in_distribution"]
     if "accepted" in calibration:
         gauge.add_metric([details["version"]], calibration["accepted"])
     return gauge

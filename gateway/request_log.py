@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from flask import Flask, Response, g, request
 
-from gateway import metrics
+from gateway import limits, metrics
 
 ID = "X-Request-ID"
-USABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # another is not taken over, as it would be reflected and logged
+USABLE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.MAX_REQUEST_ID_LENGTH}}}")  # others would be reflected and logged
 
 
 class Access:

@@ -9,22 +9,16 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, abort, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
-from gateway import bodies, metrics
-from gateway.admission import SMALL_IMAGE_BYTES, Gate
+from gateway import bodies, limits, metrics
+from gateway.admission import Gate
+from gateway.backend import Answer, Backend, BackendError, Details, Explanation, Prediction
 from gateway.batches import Batches
-from gateway.embedded import Backend
 from gateway.error_handlers import RETRY_AFTER, reason
 from gateway.request_log import upstream
-from gateway.torchserve.client import TorchServeError
 
 UI = Path(__file__).parent.parent / "ui"
 PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))
 PROBE = UI / "examples" / "ship.jpg"
-MAX_IMAGE_BYTES = 10 * 1024 * 1024
-MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 1024 * 1024  # boundaries, headers and other fields around the files
-MAX_FILES = 32
-MAX_CLASS_NAME = 256  # characters, as it has to fit into a header
-MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
 TOP_K = re.compile(r"[0-9]{1,6}")
 
 blueprint = Blueprint("contract", __name__)
@@ -46,9 +40,9 @@ def asset(name: str, folder: str = ".") -> Response:
 def health() -> ResponseReturnValue:
     try:
         details = model_details()
-    except TorchServeError as error:
-        said = {"status": "unavailable", "reason": reason(error), "model_loaded": False, "device": "unknown"}
-        return said, 503, RETRY_AFTER
+    except BackendError as error:
+        state = {"status": "unavailable", "reason": reason(error), "model_loaded": False, "device": "unknown"}
+        return state, 503, RETRY_AFTER
     return {
         "status": "healthy",
         "model_loaded": True,
@@ -67,8 +61,8 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 def ready() -> ResponseReturnValue:
     try:
-        ask(PROBE.read_bytes())  # not counted, as it is no user's image
-    except TorchServeError as error:
+        run_model(PROBE.read_bytes())  # not counted, because it is no user's image
+    except BackendError as error:
         return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}
 
@@ -94,57 +88,55 @@ def models() -> dict[str, Any]:
 @blueprint.get("/metrics")
 def measured() -> Response:
     details = None
-    with suppress(TorchServeError):
+    with suppress(BackendError):
         details = model_details()
     return Response(metrics.exposition(details), content_type=metrics.CONTENT_TYPE)
 
 
 @blueprint.post("/predict")
-def predict() -> dict[str, Any] | list[dict[str, Any]]:
-    images = sent_files(MAX_FILES)
-    return classify(images[0], wanted()) if len(images) == 1 else classify_all(images, wanted())
+def predict() -> Prediction | list[Answer]:
+    images = sent_files(limits.MAX_FILES)
+    return predict_one(images[0], wanted()) if len(images) == 1 else predict_all(images, wanted())
 
 
 @blueprint.post("/explain")
-def explain() -> dict[str, Any]:
+def explain() -> Explanation:
     images = sent_files(at_most=1)
     class_name = request.args.get("class", "")
-    if len(class_name) > MAX_CLASS_NAME:
-        abort(400, "The model has no class with a name so long; /classes lists those it has.")
+    if len(class_name) > limits.MAX_CLASS_NAME_LENGTH:
+        abort(400, "The model has no class with such a long name; /classes lists the classes.")
     work = partial(backend().explain, checked(images[0]), class_name, wanted().version)
     with upstream() as access:
-        answer = gate().explain(work)
-    access.version = answer["version"]
-    return {**answer, "success": True}
+        explanation: Explanation = gate().explain(work)
+    access.version = explanation["version"]
+    return explanation
 
 
 @blueprint.post("/predict_base64")
-def predict_base64() -> dict[str, Any]:
-    request.max_content_length = MAX_JSON_BYTES
-    return classify(bodies.json_image(), wanted())
+def predict_base64() -> Prediction:
+    request.max_content_length = limits.MAX_JSON_BYTES
+    return predict_one(bodies.json_image(), wanted())
 
 
 def sent_files(at_most: int) -> list[bytes]:
     """Read the files of the form; aborts with 400, 408 or 413, raises Busy."""
-    request.max_content_length = MAX_MULTIPART_BYTES
+    request.max_content_length = limits.MAX_MULTIPART_BYTES
     return bodies.form_files(at_most)
 
 
 class Wanted(NamedTuple):
-    """What a request may ask for besides: a version of the model, and a list of the likeliest classes."""
+    """The options of a request: a version of the model, and how many of the likeliest classes to list."""
 
     version: str | None = None
     top_k: int = 0
 
-    def shape(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer of TorchServe as the contract has it, and count it."""
-        answer["success"] = "error" not in answer
-        if answer["success"]:
-            metrics.count_prediction(answer)
-            if self.top_k:
-                likeliest = sorted(answer["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
-                answer["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
-        return answer
+    def complete(self, prediction: Prediction) -> Prediction:
+        """Count a prediction, and add the likeliest classes if the request asks for them."""
+        metrics.count_prediction(prediction)
+        if self.top_k:
+            likeliest = sorted(prediction["class_probabilities"].items(), key=lambda item: -item[1])[: self.top_k]
+            prediction["top_k"] = [{"class": name, "probability": probability} for name, probability in likeliest]
+        return prediction
 
 
 def wanted() -> Wanted:
@@ -155,42 +147,42 @@ def wanted() -> Wanted:
     return Wanted(request.args.get("version"), int(top_k))
 
 
-def classify(image: bytes, wanted: Wanted) -> dict[str, Any]:
+def predict_one(image: bytes, wanted: Wanted) -> Prediction:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
-    return wanted.shape(ask(checked(image), wanted.version))
+    return wanted.complete(run_model(checked(image), wanted.version))
 
 
-def ask(image: bytes, version: str | None = None) -> dict[str, Any]:
-    """Return what the default version, or a given one, says of an image."""
+def run_model(image: bytes, version: str | None = None) -> Prediction:
+    """Return the prediction of the default version, or of a given one."""
     with upstream() as access:
-        if version or len(image) > SMALL_IMAGE_BYTES:
-            answer = gate().call(partial(backend().predict, image, version))
+        if version or len(image) > limits.SMALL_IMAGE_BYTES:
+            prediction: Prediction = gate().call(partial(backend().predict, image, version))
         else:
-            answer = batches().predict(image)
-    access.version = answer.get("version")
-    return answer
+            prediction = batches().predict(image)
+    access.version = prediction["version"]
+    return prediction
 
 
 def checked(image: bytes) -> bytes:
     """Return an image file that has bytes, and not too many; aborts with 400 or 413."""
     if not image:
         abort(400, "The image is empty.")
-    if len(image) > MAX_IMAGE_BYTES:
+    if len(image) > limits.MAX_IMAGE_BYTES:
         abort(413)
     return image
 
 
-def classify_all(images: list[bytes], wanted: Wanted) -> list[dict[str, Any]]:
-    """Return the prediction for each of several images, or its error; aborts with 413 if they are too large."""
-    if sum(map(len, images)) > MAX_IMAGE_BYTES:
+def predict_all(images: list[bytes], wanted: Wanted) -> list[Answer]:
+    """Return a prediction or a refusal for each of several images; aborts with 413 if they are too large."""
+    if sum(map(len, images)) > limits.MAX_IMAGE_BYTES:
         abort(413)
     with upstream() as access:
-        answers = gate().call(partial(backend().predict_all, images, wanted.version), len(images))
-    access.version = next((answer["version"] for answer in answers if "version" in answer), None)
-    return list(map(wanted.shape, answers))
+        answers: list[Answer] = gate().call(partial(backend().predict_all, images, wanted.version), len(images))
+    access.version = next((answer["version"] for answer in answers if answer["success"]), None)
+    return [wanted.complete(answer) if answer["success"] else answer for answer in answers]
 
 
-def model_details() -> dict[str, Any]:
+def model_details() -> Details:
     with upstream() as access:
         details = backend().details()
     access.version = details["version"]

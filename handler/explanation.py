@@ -10,8 +10,8 @@ from torch import Tensor
 
 METHOD = "occlusion"
 WINDOW, STRIDE = 8, 4  # pixels; of the square that hides, and from one place of it to the next
-AT_ONCE = 64  # hidden places in a batch
-MIDDLE = 0.0  # a normalised image's grey, which tells no class
+MAX_BATCH = 64  # hidden places in a batch
+HIDDEN_VALUE = 0.0  # a normalised image's grey, which tells no class
 
 
 def heat_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
@@ -27,8 +27,8 @@ def heat_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, target: i
         target=target,
         sliding_window_shapes=(len(image), WINDOW, WINDOW),
         strides=(len(image), STRIDE, STRIDE),
-        baselines=MIDDLE,
-        perturbations_per_eval=AT_ONCE,
+        baselines=HIDDEN_VALUE,
+        perturbations_per_eval=MAX_BATCH,
     )
     return heat[0, 0].to(torch.float32)  # every channel has the same, as a square hides all of them
 

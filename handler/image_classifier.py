@@ -41,11 +41,11 @@ class ImageClassifier(BaseHandler):
 
         Of an image that came to be explained, it is the explanation.
         """
-        explained = [self._asked(index, "explain") == "True" for index in range(len(data))]
+        explained = [self._header(index, "explain") == "True" for index in range(len(data))]
         others = [item for items, explain in zip(data, explained, strict=True) if not explain for item in items]
         answers = iter(self.classifier.predict(others))
         return [
-            [self.classifier.explain(items[0], unquote(self._asked(index, "explained-class")))]
+            [self.classifier.explain(items[0], unquote(self._header(index, "explained-class")))]
             if explained[index]
             else [next(answers) for _ in items]
             for index, items in enumerate(data)
@@ -54,7 +54,7 @@ class ImageClassifier(BaseHandler):
     def postprocess(self, data: list[list[Reply]]) -> list[str]:
         """Return one JSON text a request, a list where it brought several files; set the status of a single one."""
         for index, replies in enumerate(data):
-            if len(replies) == 1 and "error" in replies[0]:
+            if len(replies) == 1 and not replies[0]["success"]:
                 self.context.set_response_status(replies[0]["status"], "Refused", index)
         return [json.dumps(replies if len(replies) > 1 else replies[0]) for replies in data]
 
@@ -62,7 +62,7 @@ class ImageClassifier(BaseHandler):
         """Return the model card, the device and the process that says so as JSON."""
         return json.dumps({"card": self.classifier.card, "device": str(self.device), "pid": os.getpid()})
 
-    def _asked(self, index: int, header: str) -> str:
+    def _header(self, index: int, header: str) -> str:
         """Return a header of one request of the batch; TorchServe itself sets `explain`, to True or False."""
         return self.context.get_request_header(index, header) or ""
 

@@ -27,7 +27,7 @@ def open_network(path: Path, threads: int) -> Network:
     (images,) = session.get_inputs()
 
     def network(batch: Tensor) -> tuple[Tensor, Tensor]:
-        logits, familiarity = session.run(None, {images.name: batch.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(familiarity)
+        logits, scores = session.run(None, {images.name: batch.numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(scores)
 
     return network

@@ -12,9 +12,9 @@ from handler.explanation import METHOD, as_data_url, heat_map
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-Answer = tuple[list[float], float]  # probabilities of the classes, and familiarity
-Reply = dict[str, Any]  # as it goes out
-CHUNK = 64  # images the network runs on at once
+Output = tuple[list[float], float]  # probabilities of the classes, and the score of being in distribution
+Reply = dict[str, Any]  # one of gateway.backend's Prediction, Refusal and Explanation
+MAX_BATCH = 64  # images the network runs on at once
 CPU = torch.device("cpu")
 
 
@@ -22,7 +22,7 @@ class Predictor:
     """An archive unpacked into `folder`, and the engine that runs its network.
 
     `network` takes normalised images (N, 3, INPUT_SIZE, INPUT_SIZE) on `device` to calibrated logits (N, C) and
-    familiarity (N,), all float32.
+    scores (N,), all float32. The higher its score, the more an image is like the training images.
     """
 
     def __init__(self, folder: Path, network: Network, device: torch.device = CPU) -> None:
@@ -33,26 +33,26 @@ class Predictor:
         self.version = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())["model"]["modelVersion"]
 
     def warm(self, batch_size: int) -> None:
-        """Run once alone and once in a batch, as engines settle on what they see first."""
+        """Warm up with batch sizes 1 and `batch_size`; engines specialise on the first shapes they see."""
         for size in (1, batch_size) * 2:
-            self._answers([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
+            self._outputs([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
 
     def predict(self, items: list[Tensor | ImageError]) -> list[Reply]:
-        """Return a reply for each of what `read` returned, in order; an image that could not be read fails alone."""
+        """Return a prediction for each of what `read` returned, in order, or a refusal if it could not be read."""
         readable = [item for item in items if isinstance(item, Tensor)]
-        chunks = (readable[first : first + CHUNK] for first in range(0, len(readable), CHUNK))
-        answers = iter([answer for chunk in chunks for answer in self._answers(chunk)])
-        return [failure(item) if isinstance(item, ImageError) else self._named(next(answers)) for item in items]
+        chunks = (readable[first : first + MAX_BATCH] for first in range(0, len(readable), MAX_BATCH))
+        outputs = iter([output for chunk in chunks for output in self._outputs(chunk)])
+        return [refusal(item) if isinstance(item, ImageError) else self._prediction(next(outputs)) for item in items]
 
     @torch.inference_mode()
     def explain(self, item: Tensor | ImageError, class_name: str) -> Reply:
-        """Say what in an image speaks for a class, or for the predicted one where its name is empty."""
-        (answer,) = self.predict([item])
+        """Return which parts of an image support a class, or the predicted class if `class_name` is empty."""
+        (prediction,) = self.predict([item])
         if isinstance(item, ImageError):
-            return answer
-        explained_class = class_name or answer["predicted_class"]
+            return prediction
+        explained_class = class_name or prediction["predicted_class"]
         if explained_class not in self.classes:
-            return failure(ImageError(f"The model has no class {explained_class}; /classes lists those it has."))
+            return refusal(ImageError(f"The model has no class {explained_class}; /classes lists the classes."))
         heat = heat_map(
             lambda images: self.network(images)[0].softmax(dim=1),
             normalise(item.to(self.device)),
@@ -60,29 +60,31 @@ class Predictor:
         )
         return {
             "explained_class": explained_class,
-            "predicted_class": answer["predicted_class"],
+            "predicted_class": prediction["predicted_class"],
             "method": METHOD,
             "input": as_data_url(item),
             "heat_map": [[round(value, 4) for value in row] for row in heat.tolist()],
             "version": self.version,
+            "success": True,
         }
 
     @torch.inference_mode()
-    def _answers(self, pixels: list[Tensor]) -> list[Answer]:
-        logits, familiarity = self.network(normalise(torch.stack(pixels).to(self.device)))
-        return list(zip(logits.softmax(dim=1).tolist(), familiarity.tolist(), strict=True))
+    def _outputs(self, pixels: list[Tensor]) -> list[Output]:
+        logits, scores = self.network(normalise(torch.stack(pixels).to(self.device)))
+        return list(zip(logits.softmax(dim=1).tolist(), scores.tolist(), strict=True))
 
-    def _named(self, answer: Answer) -> Reply:
-        probabilities, familiarity = answer
+    def _prediction(self, output: Output) -> Reply:
+        probabilities, score = output
         class_probabilities = dict(zip(self.classes, probabilities, strict=True))
         predicted_class = max(class_probabilities, key=class_probabilities.__getitem__)
         return {
             "predicted_class": predicted_class,
             "confidence": class_probabilities[predicted_class],
             "class_probabilities": class_probabilities,
-            "in_distribution": familiarity >= self.card["calibration"]["in_distribution"]["threshold"],
-            "in_distribution_score": familiarity,
+            "in_distribution": score >= self.card["calibration"]["in_distribution"]["threshold"],
+            "in_distribution_score": score,
             "version": self.version,
+            "success": True,
         }
 
 
@@ -96,5 +98,5 @@ def read(file: Any) -> Tensor | ImageError:
         return error
 
 
-def failure(error: ImageError) -> Reply:
-    return {"error": str(error), "status": error.status}
+def refusal(error: ImageError) -> Reply:
+    return {"error": str(error), "status": error.status, "success": False}

@@ -7,7 +7,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import filetype
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 INPUT_SIZE = 32
@@ -26,15 +26,13 @@ STD = (0.5, 0.5, 0.5)
 MAX_PIXELS = 50_000_000  # decoded at once
 MAX_JPEG_PIXELS = 200_000_000  # decoded in rows of blocks, to an eighth of its size
 MAX_PROGRESSIVE_SAMPLES = 200_000_000  # of all colours, for which a decoder holds 400 MB
-ENOUGH = (
-    4 * INPUT_SIZE,
-    4 * INPUT_SIZE,
-)  # pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size
+# Pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size.
+MIN_DECODED_SIZE = (4 * INPUT_SIZE, 4 * INPUT_SIZE)
 # What no image goes on with: in all, 256 bytes and each of the eight restart marks a row may wait for.
-NOISE = b"".join(
+IMPROBABLE_BYTES = b"".join(
     bytes((73 * number + 90) % 251 for number in range(256)) + bytes([0xFF, mark]) for mark in range(0xD0, 0xD8)
 )
-TURNS = {
+TURN_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,28 +40,29 @@ TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # by the orientation that EXIF tells
+}
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"
 GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
-JPEG_MAGIC = b"\xff\xd8\xff"
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # a byte 0 follows a 255 that is none, and 255 may fill up before one
 JPEG_AFTER_ROWS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # the next marker but restarts, which stand among rows
-BARE = {0x01, *range(0xD0, 0xD9)}  # markers without content
+MARKERS_WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}  # markers without content
 SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-PROGRESSIVE = {0xC2, 0xCA}
+FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE_MARKERS = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
 MAX_SCANS = 50  # a usual progressive JPEG has 10; each costs a walk over all pixels, and takes but some bytes
 
-GIF_MAGIC = (b"GIF87a", b"GIF89a")
 GIF_BLOCK = re.compile(rb"[,!;]")
 IMAGE, EXTENSION, CONTROL = b",", b"!", 0xF9
 
+WEBP_HEADER, WEBP_ALPHA, WEBP_FRAME, WEBP_LOSSY, WEBP_LOSSLESS = b"VP8X", b"ALPH", b"ANMF", b"VP8 ", b"VP8L"
+ANIMATED, TRANSPARENT = 0x02, 0x10  # flags in the header of a WebP
+
 ORIENTATION, UPRIGHT = 0x0112, 1
-KINDS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
+EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
 
 
 class ImageError(ValueError):
@@ -75,7 +74,7 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode a JPEG, PNG or the first frame of a GIF to an upright RGB image, transparency over white.
+    """Decode an image of FORMATS, the first frame of an animation, to an upright RGB image, transparency over white.
 
     Raises ImageError, as `decode_upright` does.
     """
@@ -85,23 +84,23 @@ def decode_image(data: bytes) -> Image.Image:
 def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decode an image, turn it as EXIF tells, and convert it, which is where damaged pixels may show.
 
-    Metadata that is broken counts as none. A large JPEG comes smaller, yet no side below that of ENOUGH, which takes a
-    third of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
+    Broken metadata counts as none. A large JPEG comes smaller, but no side below MIN_DECODED_SIZE, which takes a third
+    of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
     """
-    known = next((known for known in FORMATS.values() if data.startswith(known.magic)), None)
+    known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
     if known is None:
         raise _unidentified(data)
     try:
         essence = known.essence_of(data)
         image = known.reader(io.BytesIO(essence.data))
-        _check_size(image, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
+        _check_size(image.size, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
         if isinstance(image, JpegImageFile):
             if essence.at_once and _samples(image) > MAX_PROGRESSIVE_SAMPLES:
                 raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
             if not has_end(essence.data):
                 image = JpegImageFile(io.BytesIO(_with_end(essence.data)))
-            image.draft(None, ENOUGH)
-        turn = TURNS.get(essence.orientation)
+            image.draft(None, MIN_DECODED_SIZE)
+        turn = TURN_BY_ORIENTATION.get(essence.orientation)
         return convert(image if turn is None else image.transpose(turn))
     except ImageError:
         raise
@@ -128,8 +127,8 @@ def test_transform(image: Image.Image) -> Tensor:
     return normalise(to_pixels(image))
 
 
-def _check_size(image: ImageFile, limit: int) -> None:
-    if image.width * image.height > limit:
+def _check_size(size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
         raise _too_many_pixels()
 
 
@@ -145,9 +144,9 @@ def _with_end(jpeg: bytes) -> bytes:
     Then the decoder would fill them with whatever follows, and two ways to go on lead to two images.
     """
     rows, sums = without_end(jpeg), []
-    for rest in (JPEG_END, NOISE + JPEG_END):
+    for rest in (JPEG_END, IMPROBABLE_BYTES + JPEG_END):
         image = JpegImageFile(io.BytesIO(rows + rest))
-        _check_size(image, MAX_PIXELS)
+        _check_size(image.size, MAX_PIXELS)
         sums.append(zlib.crc32(image.tobytes()))
     if sums[0] != sums[1]:
         raise _damaged()
@@ -170,13 +169,13 @@ def is_pointer(data: bytes) -> bool:
 
 def _unidentified(data: bytes) -> ImageError:
     if not data:
-        return ImageError("The file is empty; it cannot be read as a JPEG, PNG or GIF.")
+        return ImageError(f"The file is empty; it cannot be read as a {FORMAT_NAMES}.")
     if is_pointer(data):
         return ImageError("The file is a pointer of Git LFS, and not the image itself; run git lfs pull.")
     kind = filetype.guess(data)
-    if kind is None or kind.extension.upper().replace("JPG", "JPEG") in FORMATS:
+    if kind is None or any(kind.mime == known.media_type for known in FORMATS.values()):
         return _damaged()
-    return ImageError(f"The file is of type {kind.mime}; send a JPEG, PNG or GIF.", status=415)
+    return ImageError(f"The file is of type {kind.mime}; send a {FORMAT_NAMES}.", status=415)
 
 
 def _too_many_pixels() -> ImageError:
@@ -186,7 +185,7 @@ def _too_many_pixels() -> ImageError:
 
 
 def _damaged() -> ImageError:
-    return ImageError("The file cannot be read as a JPEG, PNG or GIF; it may be damaged.")
+    return ImageError(f"The file cannot be read as a {FORMAT_NAMES}; it may be damaged.")
 
 
 # What of an image file its pixels need. Metadata is left out unread, as browsers show an image whose text, colour
@@ -263,9 +262,9 @@ def of_jpeg(data: bytes) -> Essence:
     """
     kept, orientation, components, progressive = [bytes([0xFF, SOI])], UPRIGHT, 0, False
     at = 2
-    while found := JPEG_MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker in BARE:
+    while match := JPEG_MARKER.search(data, at):
+        marker, at = match[1][0], match.end()
+        if marker in MARKERS_WITHOUT_CONTENT:
             continue
         (length,) = struct.unpack_from(">H", data, at)
         content = data[at + 2 : at + length]
@@ -279,8 +278,8 @@ def of_jpeg(data: bytes) -> Essence:
             return Essence(b"".join([*kept, data[at - 2 :]]), orientation, at_once)
         if marker == APP1 and content.startswith(b"Exif\0\0") and orientation == UPRIGHT:
             orientation = orientation_of(content[6:])
-        if marker in FRAMES and len(content) > 5:
-            components, progressive = content[5], marker in PROGRESSIVE
+        if marker in FRAME_MARKERS and len(content) > 5:
+            components, progressive = content[5], marker in PROGRESSIVE_MARKERS
         if _is_of_pixels(marker, content):
             kept.append(data[at - 2 : at + max(length, 2)])
         at += max(length, 2)  # a shorter one is wrong, and read as one without content
@@ -307,18 +306,18 @@ def without_end(jpeg: bytes) -> bytes:
     bits: dict[tuple[int, int], int] = {}  # by component and coefficient: how many bits are still to come
     components: list[int] = []
     progressive, at = False, 2
-    while found := JPEG_AFTER_ROWS.search(jpeg, at):
-        marker, at = found[1][0], found.end()
+    while match := JPEG_AFTER_ROWS.search(jpeg, at):
+        marker, at = match[1][0], match.end()
         if at + 2 > len(jpeg):
             break
         content = jpeg[at + 2 : at + int.from_bytes(jpeg[at : at + 2])]
-        if marker in FRAMES:
-            components, progressive = list(content[6::3]), marker in PROGRESSIVE
+        if marker in FRAME_MARKERS:
+            components, progressive = list(content[6::3]), marker in PROGRESSIVE_MARKERS
         if marker == SCAN:
             first, last, low = (content[-3], content[-2], content[-1] & 15) if progressive else (0, 63, 0)
-            bits |= {(name, each): low for name in content[1:-3:2] for each in range(first, last + 1)}
+            bits |= {(name, place): low for name in content[1:-3:2] for place in range(first, last + 1)}
         at += 2 + len(content)
-    if any(bits.get((name, each), 1) for name in components for each in range(64)):
+    if any(bits.get((name, place), 1) for name in components for place in range(64)):
         raise Damaged("There are scans missing.")
     stripped = jpeg.rstrip(b"\0")
     # Rows may end with zeros, but hardly with more than two; the 0 that belongs to a 255 may have been cut off.
@@ -350,6 +349,69 @@ def _palette_size(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+def of_webp(data: bytes) -> Essence:
+    """Keep the pixels with their transparency; of an animation, those of its first frame.
+
+    Raises Damaged if the file breaks off in its pixels, and ImageError if they are too many. The decoder sets memory
+    aside for all of them before it tells their number, so it is read here.
+    """
+    header, transparency, pixels, orientation = b"", b"", b"", UPRIGHT
+    for kind, content in _webp_chunks(data):
+        if kind == b"EXIF" and orientation == UPRIGHT:
+            orientation = orientation_of(content.removeprefix(b"Exif\0\0"))
+        elif pixels:
+            continue
+        elif kind == WEBP_HEADER:
+            header = header or content[:10]
+        elif kind == WEBP_ALPHA:
+            transparency = transparency or _webp_chunk(kind, content)
+        elif kind == WEBP_FRAME:
+            pixels = _webp_chunk(b"ANIM", bytes(6)) + _webp_chunk(kind, content)
+            header = header and bytes([ANIMATED | TRANSPARENT]) + header[1:]  # around a small frame there is nothing
+        elif kind in (WEBP_LOSSY, WEBP_LOSSLESS):
+            _check_size(_webp_size(kind, content), MAX_PIXELS)
+            pixels = transparency + _webp_chunk(kind, content)
+            header = header and bytes([header[0] & TRANSPARENT]) + header[1:]
+    if not pixels:
+        raise Damaged("There are no pixels.")
+    if header:
+        width, height = (int.from_bytes(header[at : at + 3], "little") + 1 for at in (4, 7))
+        _check_size((width, height), MAX_PIXELS)
+        pixels = _webp_chunk(WEBP_HEADER, header) + pixels
+    return Essence(_webp_chunk(b"RIFF", b"WEBP" + pixels), orientation)
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the chunks that are there as a whole."""
+    end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    at = 12
+    while at + 8 <= end:
+        kind, length = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if at + length > end:
+            return
+        yield kind, data[at : at + length]
+        at += length + length % 2
+
+
+def _webp_chunk(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _webp_size(kind: bytes, content: bytes) -> tuple[int, int]:
+    """Return the width and height that the pixels themselves begin with."""
+    if kind == WEBP_LOSSY:
+        width, height = struct.unpack_from("<HH", content, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    bits = int.from_bytes(content[1:5], "little")
+    return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+def _read_webp(file: io.BytesIO) -> Image.Image:
+    """Decode a WebP and let go of its decoder, which holds 8 bytes for each pixel."""
+    return WebPImageFile(file).copy()
+
+
 def orientation_of(exif: bytes) -> int:
     """Return what EXIF, in its TIFF form, says of the orientation; UPRIGHT where that cannot be read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
@@ -360,8 +422,8 @@ def orientation_of(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", exif, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind, values = struct.unpack_from(f"{order}HHI", exif, entry)
-            if tag == ORIENTATION and kind in KINDS and values == 1:
-                (value,) = struct.unpack_from(order + KINDS[kind], exif, entry + 8)
+            if tag == ORIENTATION and kind in EXIF_NUMBER_FORMATS and values == 1:
+                (value,) = struct.unpack_from(order + EXIF_NUMBER_FORMATS[kind], exif, entry + 8)
                 return value if 1 <= value <= 8 else UPRIGHT
     except struct.error:  # it breaks off, or points beyond its end
         pass
@@ -369,15 +431,22 @@ def orientation_of(exif: bytes) -> int:
 
 
 class Format(NamedTuple):
-    """What a file of a format begins with, and how it is read."""
+    """What a file of a format begins with, how it is read, its media type, and the suffixes of its files."""
 
-    magic: tuple[bytes, ...]
+    magic: re.Pattern[bytes]
     essence_of: Callable[[bytes], Essence]
-    reader: type[ImageFile]
+    reader: Callable[[io.BytesIO], Image.Image]
+    media_type: str
+    suffixes: tuple[str, ...]
 
 
 FORMATS = {
-    "JPEG": Format((JPEG_MAGIC,), of_jpeg, JpegImageFile),
-    "PNG": Format((PNG_MAGIC,), of_png, PngImageFile),
-    "GIF": Format(GIF_MAGIC, of_gif, GifImageFile),
+    "JPEG": Format(
+        re.compile(rb"\xff\xd8\xff"), of_jpeg, JpegImageFile, "image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif")
+    ),
+    "PNG": Format(re.compile(re.escape(PNG_MAGIC)), of_png, PngImageFile, "image/png", (".png",)),
+    "GIF": Format(re.compile(rb"GIF8[79]a"), of_gif, GifImageFile, "image/gif", (".gif",)),
+    "WebP": Format(re.compile(rb"RIFF.{4}WEBP", re.DOTALL), of_webp, _read_webp, "image/webp", (".webp",)),
 }
+*_FIRST, _LAST = FORMATS
+FORMAT_NAMES = f"{', '.join(_FIRST)} or {_LAST}"

@@ -7,11 +7,11 @@
     classifier predict drop-folder --watch -o predictions.csv
     classifier predict s3://my/photos --engine ray --archive my.mar -o rows
 
-Folders and globs are searched for JPEG, PNG and GIF files; other files are skipped, and counted. If the first folders
-below the named ones are classes, the accuracy and the confused classes are printed. Rows are gathered in <output>.part,
-which becomes the output at the end. If a run was killed, or the gateway went away, run the same command again. It
-continues after these rows, and asks again for images that have changed, or that could not be read or asked. With
---watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
+Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. If the first
+folders below the named ones are classes, the accuracy and the confused classes are printed. Rows are gathered in
+<output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
+again. It continues after these rows, and asks again for images that have changed, or that could not be read or asked.
+With --watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
 
 With --engine ray an archive's own code predicts, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and

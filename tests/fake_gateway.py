@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-RED = {"predicted_class": "red", "confidence": 1.0, "class_probabilities": {"red": 1.0}}
+RED = {"predicted_class": "red", "confidence": 1.0, "class_probabilities": {"red": 1.0}, "success": True}
 CLASSES = {"classes": ["red"], "total_classes": 1}
 Reply = tuple[int, object]  # a status, and bytes or what becomes JSON
 HTML = b"<html><body>What nginx says</body></html>"

@@ -31,13 +31,13 @@ def airplane(page: Page) -> None:
 
 def many(page: Page) -> None:
     page.set_input_files("#file", EXAMPLES)
-    expect(page.locator("#visit .said").last).to_contain_text("%")
+    expect(page.locator("#visit .summary").last).to_contain_text("%")
 
 
-def unlike(page: Page) -> None:
+def outlier(page: Page) -> None:
     noise = encode(Image.frombytes("RGB", (32, 32), random.Random(0).randbytes(3 * 32 * 32)))
     page.set_input_files("#file", FilePayload(name="noise.png", mimeType="image/png", buffer=noise))
-    expect(page.locator(".unfamiliar")).to_be_visible()
+    expect(page.locator(".outlier")).to_be_visible()
 
 
 def error(page: Page) -> None:
@@ -46,14 +46,14 @@ def error(page: Page) -> None:
 
 
 def compare(page: Page) -> None:
-    unlike(page)
+    outlier(page)
     page.get_by_label("Compare with").select_option("2.0")
     expect(page.locator(".column")).to_have_count(2)
 
 
 def explain(page: Page) -> None:
     airplane(page)
-    page.get_by_text("What the model saw, and why").click()
+    page.get_by_text("Explain the prediction").click()
     expect(page.locator("#where")).to_be_visible()
 
 
@@ -79,7 +79,7 @@ def main(released: Path) -> None:
         (DOCS / "pages").mkdir(exist_ok=True)
         with serve(folder / "store" / released.name, folder) as stack:
             shoot(browser, stack, DOCS / "page.png", airplane)
-            for act in (many, unlike, error, explain):
+            for act in (many, outlier, error, explain):
                 shoot(browser, stack, DOCS / "pages" / f"{act.__name__}.png", act)
             shoot(browser, stack, DOCS / "pages" / "dark.png", airplane, color_scheme="dark")
             shoot(browser, stack, DOCS / "pages" / "phone.png", airplane, viewport=PHONE)

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from gateway.torchserve.client import TorchServe, read_properties
+from gateway.torchserve.management import Management
+from gateway.torchserve.properties import read_properties
 from scripts.serving.defaults import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,8 +51,8 @@ class Stack:
     output: list[str]
 
     @property
-    def torchserve(self) -> TorchServe:
-        return TorchServe(self.config, self.run / "key_file.json", timeout=60)
+    def torchserve(self) -> Management:
+        return Management(self.config, self.run / "key_file.json", timeout=60)
 
     def connect(self, timeout: float | None = None) -> socket.socket:
         """Open a connection to the gateway, for what no client library would send."""

@@ -33,7 +33,7 @@ TRAINING = Path(__file__).parent
 LOCK = TRAINING.parent / "requirements.lock"
 MANIFEST = "MAR-INF/MANIFEST.json"
 FIRST_VERSION = "1.0"
-VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve.client, which can ask for no other
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve.api, which can ask for no other
 
 
 def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "") -> None:

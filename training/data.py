@@ -25,7 +25,7 @@ from training import distributed
 from training.augment import train_transform
 from training.commands import PATH, command
 from training.config import Recipe
-from training.folders import Findings, counted, extensions_of, few, find, is_leaving
+from training.folders import FORMAT_NAMES, Findings, counted, extensions_of, few, find, is_leaving
 from training.outcome import Stopped
 from training.project import ROOT
 
@@ -115,7 +115,7 @@ def _find_split(folder: Path) -> Split:
             classes[path.relative_to(folder).parts[0]].append(path)
     empty = [name for name, images in classes.items() if not images]
     if empty and not findings.unreadable:
-        raise DataError(f"{folder / empty[0]} has no JPEG, PNG or GIF files; add some, or remove the folder.")
+        raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.")
     return Split(folder, findings, classes)
 
 

@@ -13,7 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"))  # of handler.transforms.FORMATS
+# Those of handler.transforms, which loads PyTorch.
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
+FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
 # Files that Windows, macOS, network drives and archives leave in folders of photos, besides names with a dot first.
 LEAVINGS = frozenset(
     (

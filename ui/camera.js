@@ -1,66 +1,71 @@
 "use strict";
 
-// A picture taken with the camera goes the way of a file.
+// Pictures from the camera. The page treats them as files.
+page.camera = (() => {
+  const { element, note } = page;
+  const BACK_CAMERA = { facingMode: { ideal: "environment" } }; // of a phone, which has a front camera too
+  const NO_CAMERA = "There is no camera, or the browser may not use it. Connect one, or allow it in the browser.";
+  const video = element("live");
+  let preferred = BACK_CAMERA;
+  let cameras = []; // their ids; a browser lists them when one is in use
+  let starting = false;
 
-const live = element("live");
-const BACK = { facingMode: { ideal: "environment" } }; // a phone's camera for what is before one
-let preferred = BACK;
-let cameras = []; // their ids, which browsers tell once one is in use
-let starting = false;
-
-async function startCamera() {
-  if (starting) return; // two would run where one is stopped
-  starting = true;
-  try {
-    live.srcObject = await navigator.mediaDevices.getUserMedia({ video: preferred });
-    await live.play();
-    element("finder").hidden = false;
-    element("shoot").focus();
-    const devices = await navigator.mediaDevices.enumerateDevices();
-    cameras = devices.filter(({ kind }) => kind === "videoinput").map(({ deviceId }) => deviceId);
-    element("switch").hidden = cameras.length < 2;
-  } catch ({ name }) {
-    stopCamera();
-    preferred = BACK; // the other one may be gone
-    if (name !== "AbortError") note("There is no camera, or the browser may not use it."); // as an image was chosen
+  async function start() {
+    if (starting) return; // a second stream would never be stopped
+    starting = true;
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: preferred });
+      await video.play();
+      element("finder").hidden = false;
+      element("shoot").focus();
+      const devices = await navigator.mediaDevices.enumerateDevices();
+      cameras = devices.filter(({ kind }) => kind === "videoinput").map(({ deviceId }) => deviceId);
+      element("switch").hidden = cameras.length < 2;
+    } catch ({ name }) {
+      stop();
+      preferred = BACK_CAMERA; // the other camera may have been removed
+      if (name !== "AbortError") note(NO_CAMERA); // it is an AbortError if an image was chosen meanwhile
+    }
+    starting = false;
   }
-  starting = false;
-}
 
-async function switchCamera() {
-  const [track] = live.srcObject.getVideoTracks();
-  const next = (cameras.indexOf(track.getSettings().deviceId) + 1) % cameras.length;
-  preferred = { deviceId: { exact: cameras[next] } };
-  stopCamera(); // a phone runs one at once
-  await startCamera();
-  element("switch").focus();
-}
+  async function switchCamera() {
+    const [track] = video.srcObject.getVideoTracks();
+    const next = (cameras.indexOf(track.getSettings().deviceId) + 1) % cameras.length;
+    preferred = { deviceId: { exact: cameras[next] } };
+    stop(); // a phone runs one camera at a time
+    await start();
+    element("switch").focus();
+  }
 
-function stopCamera() {
-  for (const track of live.srcObject?.getTracks() ?? []) track.stop();
-  live.srcObject = null;
-  element("finder").hidden = true;
-}
+  function stop() {
+    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+    video.srcObject = null;
+    element("finder").hidden = true;
+  }
 
-function takePicture() {
-  const canvas = document.createElement("canvas");
-  canvas.width = live.videoWidth;
-  canvas.height = live.videoHeight;
-  canvas.getContext("2d").drawImage(live, 0, 0);
-  leaveCamera();
-  canvas.toBlob((blob) => {
-    if (blob) take([new File([blob], "camera.jpg", { type: "image/jpeg" })]);
-    else note("The camera gave no picture. Try again.");
-  }, "image/jpeg");
-}
+  function takePicture() {
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth;
+    canvas.height = video.videoHeight;
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    leave();
+    canvas.toBlob((blob) => {
+      if (blob) page.choosing.take([new File([blob], "camera.jpg", { type: "image/jpeg" })]);
+      else note("The camera gave no picture. Try again.");
+    }, "image/jpeg");
+  }
 
-function leaveCamera() {
-  stopCamera();
-  element("camera").focus();
-}
+  function leave() {
+    stop();
+    element("camera").focus();
+  }
 
-element("camera").hidden = !navigator.mediaDevices; // there are none in an insecure context
-element("camera").addEventListener("click", startCamera);
-element("shoot").addEventListener("click", takePicture);
-element("switch").addEventListener("click", switchCamera);
-element("cancel").addEventListener("click", leaveCamera);
+  element("camera").hidden = !navigator.mediaDevices; // an insecure address has none
+  element("camera").addEventListener("click", start);
+  element("shoot").addEventListener("click", takePicture);
+  element("switch").addEventListener("click", switchCamera);
+  element("cancel").addEventListener("click", leave);
+
+  return { stop };
+})();

@@ -1,40 +1,54 @@
 "use strict";
 
-// The card of the model that is served, to read.
+// The card of the served model. The other scripts need nothing of it.
+(() => {
+  const { element } = page;
+  const Z = 1.959964; // of a 95 % interval
+  const percent = (share) => `${(100 * share).toFixed(2)}\u00a0%`;
+  const grouped = (count) => count.toLocaleString("en");
 
-const Z = 1.959964; // of a 95 % interval
-const hundredths = (share) => `${(100 * share).toFixed(2)}\u00a0%`;
-const counted = (count) => count.toLocaleString("en");
+  async function open() {
+    element("facts").replaceChildren();
+    element("unread").textContent = "";
+    element("carded").showModal();
+    const card = await page.server.ask("model");
+    if (card.error) element("unread").textContent = card.error;
+    else element("facts").replaceChildren(...facts(card));
+  }
 
-async function readCard() {
-  element("facts").replaceChildren();
-  element("unread").textContent = "";
-  element("carded").showModal();
-  const card = await ask("model");
-  if (card.error) element("unread").textContent = card.error;
-  else element("facts").replaceChildren(...facts(card));
-}
+  function facts({ name, version, classes, metrics: { test }, calibration, data, recipe, commit }) {
+    const [low, high] = interval(test.accuracy, test.images);
+    const { architecture, optimizer, epochs, seed, members } = recipe;
+    const rows = {
+      Name: `${name}, version ${version}`,
+      Classes: classes.join(", "),
+      Accuracy:
+        `${percent(test.accuracy)} of ${grouped(test.images)} test images; ` +
+        `95\u00a0% interval ${percent(low)} to ${percent(high)}`,
+      Calibration:
+        `expected calibration error ${percent(test.ece)} on the test images; ` +
+        `temperature ${calibration.temperature.toFixed(3)}`,
+      Data: `${data.name}, ${grouped(data.training_images)} training images`,
+      Recipe: members
+        ? `an ensemble of ${members.length}`
+        : `${architecture}, ${optimizer.name}, ${epochs} epochs, seed ${seed}`,
+      Commit: commit,
+    };
+    return Object.entries(rows).flatMap(([term, text]) => [textElement("dt", term), textElement("dd", text)]);
+  }
 
-function facts({ name, version, classes, metrics: { test }, calibration, data, recipe, commit }) {
-  const [low, high] = interval(test.accuracy, test.images);
-  const { architecture, optimizer, epochs, seed, members } = recipe;
-  const rows = {
-    Name: `${name}, version ${version}`,
-    Classes: classes.join(", "),
-    Accuracy: `${hundredths(test.accuracy)} of ${counted(test.images)} test images; 95\u00a0% interval ${hundredths(low)} to ${hundredths(high)}`,
-    Calibration: `error ${hundredths(test.ece)} on them, at temperature ${calibration.temperature.toFixed(3)}`,
-    Data: `${data.name}, ${counted(data.training_images)} images to train on`,
-    Recipe: members ? `an ensemble of ${members.length}` : `${architecture}, ${optimizer.name}, ${epochs} epochs, seed ${seed}`,
-    Commit: commit,
-  };
-  return Object.entries(rows).flatMap((row) => row.map((text, at) => Object.assign(document.createElement(at ? "dd" : "dt"), { textContent: text })));
-}
+  function textElement(tag, text) {
+    const made = document.createElement(tag);
+    made.textContent = text;
+    return made;
+  }
 
-// Of a share of `count` (Wilson 1927), as training/metrics.py has it.
-function interval(share, count) {
-  const centre = share + Z ** 2 / (2 * count);
-  const reach = Z * Math.sqrt((share * (1 - share)) / count + Z ** 2 / (4 * count ** 2));
-  return [centre - reach, centre + reach].map((end) => end / (1 + Z ** 2 / count));
-}
+  // Wilson's interval (1927) of a share of `count`; training/metrics.py computes the same.
+  function interval(share, count) {
+    const centre = share + Z ** 2 / (2 * count);
+    const reach = Z * Math.sqrt((share * (1 - share)) / count + Z ** 2 / (4 * count ** 2));
+    return [centre - reach, centre + reach].map((end) => end / (1 + Z ** 2 / count));
+  }
 
-element("card").addEventListener("click", readCard);
+  element("card").addEventListener("click", open);
+})();

@@ -1,36 +1,40 @@
 "use strict";
 
-// The same question to the server, from programs.
-
-const COPIED_SHOWN = 2000; // milliseconds
-const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`; // for a shell
-const PROGRAMS = {
-  curl: (name, url) => `curl -F ${quoted(`file=@"${name.replace(/["\\]/g, "\\$&")}"`)} '${url}'`,
-  python: (name, url) => `import requests
+// Programs that get the prediction on show.
+page.programs = (() => {
+  const { element, address } = page;
+  const COPIED_TIME = 2000; // milliseconds for which the button says so
+  const shellQuoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
+  const PROGRAMS = {
+    curl: (name, url) => `curl -F ${shellQuoted(`file=@"${name.replace(/["\\]/g, "\\$&")}"`)} '${url}'`,
+    python: (name, url) => `import requests
 
 with open(${JSON.stringify(name)}, "rb") as image:
     answer = requests.post(${JSON.stringify(url)}, files={"file": image}).json()
 print(answer["predicted_class"], answer["confidence"])`,
-  javascript: (name, url) => `import { readFile } from "node:fs/promises";
+    javascript: (name, url) => `import { readFile } from "node:fs/promises";
 
 const body = new FormData();
 body.append("file", new Blob([await readFile(${JSON.stringify(name)})]), ${JSON.stringify(name)});
 const response = await fetch(${JSON.stringify(url)}, { method: "POST", body });
 const answer = await response.json();
 console.log(answer.predicted_class, answer.confidence);`,
-};
+  };
 
-function showPrograms({ name, asked: [{ path }] }) {
-  const url = address(path);
-  for (const [id, program] of Object.entries(PROGRAMS)) element(id).textContent = program(name, url);
-}
+  function update({ name, replies: [{ path }] }) {
+    const url = address(path);
+    for (const [id, program] of Object.entries(PROGRAMS)) element(id).textContent = program(name, url);
+  }
 
-for (const button of document.querySelectorAll(".copy")) {
-  button.hidden = !navigator.clipboard; // there is none in an insecure context
-  const text = button.textContent;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(element(button.dataset.of).textContent);
-    button.textContent = "Copied";
-    setTimeout(() => (button.textContent = text), COPIED_SHOWN);
-  });
-}
+  for (const button of document.querySelectorAll(".copy")) {
+    button.hidden = !navigator.clipboard; // an insecure address has none
+    const text = button.textContent;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(element(button.dataset.of).textContent);
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = text), COPIED_TIME);
+    });
+  }
+
+  return { update };
+})();

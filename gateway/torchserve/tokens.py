@@ -1,4 +1,4 @@
-"""What TorchServe wants to see before it answers: keys of its own, or the token that its nodes share."""
+"""The tokens without which TorchServe does not answer: its own short-lived keys, or the token that its nodes share."""
 
 import json
 import time
@@ -7,10 +7,11 @@ from typing import Protocol
 
 from filelock import FileLock
 
-from gateway.torchserve.nodes import Headers, Nodes, TorchServeError, Unavailable
+from gateway.backend import BackendError, Unavailable
+from gateway.torchserve.nodes import Headers, Nodes
 
 POLL_INTERVAL = 0.005  # seconds
-KEY_FILE_PATIENCE = 0.5  # seconds; TorchServe does not replace the file in one step
+KEY_FILE_SECONDS = 0.5  # seconds; TorchServe does not replace the file in one step
 
 
 def bearer(token: str) -> Headers:
@@ -26,7 +27,7 @@ class Tokens(Protocol):
 
 
 class TokenFile:
-    """One token for everything, in a file that is written anew when the token is another one."""
+    """One token for everything, in a file. It is read for every request, so that a new token is followed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -35,7 +36,7 @@ class TokenFile:
         try:
             return self._path.read_text().strip()
         except OSError as error:
-            raise TorchServeError(f"The token of the nodes cannot be read: {error}.") from None
+            raise BackendError(f"The token of the nodes cannot be read: {error}.") from None
 
     def renew(self, kind: str, expired: str) -> str:
         return self.read(kind)
@@ -49,7 +50,7 @@ class Keys:
 
     def read(self, kind: str) -> str:
         """Return the current key for `inference`, `management` or `API`."""
-        until = time.monotonic() + KEY_FILE_PATIENCE
+        until = time.monotonic() + KEY_FILE_SECONDS
         while True:
             try:
                 return json.loads(self._key_file.read_text())[kind]["key"]
@@ -62,8 +63,8 @@ class Keys:
 
     def renew(self, kind: str, expired: str) -> str:
         """Return a key other than `expired`. Renewing kills the old key, so of several processes one does it."""
-        # Polls, as a blocking lock would stop all greenlets of the process, the one that holds it included.
+        # Polls, because a blocking lock would stop all greenlets of the process, also the one that holds it.
         with FileLock(self._key_file.with_suffix(".lock"), poll_interval=POLL_INTERVAL):
             if self.read(kind) == expired:
-                self._management.ask("GET", f"/token?type={kind}", None, bearer(self.read("API")))
+                self._management.send("GET", f"/token?type={kind}", None, bearer(self.read("API")))
             return self.read(kind)

@@ -20,6 +20,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
+from gateway.backend import Answer, Refusal
 from training.outcome import Stopped
 
 ABOUT_THE_IMAGE = (400, 413, 415, 422)  # what the gateway answers with these, it will always answer
@@ -29,7 +30,7 @@ DELAYS = (0.5, 1, 2, 4, 8)  # seconds between tries; the last is repeated
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of the reply
 READ_DELAYS = (0, 0.5, 1)  # seconds before each try to read a file
 JSON = dict[str, Any]
-Answer = dict[str, Any]  # what the gateway says of an image, or {"error": …}, with "again" if it may be asked again
+NO_ANSWER = 0  # in the place of a status, if the gateway has not refused the image itself
 
 
 class GatewayGone(Stopped):
@@ -114,14 +115,16 @@ class Gateway:
                 raise
 
     def predict(self, paths: list[Path]) -> list[Answer]:
-        """Return the gateway's answer for each file, or {"error": …} with the reason if there is none.
+        """Return the gateway's answer for each file, or a Refusal with NO_ANSWER and the reason if there is none.
 
-        With "again", the reason is not the image's: the file cannot be read now, or the gateway answers others only.
-        Raises GatewayGone if it answers none.
+        That reason is not the image's: the file cannot be read now, or the gateway answers others only. Raises
+        GatewayGone if it answers none.
         """
         contents = list(map(self._read, paths))
         answers = iter(self._ask([content for content in contents if isinstance(content, bytes)]))
-        return [next(answers) if isinstance(content, bytes) else _again(reason_of(content)) for content in contents]
+        return [
+            next(answers) if isinstance(content, bytes) else _unanswered(reason_of(content)) for content in contents
+        ]
 
     def _read(self, path: Path) -> bytes | Exception:
         for delay in READ_DELAYS:  # a network drive may be away for a moment
@@ -141,7 +144,7 @@ class Gateway:
             reply = self._patiently(images)
         except PassingError as error:
             self._get("ready")  # else it is not these images
-            reply = _again(str(error))
+            reply = _unanswered(str(error))
         if isinstance(reply, list):
             return reply
         if len(images) > 1:
@@ -177,13 +180,15 @@ class Gateway:
         if status == HTTPStatus.OK:
             answers = answer if isinstance(answer, list) else [answer]
             if len(answers) == len(images) and all(map(_is_answer, answers)):
-                return [each if _is_final(each) else _again(each["error"]) for each in answers]
+                return answers
             raise PassingError(str(self._another("predict")))
-        if status in ABOUT_THE_IMAGE and isinstance(answer, dict) and isinstance(answer.get("error"), str):
-            return answer
+        if status in ABOUT_THE_IMAGE and _is_failure(answer):
+            return {"error": answer["error"], "status": status, "success": False}
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             size = sum(map(len, images)) / 1e6
-            return _again(f"The proxy refuses uploads of this size ({size:.1f} MB); raise its client_max_body_size.")
+            return _unanswered(
+                f"The proxy refuses uploads of this size ({size:.1f} MB); raise its client_max_body_size."
+            )
         if status in PASSING:
             raise PassingError(self._refusal(response, answer), _seconds(response.headers.get("Retry-After", "")))
         raise GatewayGone(self._refusal(response, answer))
@@ -274,8 +279,13 @@ def _without_query(url: str) -> str:
     return url.partition("?")[0]  # what follows may be secret
 
 
-def _again(reason: str) -> Answer:
-    return {"error": reason, "again": True}
+def may_pass(answer: Answer) -> bool:
+    """Say whether an image may be classified another time, because it was not the image that was refused."""
+    return not answer["success"] and answer["status"] not in ABOUT_THE_IMAGE
+
+
+def _unanswered(reason: str) -> Refusal:
+    return {"error": reason, "status": NO_ANSWER, "success": False}
 
 
 def _json(response: requests.Response) -> Any:
@@ -287,19 +297,24 @@ def _json(response: requests.Response) -> Any:
 
 
 def _is_answer(answer: Any) -> bool:
-    if not isinstance(answer, dict):
-        return False
-    if "error" in answer:
-        return isinstance(answer["error"], str)
-    return (
-        isinstance(answer.get("predicted_class"), str)
-        and isinstance(answer.get("confidence"), float | int)
-        and isinstance(answer.get("class_probabilities"), dict)
-    )
+    match answer:
+        case {
+            "success": True,
+            "predicted_class": str(),
+            "confidence": float() | int(),
+            "class_probabilities": dict(),
+        }:
+            return True
+        case {"status": int()}:
+            return _is_failure(answer)
+    return False
 
 
-def _is_final(answer: Answer) -> bool:
-    return "error" not in answer or answer.get("status") in ABOUT_THE_IMAGE
+def _is_failure(answer: Any) -> bool:
+    match answer:
+        case {"success": False, "error": str()}:
+            return True
+    return False
 
 
 def _seconds(retry_after: str) -> float:

@@ -11,11 +11,11 @@ from itertools import chain, groupby
 from pathlib import Path
 from stat import S_ISDIR
 
-from training.folders import Findings, extensions_of, find, match
+from gateway.limits import MAX_FILES
+from training.folders import FORMAT_NAMES, Findings, extensions_of, find, match
 from training.outcome import Stopped
 
-FILES_AT_ONCE = 32  # in a request; the gateway takes no more,
-BYTES_AT_ONCE = 4 * 1024 * 1024  # nor more than 10 MB together
+BYTES_AT_ONCE = 4 * 1024 * 1024  # in a request; the gateway takes MAX_IMAGE_BYTES
 
 
 def names_of(paths: Sequence[str], listed: str | None) -> list[str]:
@@ -60,7 +60,7 @@ def list_images(named: Iterable[Path]) -> list[Path]:
     """Return what `find_images` yields. Raises Stopped where that is nothing."""
     images = list(find_images(named))
     if not images:
-        raise Stopped("There are no JPEG, PNG or GIF files in what was named.")
+        raise Stopped(f"There are no {FORMAT_NAMES} files in what was named.")
     return images
 
 
@@ -107,7 +107,7 @@ def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
     for image in images:
         its_size = _size(image)
         size += its_size
-        if group and (len(group) == FILES_AT_ONCE or size > BYTES_AT_ONCE):
+        if group and (len(group) == MAX_FILES or size > BYTES_AT_ONCE):
             yield group
             group, size = [], its_size
         group.append(image)

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.batch.client import Gateway, GatewayGone
+from scripts.batch.client import Gateway, GatewayGone, may_pass
 from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
 from scripts.batch.output import check_output, writing
@@ -65,7 +65,7 @@ def predict_all(
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
         rows: tuple[list[Row], list[Row]] = ([], [])
         for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
-            rows["again" in answer].append(row)
+            rows[may_pass(answer)].append(row)
         yield rows
 
 

@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.batch.client import Answer
 from scripts.batch.output import writing
 from training.files import written_whole
 from training.outcome import Stopped
@@ -30,12 +29,13 @@ def columns(classes: list[str]) -> list[str]:
     return ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
 
 
-def rows_of(files: Sequence[Path | str], answers: list[Answer], classes: list[str]) -> list[Row]:
+def rows_of(files: Sequence[Path | str], answers: Sequence[Mapping[str, object]], classes: list[str]) -> list[Row]:
+    """Return a row for each file and its answer, which is a Prediction or a Refusal."""
     return [_row(file, answer, classes) for file, answer in zip(files, answers, strict=True)]
 
 
-def _row(file: Path | str, answer: Answer, classes: list[str]) -> Row:
-    probabilities = answer.get("class_probabilities", {})
+def _row(file: Path | str, answer: Mapping[str, object], classes: list[str]) -> Row:
+    probabilities: Any = answer.get("class_probabilities", {})
     return [str(file), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
 
 

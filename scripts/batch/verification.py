@@ -35,7 +35,7 @@ def served(gateway: Gateway, images: list[Path], classes: list[str]) -> Tensor:
     probabilities = []
     for paths, answers in zip(groups, gateway.predict_all(groups), strict=True):
         for path, answer in zip(paths, answers, strict=True):
-            if "error" in answer:
+            if not answer["success"]:
                 raise Stopped(f"{path}: {answer['error']}")
             probabilities.append([answer["class_probabilities"][name] for name in classes])
     return torch.tensor(probabilities)

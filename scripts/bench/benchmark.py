@@ -36,7 +36,7 @@ from PIL import Image
 from skimage import data
 from tqdm import tqdm
 
-from gateway.torchserve.client import MODEL, read_properties
+from gateway.torchserve.properties import MODEL, read_properties
 from training.commands import COUNT, PATH, command, output
 from training.files import save_figure, write_digest, write_whole
 from training.outcome import Stopped

@@ -20,7 +20,7 @@ import click
 import yaml
 from tqdm import tqdm
 
-from gateway.torchserve.client import TorchServe
+from gateway.torchserve.management import Management
 from scripts.bench.benchmark import IMAGES, PRODUCT, WARMING, Figures, load, need, photograph, running, systems
 from training.commands import COUNT, PATH, command
 from training.files import write_digest
@@ -68,7 +68,7 @@ def measure(
     image = folder / "small.jpg"
     image.write_bytes(photograph(IMAGES["small"], seed=0))
     with running(product, image.read_bytes()):
-        client = TorchServe(config, folder / "run" / "key_file.json", timeout=10)
+        client = Management(config, folder / "run" / "key_file.json", timeout=10)
         (described,) = client.describe()
         in_force = {name: described[name] for name in setting.in_yaml()} | {"ready": len(described["workers"])}
         if in_force != setting.in_yaml() | {"ready": setting.workers}:

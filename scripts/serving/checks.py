@@ -134,7 +134,7 @@ def _gateway(url: str, config: Path) -> str:
         raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
     health = _health(address, _is_here(address.hostname))
     if health is None:
-        from gateway.torchserve.client import read_properties
+        from gateway.torchserve.properties import read_properties
         from scripts.serving.product import check_ports
 
         check_ports(address.hostname, address.port or HTTP, read_properties(config))

@@ -23,7 +23,7 @@ import requests
 import ts
 from filelock import FileLock, Timeout
 
-from gateway.torchserve.client import MODEL, read_properties
+from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import served
 from scripts.serving.defaults import TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say

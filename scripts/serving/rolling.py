@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from gateway.app import TIMEOUT as GATEWAY_TIMEOUT
-from gateway.torchserve.client import TooSlow, TorchServe, TorchServeError, Unavailable
+from gateway.backend import BackendError, Prediction, TooSlow, Unavailable
+from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
+from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
 from scripts.serving import served
 from training.files import check_digest
@@ -57,13 +57,13 @@ def in_store(named: str, run: Path) -> str:
     return path.name
 
 
-def register(torchserve: TorchServe, archive: str, run: Path) -> str:
+def register(torchserve: Management, archive: str, run: Path) -> str:
     """Register an archive of the model store; returns what happened. Raises DigestError where it is not as built."""
     check_digest(run / "model_store" / archive)
     return torchserve.register(archive)
 
 
-def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
+def roll(torchserve: Management, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
     """Serve `archive` in the place of what is served; returns what happened. Raises Refused where it is worse.
 
     It is asked for the images of `sample`, whose folders are named as classes, or else for the page's examples, which
@@ -80,7 +80,7 @@ def roll(torchserve: TorchServe, archive: str, run: Path, sample: Path | None, l
     return _replace(torchserve, old, archive, run, check)
 
 
-def rollback(torchserve: TorchServe, run: Path) -> str:
+def rollback(torchserve: Management, run: Path) -> str:
     """Serve again what the last roll, or rollback, has replaced; returns what happened. Raises Refused."""
     old, last = _served(torchserve), served.last_roll(run)
     if last is None:
@@ -110,12 +110,12 @@ def _images(sample: Path | None) -> list[Path]:
     return images
 
 
-def _served(torchserve: TorchServe) -> dict[str, str]:
+def _served(torchserve: Management) -> dict[str, str]:
     (description,) = torchserve.describe()
     return {"archive": description["modelUrl"], "version": description["modelVersion"]}
 
 
-def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
+def _replace(torchserve: Management, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
     """Register `archive`, serve it unless `check` raises, and unregister the old version once it is idle."""
     known = _versions(torchserve, archive)
 
@@ -140,12 +140,12 @@ def _replace(torchserve: TorchServe, old: dict[str, str], archive: str, run: Pat
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"
 
 
-def _versions(torchserve: TorchServe, archive: str) -> set[str]:
+def _versions(torchserve: Management, archive: str) -> set[str]:
     return {each["modelVersion"] for each in torchserve.describe("all") if each["modelUrl"] == archive}
 
 
 def _compare(
-    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+    torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> str:
     """Ask both versions for every image; returns how they did. Raises Refused where the new one may not be served."""
     for image in islice(cycle(images), WARMING):
@@ -181,7 +181,7 @@ def _two_digits(value: float) -> float:
 
 
 def _compare_classes(
-    torchserve: TorchServe, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+    torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> bool:
     """Return whether both versions have the same classes. Raises Refused if not, unless that is wanted."""
     classes = {
@@ -204,7 +204,7 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "no more"
 
 
-def _ask(torchserve: TorchServe, version: str, image: Path, limit: float) -> tuple[dict[str, Any], float]:
+def _ask(torchserve: Management, version: str, image: Path, limit: float) -> tuple[Prediction, float]:
     """Return a version's answer and the seconds it took. Raises Refused without one, or when it takes too long."""
     try:
         content = image.read_bytes()
@@ -212,8 +212,8 @@ def _ask(torchserve: TorchServe, version: str, image: Path, limit: float) -> tup
         raise Refused(f"the sample image {image} cannot be read ({error.strerror}); remove it.") from None
     started = time.monotonic()
     try:
-        answer = torchserve.predict(content, version)
-    except TorchServeError as error:
+        answer = torchserve.inference.predict(content, version)
+    except BackendError as error:
         if not isinstance(error, (TooSlow, Unavailable)) and _default_refuses(torchserve, content):
             raise Refused(f"the sample image {image} cannot be read ({error}); remove it.") from None
         raise Refused(f"version {version} fails on {image}: {error}") from None
@@ -223,16 +223,16 @@ def _ask(torchserve: TorchServe, version: str, image: Path, limit: float) -> tup
     return answer, took
 
 
-def _default_refuses(torchserve: TorchServe, content: bytes) -> bool:
+def _default_refuses(torchserve: Management, content: bytes) -> bool:
     """Say whether the version that is served refuses an image too, so that the image is to blame."""
     try:
-        torchserve.predict(content)
-    except TorchServeError:
+        torchserve.inference.predict(content)
+    except BackendError:
         return True
     return False
 
 
-def _drain(torchserve: TorchServe, version: str) -> None:
+def _drain(torchserve: Management, version: str) -> None:
     """Wait until a version that is asked no more has answered all it was asked, as unregistering kills its workers.
 
     Once its queue is empty, a worker that describes itself has nothing else left to do. A worker that does not, as its
@@ -247,6 +247,6 @@ def _drain(torchserve: TorchServe, version: str) -> None:
     idle: set[int | None] = set()
     while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
         with suppress(Unavailable):  # a worker that died has nothing left to do either
-            idle.add(torchserve.said(version).get("pid"))
+            idle.add(torchserve.describe_worker(version).get("pid"))
         time.sleep(POLL_INTERVAL)
         (description,) = torchserve.describe(version)

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from gateway.torchserve.client import TorchServe
+from gateway.torchserve.management import Management
 from scripts.serving.supervisor import ServeError, say
 from training.files import DigestError, check_digest, digest_path, write_whole
 
@@ -51,7 +51,7 @@ def archives(run: Path) -> list[str]:
     return [version["archive"] for version in whole] or [named]
 
 
-def record(torchserve: TorchServe, run: Path, last_roll: dict[str, Version] | None = None) -> None:
+def record(torchserve: Management, run: Path, last_roll: dict[str, Version] | None = None) -> None:
     """Note the versions that TorchServe serves now, and a roll if there was one."""
     described = torchserve.describe("all") if torchserve.models() else []
     default = torchserve.describe()[0]["modelVersion"] if described else ""

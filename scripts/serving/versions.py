@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gateway.torchserve.client import TorchServe, TorchServeError
+from gateway.backend import BackendError
+from gateway.torchserve.management import Management
 from scripts.serving import served
 from scripts.serving.rolling import Limits, Refused, in_store, register, roll, rollback
 from training.outcome import Outcome, Stopped
@@ -12,7 +13,7 @@ from training.outcome import Outcome, Stopped
 TIMEOUT = 120  # seconds, for workers to start
 
 
-def versions(torchserve: TorchServe) -> list[dict[str, Any]]:
+def versions(torchserve: Management) -> list[dict[str, Any]]:
     """Return for each version whether it is the default, its archive, workers and batching."""
     if not torchserve.models():
         return []
@@ -42,7 +43,7 @@ def as_line(version: dict[str, Any]) -> str:
 def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
     """Carry out a command of 'classifier models' with its arguments. Raises Stopped."""
     try:
-        torchserve = TorchServe(config, run / "key_file.json", timeout=TIMEOUT)
+        torchserve = Management(config, run / "key_file.json", timeout=TIMEOUT)
     except FileNotFoundError:
         raise Stopped(f"There is no file {config}; name TorchServe's with --config.") from None
     try:
@@ -58,11 +59,11 @@ def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
                 return Outcome(0, done, {"said": done, "versions": versions(torchserve)})
     except Refused as error:
         raise Stopped(f"Nothing was changed: {error}") from None
-    except TorchServeError as error:
+    except BackendError as error:
         raise Stopped(str(error)) from None
 
 
-def change(command: str, torchserve: TorchServe, run: Path, **given: Any) -> str:
+def change(command: str, torchserve: Management, run: Path, **given: Any) -> str:
     """Carry out a command that changes what is served, and note it; returns what happened."""
     match command:
         case "scale":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from gateway.torchserve.client import MODEL, read_properties
+from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving.product import START_TIMEOUT
 from scripts.serving.supervisor import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, copy, locked, read

@@ -74,7 +74,7 @@ def test_no_request_fails_while_keys_expire(
     archive: Path, pictures: Pictures, tmp_path: Path, record_property: Record
 ) -> None:
     def key() -> str:
-        return stack.torchserve._tokens.read("inference")
+        return stack.torchserve._api.tokens.read("inference")
 
     keys: set[str] = set()
     with serve(archive, tmp_path, token_expiration_min=1 / 60) as stack:

@@ -13,8 +13,10 @@ from string import Template
 import pytest
 import requests
 
-from gateway.torchserve.client import TorchServeError, TorchServeNodes
-from gateway.torchserve.nodes import CONNECT_TIMEOUT, SILENCE
+from gateway.backend import BackendError
+from gateway.torchserve.api import Api
+from gateway.torchserve.inference import Inference
+from gateway.torchserve.nodes import CONNECT_TIMEOUT, MAX_SILENCE_SECONDS
 from scripts.serving import served
 from scripts.serving.product import find_java, gateway, keep_memory, torchserve
 from scripts.serving.supervisor import Service
@@ -99,8 +101,8 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def workers(node: Node, token_file: Path) -> int:
     time.sleep(0.2)  # as it has better things to do than to answer
     try:
-        return TorchServeNodes([node.url], token_file, timeout=10).details()["workers"]
-    except TorchServeError:
+        return Inference(Api.of_several_nodes([node.url], token_file, timeout=10)).details()["workers"]
+    except BackendError:
         return 0
 
 
@@ -175,7 +177,7 @@ def test_nothing_is_lost_with_a_machine_that_vanishes(
         f"{dict(ledger.outcomes())}, {slowest(ledger):.1f} s at most, both serve {max(again):.1f} s after",
     )
     assert set(ledger.outcomes()) == {"right"}
-    assert slowest(ledger) < SILENCE + CONNECT_TIMEOUT + 3
+    assert slowest(ledger) < MAX_SILENCE_SECONDS + CONNECT_TIMEOUT + 3
 
 
 def slowest(ledger: Ledger) -> float:

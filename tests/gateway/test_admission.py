@@ -6,18 +6,18 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from gevent.socket import socketpair
 from werkzeug.test import TestResponse
 
-import gateway
-from gateway import admission
-from gateway.admission import SMALL_IMAGE_BYTES, Body, Busy, Gate, SlowBody
+from gateway import app, limits
+from gateway.admission import Body, Gate, SlowBody
 from gateway.app import create_app
-from gateway.torchserve.client import TooSlow, TorchServe
+from gateway.backend import Answer, Busy, Prediction, TooSlow
+from gateway.limits import SMALL_IMAGE_BYTES
+from tests.fake_backend import FakeBackend
 from tests.stack import wait_until
 
 SMALL = b"small"
@@ -25,7 +25,7 @@ LARGE = bytes(SMALL_IMAGE_BYTES + 1)
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-class Counting(TorchServe):
+class Counting(FakeBackend):
     """Answers when it is let go, and knows how many calls are under way."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Counting(TorchServe):
         self.calls = self.most = self.done = 0
         self._lock = Lock()
 
-    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
         with self._lock:
             self.calls += 1
             self.most = max(self.most, self.calls)
@@ -41,13 +41,10 @@ class Counting(TorchServe):
         with self._lock:
             self.calls -= 1
             self.done += 1
-        return {"predicted_class": "cat", "class_probabilities": {}, "in_distribution": True, "version": "1.0"}
+        return super().predict(image, version)
 
-    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
-        return [self.predict(images[0], version)] * len(images)
-
-    def explain(self, image: bytes, class_name: str, version: str | None = None) -> dict[str, Any]:
-        return self.predict(image, version)
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
+        return [*super().predict_all(images[:1], version)] * len(images)
 
 
 @pytest.fixture
@@ -60,7 +57,7 @@ def torchserve() -> Iterator[Counting]:
 @pytest.fixture
 def client(torchserve: Counting, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """A gateway that makes one call at once with small images, and one with everything else."""
-    monkeypatch.setattr(gateway, "_backend", lambda config: torchserve)
+    monkeypatch.setattr(app, "_backend", lambda config: torchserve)
     return create_app({"CALLS": 1}).test_client()
 
 
@@ -117,7 +114,7 @@ def test_whatever_costs_takes_its_turn(client: FlaskClient, torchserve: Counting
 def test_bytes_beyond_the_bound_are_told_to_come_again(
     client: FlaskClient, torchserve: Counting, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_HELD_BYTES", 2 * len(LARGE))
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 2 * len(LARGE))
     gate = gate_of(client)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(upload, client, "/predict", LARGE)
@@ -136,11 +133,11 @@ def test_bytes_beyond_the_bound_are_told_to_come_again(
 def test_large_images_leave_small_ones_their_place(
     client: FlaskClient, torchserve: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_HELD_BYTES", 0)
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 0)
     torchserve.go_on.set()
     assert upload(client, "/predict", LARGE).status_code == 503
     assert upload(client, "/predict", SMALL).status_code == 200
-    assert upload(client, "/predict", bytes(admission.MAX_BODY_BYTES)).status_code == 503
+    assert upload(client, "/predict", bytes(limits.MAX_BODY_BYTES)).status_code == 503
 
 
 def test_too_large_a_body_is_called_so_if_there_is_place(client: FlaskClient) -> None:
@@ -151,7 +148,7 @@ def test_too_large_a_body_is_called_so_if_there_is_place(client: FlaskClient) ->
 def test_images_beyond_the_bound_are_told_to_come_again(
     client: FlaskClient, torchserve: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_WAITING_IMAGES", 2)
+    monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 2)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(upload, client, "/predict", LARGE)
         wait_until(lambda: torchserve.calls == 1)
@@ -185,7 +182,7 @@ def test_is_told_to_come_again(
     path: str,
     page: dict[str, str],
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_WAITING_IMAGES", 0)
+    monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 0)
     reply = upload(client, path, SMALL, **{"X-Request-ID": "mine", **page})
     assert (reply.status_code, reply.headers["Retry-After"], reply.headers["X-Request-ID"]) == (503, "1", "mine")
     assert reply.get_json() == {"error": "Too many images are waiting.", "success": False}
@@ -195,7 +192,7 @@ def test_is_told_to_come_again(
 
 
 def test_a_full_gateway_is_live_but_not_ready(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_WAITING_IMAGES", 0)
+    monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 0)
     assert client.get("/live").status_code == 200
     ready = client.get("/ready")
     assert (ready.status_code, ready.headers["Retry-After"]) == (503, "1")
@@ -225,9 +222,9 @@ def test_who_waits_too_long_is_told_to_come_again_and_keeps_no_place() -> None:
     assert calls == [1, 3]
 
 
-@pytest.mark.parametrize("many", [0, admission.MANY_SLOW_BODIES], ids=["few", "many"])
+@pytest.mark.parametrize("many", [0, limits.MANY_SLOW_BODIES], ids=["few", "many"])
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
-    monkeypatch.setattr(admission, "HURRIED_READ_SECONDS" if many else "READ_SECONDS", 0.01)
+    monkeypatch.setattr(limits, "HURRIED_READ_SECONDS" if many else "READ_SECONDS", 0.01)
 
     def dawdle() -> None:
         ours, theirs = socketpair()
@@ -245,7 +242,7 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_body_may_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "BODY_SECONDS", 0)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0)
 
     def drip() -> None:
         ours, theirs = socketpair()
@@ -262,7 +259,7 @@ def test_a_body_is_released_if_its_request_fails(client: FlaskClient) -> None:
 
 
 def test_nothing_is_read_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 1000)
     stream = io.BytesIO(LARGE)
     body = Body(Gate(calls=1, timeout=10), stream, declared=None)
     body.read(400)

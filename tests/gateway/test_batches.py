@@ -2,52 +2,53 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
-from typing import Any
 
 import pytest
 
 from gateway.admission import Line
-from gateway.batches import MAX_BATCH, Batches
-from gateway.torchserve.client import ImageRefused, TorchServe, Unavailable
+from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
+from gateway.batches import Batches
+from gateway.limits import MAX_BATCH
 from tests.drawing import draw, encode
+from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, wait_until
 
 
-class Held(TorchServe):
+class Held(FakeBackend):
     """Answers an image with its own text, once it is let go; notes which images came together."""
 
     def __init__(self) -> None:
         self.go_on = Event()
         self.calls: list[list[bytes]] = []
 
-    def predict(self, image: bytes, version: str | None = None) -> dict[str, Any]:
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self.calls.append([image])
         assert self.go_on.wait(10)
         if image == b"bad":
             raise ImageRefused("Bad.", 415)
-        return {"predicted_class": image.decode()}
+        return prediction(image.decode())
 
-    def predict_all(self, images: list[bytes], version: str | None = None) -> list[dict[str, Any]]:
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
         self.calls.append(images)
         if b"fatal" in images:
             raise Unavailable("It died.")
         return [
-            {"error": "Bad.", "status": 415} if image == b"bad" else {"predicted_class": image.decode()}
+            {"error": "Bad.", "status": 415, "success": False} if image == b"bad" else prediction(image.decode())
             for image in images
         ]
 
 
-def batches(torchserve: TorchServe, calls: int = 1) -> Batches:
+def batches(torchserve: Backend, calls: int = 1) -> Batches:
     return Batches(torchserve, Line("small", timeout=10), calls)
 
 
-def ask_together(torchserve: Held, shared: Batches, images: list[bytes]) -> list[Future[dict[str, Any]]]:
+def ask_together(torchserve: Held, shared: Batches, images: list[bytes]) -> list[Future[Prediction]]:
     """Ask for the first image, for the others while it is held up, and then let it go."""
     with ThreadPoolExecutor(len(images)) as pool:
         first = pool.submit(shared.predict, images[0])
         wait_until(lambda: torchserve.calls == [[images[0]]])
 
-        def ask(image: bytes) -> Future[dict[str, Any]]:
+        def ask(image: bytes) -> Future[Prediction]:
             before = shared._line.images, len(torchserve.calls)
             answer = pool.submit(shared.predict, image)
             wait_until(lambda: (shared._line.images, len(torchserve.calls)) != before)
@@ -69,7 +70,7 @@ def test_images_that_come_during_a_call_share_the_next() -> None:
 def test_an_image_that_is_refused_fails_alone() -> None:
     torchserve = Held()
     _, good, bad = ask_together(torchserve, batches(torchserve), [b"1", b"2", b"bad"])
-    assert good.result() == {"predicted_class": "2"}
+    assert good.result() == prediction("2")
     with pytest.raises(ImageRefused, match=r"Bad\.") as refused:
         bad.result()
     assert refused.value.status == 415
@@ -82,13 +83,13 @@ def test_everyone_in_a_call_hears_that_it_failed() -> None:
     for answer in together:
         with pytest.raises(Unavailable, match=r"It died\."):
             answer.result()
-    assert shared.predict(b"3") == {"predicted_class": "3"}
+    assert shared.predict(b"3") == prediction("3")
 
 
 def test_many_at_once_each_get_their_own_answer(stack: Stack) -> None:
     kinds = ["azure", "red", "purple"]
     pictures = {kind: encode(draw(kind, 5)) for kind in kinds} | {"bad": b"no image"}
-    shared = batches(stack.torchserve, calls=2)
+    shared = batches(stack.torchserve.inference, calls=2)
 
     def ask(kind: str) -> str:
         try:

@@ -12,8 +12,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from gateway.bodies import MAX_FIELD_BYTES
-from gateway.routes import MAX_IMAGE_BYTES
+from gateway.limits import MAX_FIELD_BYTES, MAX_IMAGE_BYTES
 from tests.drawing import draw, encode
 from tests.stack import Stack
 

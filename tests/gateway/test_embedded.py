@@ -15,6 +15,8 @@ import pytest
 import requests
 
 from gateway.app import create_app
+from gateway.backend import OutdatedArchive
+from gateway.embedded import Embedded
 from scripts.serving.defaults import LOCAL
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
@@ -64,6 +66,21 @@ def test_the_code_of_an_archive_imports_all_of_itself_when_it_is_loaded() -> Non
     lines = [line for path in (ROOT / "handler").glob("*.py") for line in path.read_text().splitlines()]
     assert "from handler.predictor import Network, Predictor" in lines
     assert not [line for line in lines if re.match(r"\s+(from|import) handler\b", line)]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("model_card.json", "in_distribution", "familiarity"), (None, "", "")]
+)
+def test_an_archive_of_an_earlier_version_is_to_be_packed_again(
+    archive: Path, tmp_path: Path, file: str | None, old: str, new: str
+) -> None:
+    shutil.unpack_archive(archive, tmp_path, "zip")
+    if file:
+        change(tmp_path / file, old, new)
+    else:
+        (tmp_path / "handler" / "predictor.py").rename(tmp_path / "handler" / "model.py")
+    with pytest.raises(OutdatedArchive, match="pack it again with 'make archive'"):
+        Embedded(tmp_path, workers=1)
 
 
 def change(path: Path, old: str, new: str) -> None:

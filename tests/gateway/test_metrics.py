@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import admission
+from gateway import limits
 from gateway.admission import Gate
 from gateway.app import create_app
 from gateway.batches import Batches
@@ -135,7 +135,7 @@ def test_processes_that_are_killed_leave_their_counts_and_not_their_queue(stack:
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     """A gateway that one image fills, with no TorchServe behind it."""
-    monkeypatch.setattr(admission, "MAX_WAITING_IMAGES", 1)
+    monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 1)
     config = write_config(tmp_path / "config.properties")
     return create_app({"TORCHSERVE_CONFIG": config, "KEY_FILE": tmp_path / "key_file.json"}).test_client()
 

@@ -15,10 +15,10 @@ import requests
 
 from gateway.app import create_app
 from tests.drawing import draw, encode
+from tests.fake_backend import prediction
 from tests.stack import ROOT, Stack, free_ports, wait_until, write_config
 
 PICTURE = encode(draw("red", 1))
-ANSWER = {"predicted_class": "red", "in_distribution": True, "version": "1.0"}
 
 
 def logged(stack: Stack, request_id: str) -> list[dict[str, object]]:
@@ -93,7 +93,7 @@ def test_a_log_on_a_full_disk_costs_its_lines_alone(tmp_path: Path) -> None:
 
 def test_a_log_whose_reader_has_gone_costs_its_lines_alone(tmp_path: Path) -> None:
     app = create_app({"TORCHSERVE_CONFIG": write_config(tmp_path / "config.properties")})
-    app.extensions["backend"].predict = lambda image, version=None: ANSWER.copy()
+    app.extensions["backend"].predict = lambda image, version=None: prediction("red")
     reader, writer = os.pipe()
     os.close(reader)
     with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w") as log, patch.object(sys, "stdout", log):

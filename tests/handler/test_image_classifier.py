@@ -73,7 +73,8 @@ def test_one_bad_image_in_a_batch_fails_alone(model_dir: Path, tmp_path: Path) -
     batch = handle(model_dir, tmp_path, good, b"not an image", encode(draw("red", 5), "BMP"), other)
 
     assert batch["statuses"] == [200, 400, 415, 200]
-    assert all("error" in reply for reply in batch["replies"][1:3])
+    assert [reply["success"] for reply in batch["replies"]] == [True, False, False, True]
+    assert all(reply["error"] for reply in batch["replies"][1:3])
     assert [reply["predicted_class"] for reply in (batch["replies"][0], batch["replies"][3])] == ["red", "blue"]
 
 

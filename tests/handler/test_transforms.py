@@ -2,6 +2,7 @@ import random
 import struct
 import time
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def channels(data: bytes) -> list[int]:
     return [round(value) for value in np.asarray(decoded).reshape(-1, 3).mean(axis=0)]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_decodes_each_format(kind: str) -> None:
     assert channels(encode(Image.new("RGB", (9, 9), (255, 0, 0)), kind)) == pytest.approx([255, 0, 0], abs=2)
 
@@ -91,28 +92,31 @@ def test_applies_exif_orientation() -> None:
     assert np.array_equal(np.asarray(decoded), np.asarray(PICTURE))
 
 
-def test_takes_the_first_frame_of_an_animation() -> None:
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_takes_the_first_frame_of_an_animation(kind: str) -> None:
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    animation = encode(red, "GIF", save_all=True, append_images=[blue])
+    animation = encode(red, kind, save_all=True, append_images=[blue], lossless=True)
     assert channels(animation) == [255, 0, 0]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("BMP", "bmp"), ("TIFF", "tiff"), ("WEBP", "webp"), ("ICO", "x-icon")])
+@pytest.mark.parametrize(("kind", "name"), [("BMP", "bmp"), ("TIFF", "tiff"), ("ICO", "x-icon")])
 def test_refuses_another_format_by_name(kind: str, name: str) -> None:
-    expected = f"The file is of type image/{name}; send a JPEG, PNG or GIF."
+    expected = f"The file is of type image/{name}; send a JPEG, PNG, GIF or WebP."
     with pytest.raises(ImageError, match=expected) as raised:
         decode_image(encode(PICTURE, kind))
     assert raised.value.status == 415
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+@pytest.mark.parametrize(
+    "data", [b"", b"not an image", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP"]
+)
 def test_refuses_what_is_no_image(data: bytes) -> None:
     with pytest.raises(ImageError, match="cannot be read") as raised:
         decode_image(data)
     assert raised.value.status == 400
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("tenths", range(1, 9))
 def test_refuses_a_truncated_file(kind: str, tenths: int) -> None:
     whole = encode(PICTURE, kind)
@@ -172,7 +176,7 @@ def same(data: bytes, twin: bytes) -> bool:
     return np.array_equal(np.asarray(decode_image(data)), np.asarray(decode_image(twin)))
 
 
-PNG, JPEG, GIF = (encode(PICTURE, kind) for kind in ("PNG", "JPEG", "GIF"))
+PNG, JPEG, GIF, WEBP = (encode(PICTURE, kind) for kind in ("PNG", "JPEG", "GIF", "WEBP"))
 EXIF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6
 
 
@@ -244,6 +248,90 @@ def test_a_gif_with_odd_extensions_is_the_image_without_them(extension: bytes) -
     odd = b"".join(b"!" + part for part in extension.split(b"!"))
     palette = 13 + (3 << (GIF[10] & 7) + 1)
     assert same(GIF[:palette] + odd + GIF[palette:], GIF)
+
+
+def riff(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def webp(*chunks: bytes) -> bytes:
+    return riff(b"RIFF", b"WEBP" + b"".join(chunks))
+
+
+def extended(flags: int, width: int = PICTURE.width, height: int = PICTURE.height) -> bytes:
+    """Return the header of a WebP that says what follows: 2 an animation, 4 XMP, 8 EXIF, 16 alpha, 32 a profile."""
+    sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    return riff(b"VP8X", bytes([flags, 0, 0, 0]) + sides)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        riff(b"EXIF", b"IIU\0\x08\0\0\0"),
+        riff(b"EXIF", EXIF[:-8]),
+        riff(b"XMP ", BOMB),
+        riff(b"ICCP", b"profile"),
+        riff(b"ICCP", BOMB),
+        riff(b"what", bytes(7)),
+        riff(b"ANIM", b"\0"),
+    ],
+    ids=lambda odd: f"{odd[:4].decode()} {len(odd)}",
+)
+def test_a_webp_with_odd_chunks_beside_its_pixels_is_the_image_without_them(odd: bytes) -> None:
+    assert same(webp(extended(4 + 8 + 32), odd, WEBP[12:]), WEBP)
+    assert same(webp(extended(4 + 8 + 32), WEBP[12:], odd), WEBP)
+    assert same(webp(extended(4 + 8 + 32), WEBP[12:], odd)[:-3], WEBP)  # it breaks off behind the pixels
+
+
+def test_a_webp_is_turned_as_its_exif_tells() -> None:
+    turned = encode(PICTURE.rotate(90, expand=True), "WEBP", lossless=True)
+    header = extended(8, PICTURE.height, PICTURE.width)
+    for exif in (EXIF, b"Exif\0\0" + EXIF):
+        decoded = decode_image(webp(header, turned[12:], riff(b"EXIF", exif)))
+        assert np.array_equal(np.asarray(decoded), np.asarray(PICTURE))
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_puts_a_transparent_webp_over_white(lossless: bool) -> None:
+    half = Image.new("RGBA", (8, 8), (0, 0, 255, 128))
+    assert channels(encode(half, "WEBP", lossless=lossless)) == pytest.approx([127, 127, 255], abs=2)
+
+
+def test_a_small_first_frame_stands_where_it_belongs() -> None:
+    place = b"".join(struct.pack("<I", value)[:3] for value in (2, 4, 7, 7, 0)) + b"\0"  # at (4, 8), 8 x 8 pixels
+    red = encode(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)
+    animation = webp(extended(2, 20, 20), riff(b"ANIM", bytes(6)), riff(b"ANMF", place + red[12:]))
+    decoded = decode_image(animation)
+    assert decoded.size == (20, 20)
+    assert [decoded.getpixel(at) for at in ((4, 8), (11, 15), (3, 8), (12, 15))] == [(255, 0, 0)] * 2 + [(255,) * 3] * 2
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        extended(0, 8_000, 8_000) + WEBP[12:],
+        extended(2, 16_384, 16_384) + riff(b"ANMF", bytes(16) + WEBP[12:]),
+        riff(b"VP8 ", bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", 8_000, 8_000)),
+        riff(b"VP8L", b"\x2f" + struct.pack("<I", 7_999 | 7_999 << 14)),
+    ],
+    ids=["extended", "animated", "lossy", "lossless"],
+)
+def test_refuses_a_webp_of_too_many_pixels_unread(pixels: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "WebPImageFile", None)
+    with pytest.raises(ImageError, match="more than 50,000,000 pixels"):
+        decode_image(webp(pixels))
+
+
+def test_many_kinds_of_damage_leave_a_webp_an_image_or_refused() -> None:
+    dice = random.Random(7)
+    animation = encode(PICTURE, "WEBP", save_all=True, append_images=[draw("red", 1)])
+    whole = [WEBP, animation, encode(PICTURE.convert("RGBA"), "WEBP", exif=EXIF)]
+    for _ in range(300):
+        damaged = bytearray(dice.choice(whole))
+        for _ in range(dice.randrange(1, 5)):
+            damaged[dice.randrange(4, len(damaged))] = dice.randrange(256)
+        with suppress(ImageError):  # nothing else
+            assert decode_image(bytes(damaged[: dice.randrange(12, len(damaged) + 1)])).mode == "RGB"
 
 
 def test_many_kinds_of_broken_metadata_change_no_pixel() -> None:
@@ -324,7 +412,7 @@ def test_a_jpeg_of_more_scans_than_any_has_is_refused_unread() -> None:
         decode_image(whole[:-2] + last * 50 + whole[-2:])
 
 
-@pytest.mark.parametrize("head", [b"\xff\xd8", b"GIF89a" + bytes(7), PNG[:8]])
+@pytest.mark.parametrize("head", [b"\xff\xd8", b"GIF89a" + bytes(7), PNG[:8], b"RIFF\xff\xff\xff\xffWEBP"])
 @pytest.mark.parametrize("filling", [b"\xff", b"\0", b"!\xfe\1\0\0", b"\xff\xe1\0\2"])
 def test_megabytes_of_nothing_are_refused_at_once(head: bytes, filling: bytes) -> None:
     started = time.process_time()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.torchserve import client
+from gateway.torchserve import api
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN
 from tests.stack import ROOT
@@ -97,7 +97,7 @@ def test_a_version_that_no_one_could_ask_for_is_refused(checkpoint: Path, tmp_pa
 
 
 def test_versions_are_those_that_the_gateway_asks_for() -> None:
-    assert module.VERSION == client.VERSION
+    assert module.VERSION == api.VERSION
 
 
 def test_its_digest_is_beside_it_for_sha256sum(archive: Path) -> None:

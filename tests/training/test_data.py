@@ -65,7 +65,7 @@ def test_says_which_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"needs at least two classes; .*train has only 'empty'"):
         load_images(tmp_path, "train")
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"cat has no JPEG, PNG or GIF files"):
+    with pytest.raises(DataError, match=r"cat has no JPEG, PNG, GIF or WebP files"):
         load_images(tmp_path, "train")
 
 
@@ -141,14 +141,14 @@ def test_what_is_not_trained_on_is_counted_in_a_line_each(photos: Path, capsys: 
     for name in ("cat/b.jfif", "cat/deep/c.jpe"):
         (train / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(train / name, "JPEG")
-    for name in ("cat/d.webp", "dog/e.webp", "dog/notes.txt", "f.jpg", "cat/._a.jpg", ".ipynb_checkpoints/a.jpg"):
+    for name in ("cat/d.bmp", "dog/e.bmp", "dog/notes.txt", "f.jpg", "cat/._a.jpg", ".ipynb_checkpoints/a.jpg"):
         (train / name).parent.mkdir(exist_ok=True)
         (train / name).touch()
     loaded = load_training_images(photos)
     assert (loaded.classes, loaded.labels.tolist()) == (["cat", "dog"], [0, 0, 0, 1])
     assert capsys.readouterr().out.splitlines() == [
         f"{train}: left out 1 image outside the folders of classes.",
-        f"{train}: left out 3 other files (.webp 2, .txt 1).",
+        f"{train}: left out 3 other files (.bmp 2, .txt 1).",
         f"{train}: left out 2 files and folders that systems leave behind: ._a.jpg, .ipynb_checkpoints.",
     ]
 

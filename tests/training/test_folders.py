@@ -56,10 +56,10 @@ def test_a_folder_of_such_a_name_is_searched_if_it_was_named(tmp_path: Path) -> 
 
 
 def test_images_by_every_usual_suffix_and_the_others_counted(tmp_path: Path) -> None:
-    touch(tmp_path, "1.jpg", "2.JPEG", "3.jpe", "4.jfif", "5.png", "6.Gif", "a.webp", "b.WEBP", "c.txt", "d")
+    touch(tmp_path, "1.jpg", "2.JPEG", "3.jpe", "4.jfif", "5.png", "6.Gif", "7.webp", "a.bmp", "b.BMP", "c.txt", "d")
     found = find(tmp_path)
-    assert len(found.images) == 6
-    assert extensions_of(found.others) == {".webp": 2, ".txt": 1, "": 1}
+    assert len(found.images) == 7
+    assert extensions_of(found.others) == {".bmp": 2, ".txt": 1, "": 1}
 
 
 def test_links_are_followed_once_and_circles_end(tmp_path: Path) -> None:

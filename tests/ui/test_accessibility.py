@@ -28,7 +28,7 @@ def test_axe_finds_nothing_in_any_state(served: Page) -> None:
 
     served.route("**/predict", lambda route: None)
     served.set_input_files("#file", upload())
-    expect(served.locator("#waiting")).to_have_text("Looking at the image…")
+    expect(served.locator("#waiting")).to_have_text("Predicting…")
     assert_accessible(served)
     served.unroute("**/predict")
     served.reload()
@@ -44,7 +44,7 @@ def test_axe_finds_nothing_in_any_state(served: Page) -> None:
     assert_accessible(served)
 
     visit.nth(3).click()
-    expect(served.locator(".unfamiliar")).to_be_visible()
+    expect(served.locator(".outlier")).to_be_visible()
     assert_accessible(served)
 
     visit.last.click()

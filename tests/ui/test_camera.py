@@ -86,7 +86,9 @@ def test_another_image_ends_it(served: Page, track: JSHandle) -> None:
 def test_says_that_it_may_not_be_used(served: Page) -> None:
     served.evaluate(FORBID)
     served.get_by_role("button", name="Use the camera").click()
-    expect(served.get_by_role("alert")).to_have_text("There is no camera, or the browser may not use it.")
+    expect(served.get_by_role("alert")).to_have_text(
+        "There is no camera, or the browser may not use it. Connect one, or allow it in the browser."
+    )
     expect(served.get_by_role("button", name="Use the camera")).to_be_visible()
 
 
@@ -98,7 +100,7 @@ def test_what_needs_a_trusted_address_is_hidden_elsewhere(page: Page, stack: Sta
     page.goto(INSECURE)
     page.set_input_files("#file", upload())
     expect(page.locator(".predicted")).to_have_text("green")
-    page.get_by_text("Ask from a program").click()
+    page.get_by_text("Predict from a program").click()
     expect(page.locator("#curl")).to_be_visible()
     for name in ("Use the camera", "Copy as curl"):
         expect(page.get_by_role("button", name=name)).to_be_hidden()

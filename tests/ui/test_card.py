@@ -20,7 +20,7 @@ def test_the_card_is_read_and_closed_by_the_keyboard(served: Page, checkpoint: P
     assert facts["Name"] == "drawn, version 1.0"
     assert facts["Classes"] == ", ".join(card["classes"])
     assert f"95\u00a0% interval {low} to {high}" in facts["Accuracy"]
-    link = dialog.get_by_role("link", name="All of it, as JSON")
+    link = dialog.get_by_role("link", name="Full model card as JSON")
     assert link.evaluate("(link) => link.href") == f"{served.url}model"
     served.keyboard.press("Escape")
     expect(dialog).to_be_hidden()

@@ -18,7 +18,7 @@ RUN = {"curl": ["bash", "-c"], "Python": [sys.executable, "-c"], "JavaScript": [
 def test_copies_a_program_that_asks_the_same(served: Page, tmp_path: Path, name: str) -> None:
     (tmp_path / "it's green.png").write_bytes(PICTURE)
     served.set_input_files("#file", tmp_path / "it's green.png")
-    served.get_by_text("Ask from a program").click()
+    served.get_by_text("Predict from a program").click()
     served.context.grant_permissions(["clipboard-read", "clipboard-write"])
     served.get_by_role("button", name=f"Copy as {name}").click()
     expect(served.get_by_role("button", name="Copied")).to_be_visible()

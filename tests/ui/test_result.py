@@ -1,13 +1,14 @@
-"""Answers of two versions side by side; in version 2.0 red and pink are exchanged."""
+"""The prediction, and those of two versions side by side; in version 2.0 red and pink are exchanged."""
 
 import csv
 import json
 import re
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.drawing import draw, encode
+from tests.drawing import TEN, draw, encode
 from tests.ui.uploads import upload
 
 pytestmark = pytest.mark.usefixtures("second_version")
@@ -22,11 +23,44 @@ def compared(served: Page) -> Page:
     return served
 
 
+def test_shows_class_confidence_and_sorted_bars(served: Page) -> None:
+    served.set_input_files("#file", upload())
+
+    expect(served.locator(".predicted")).to_have_text("green")
+    expect(served.locator(".confidence")).to_have_text(re.compile(r"^\d+\.\d\s% confidence$"))
+    expect(served.locator(".bars li")).to_have_count(10)
+    values = [float(text.split()[0]) for text in served.locator(".bars .value").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    assert sorted(served.locator(".bars .name").all_inner_texts()) == sorted(TEN)
+    widths = served.locator(".bars .bar").evaluate_all("bars => bars.map((bar) => bar.offsetWidth)")
+    assert widths == sorted(widths, reverse=True)
+    heights = served.locator(".bars li").evaluate_all("rows => rows.map((row) => row.offsetHeight)")
+    assert len(set(heights)) == 1
+    expect(served.locator("#preview")).to_be_visible()
+
+
+def test_warns_of_an_outlier(served: Page) -> None:
+    served.set_input_files("#file", upload())
+    expect(served.locator(".bars li")).to_have_count(10)
+    expect(served.locator(".outlier")).to_be_hidden()
+    served.set_input_files("#file", upload(encode(Image.effect_noise((64, 64), 200).convert("RGB"))))
+    expect(served.locator(".outlier")).to_contain_text("Outlier: this image looks different from the training images")
+    expect(served.locator("#visit .summary")).to_have_text([re.compile(r"%$"), re.compile(r"% \(outlier\)$")])
+
+
+def test_says_that_an_image_is_bad(served: Page) -> None:
+    served.set_input_files("#file", upload(b"broken"))
+    expect(served.get_by_role("alert")).to_contain_text("cannot be read")
+    served.set_input_files("#file", upload())
+    expect(served.get_by_role("alert")).to_be_hidden()
+    expect(served.locator(".predicted")).to_have_text("green")
+
+
 def test_shows_both_versions_where_they_agree(served: Page) -> None:
     served.get_by_label("Compare with").select_option("2.0")
     served.set_input_files("#file", upload())
-    expect(served.locator("#agreement")).to_have_text("They agree: both say green.")
-    expect(served.locator(".column .version")).to_have_text(["Version 1.0", "Version 2.0, and how it differs"])
+    expect(served.locator("#agreement")).to_have_text("The versions agree: both predict green.")
+    expect(served.locator(".column .version")).to_have_text(["Version 1.0", "Version 2.0, with differences"])
     expect(served.locator(".predicted")).to_have_text(["green", "green"])
     first, second = (column.locator(".name").all_inner_texts() for column in served.locator(".column").all())
     assert first == second
@@ -44,10 +78,10 @@ def test_the_choice_outlives_a_failure(compared: Page, failure: dict[str, object
     compared.get_by_label("Version").select_option("2.0")
     for path in ("**/models", "**/classes"):
         compared.route(path, lambda route: route.fulfill(**failure) if failure else route.abort())
-    compared.evaluate("checkStatus()")
+    compared.evaluate("page.server.checkStatus()")
     expect(compared.locator("#classes")).to_contain_text("10 classes")
     compared.unroute_all()
-    compared.evaluate("checkStatus()")
+    compared.evaluate("page.server.checkStatus()")
     expect(compared.get_by_label("Version")).to_have_value("2.0")
     expect(compared.get_by_label("Compare with")).to_have_value("2.0")
     expect(compared.locator("#choice")).to_be_visible()
@@ -56,17 +90,17 @@ def test_the_choice_outlives_a_failure(compared: Page, failure: dict[str, object
 def test_the_choice_outlives_a_new_version(compared: Page) -> None:
     models = [{"version": version, "default": version == "1.0", "workers": 1} for version in ("1.0", "2.0", "3.0")]
     compared.route("**/models", lambda route: route.fulfill(json={"models": models}))
-    compared.evaluate("checkStatus()")
+    compared.evaluate("page.server.checkStatus()")
     expect(compared.get_by_label("Version").locator("option")).to_have_count(3)
     expect(compared.get_by_label("Version")).to_have_value("")
     expect(compared.get_by_label("Compare with")).to_have_value("2.0")
     del models[1]
-    compared.evaluate("checkStatus()")
+    compared.evaluate("page.server.checkStatus()")
     expect(compared.get_by_label("Compare with")).to_have_value("-")
 
 
 def test_shows_where_they_differ(compared: Page) -> None:
-    expect(compared.locator("#agreement")).to_have_text("They disagree: version 1.0 says red, version 2.0 pink.")
+    expect(compared.locator("#agreement")).to_have_text("The versions disagree: 1.0 predicts red, 2.0 predicts pink.")
     one, other = compared.locator(".confidence").all_inner_texts()
     assert one == other
     row = compared.locator(".column").last.locator("li", has_text="red")
@@ -78,9 +112,9 @@ def test_shows_where_they_differ(compared: Page) -> None:
 
 def test_history_and_what_is_saved_hold_both(served: Page) -> None:
     served.get_by_label("Version").select_option("2.0")
-    served.get_by_label("Compare with").select_option("1.0, the default")
+    served.get_by_label("Compare with").select_option("1.0 (default)")
     served.set_input_files("#file", upload(encode(draw("red", 5))))
-    expect(served.locator("#visit .said")).to_have_text(re.compile(r"2\.0: pink \d+\.\d\s%\s+1\.0: red \d+\.\d\s%"))
+    expect(served.locator("#visit .summary")).to_have_text(re.compile(r"2\.0: pink \d+\.\d\s%\s+1\.0: red \d+\.\d\s%"))
     with served.expect_download() as download:
         served.get_by_role("button", name="Save as CSV").click()
     rows = list(csv.DictReader(download.value.path().read_text("utf-8-sig").splitlines()))
@@ -95,7 +129,7 @@ def test_another_version_is_asked_at_once(served: Page) -> None:
     expect(served.locator(".predicted")).to_have_text("red")
     served.get_by_label("Version").select_option("2.0")
     expect(served.locator(".predicted")).to_have_text("pink")
-    expect(served.locator(".spent")).to_contain_text("Version 2.0 answered within")
+    expect(served.locator(".spent")).to_contain_text("Version 2.0 answered in")
 
 
 def test_stacks_on_a_phone(compared: Page) -> None:

@@ -63,7 +63,7 @@ def test_the_page_works_below_a_path(page: Page, proxy: tuple[str, list[str]], e
     expect(page.locator(".predicted")).to_have_text("green")
     expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0")
     expect(page.locator("#classes")).to_contain_text("10 classes")
-    page.get_by_text("What the model saw, and why").click()
+    page.get_by_text("Explain the prediction").click()
     expect(page.locator("#where")).to_be_visible()
     expect(page.locator("#curl")).to_contain_text(f"'{url}/predict'")
     page.get_by_role("button", name="Model card").click()

@@ -11,7 +11,7 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from scripts.batch.images import find_images
 from scripts.batch.ray.worker import Contents, Files, Folder, stored
-from training.folders import Findings, is_image, is_leaving
+from training.folders import FORMAT_NAMES, Findings, is_image, is_leaving
 from training.outcome import Stopped
 
 GROUP = 256  # images in a file of the output
@@ -61,7 +61,7 @@ def find_files(named: list[str], absent: Collection[str]) -> Source:
                 for path in (paths if name in absent else find_images(paths))
             }
     if not found:
-        raise Stopped("There are no JPEG, PNG or GIF files in what was named.")
+        raise Stopped(f"There are no {FORMAT_NAMES} files in what was named.")
     rows = list(found.values())
     groups = [as_group(rows[first : first + GROUP]) for first in range(0, len(rows), GROUP)]
     return Source(list(found), groups, Files(filesystems))

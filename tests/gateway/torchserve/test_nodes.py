@@ -15,9 +15,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from gateway.app import create_app
+from gateway.backend import TooSlow, Unavailable
 from gateway.torchserve import nodes
-from gateway.torchserve.client import TorchServeError, TorchServeNodes
-from gateway.torchserve.nodes import Nodes, TooSlow, Unavailable
+from gateway.torchserve.api import Api
+from gateway.torchserve.inference import Inference
+from gateway.torchserve.management import Management
+from gateway.torchserve.nodes import Nodes
 from tests.stack import free_ports, wait_until
 
 Answer = tuple[int, object]
@@ -26,7 +29,9 @@ PREDICTION = {
     "confidence": 1.0,
     "class_probabilities": {"red": 1.0},
     "in_distribution": True,
+    "in_distribution_score": 0.9,
     "version": "1.0",
+    "success": True,
 }
 DIES = 0  # instead of a status
 DIED = {"code": 500, "type": "InternalServerException", "message": "Worker died."}
@@ -79,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 def ready(path: str, predictions: Answer = (200, PREDICTION), status: str = "READY") -> Answer:
     """Answer for management as a node does whose worker has a status."""
     worker = {"id": "9000", "startTime": "now", "status": status}
-    said = {"card": {"name": "drawn"}, "device": "cpu"}
+    said = {"card": {"name": "drawn", "calibration": {"in_distribution": {}}}, "device": "cpu"}
     if "limit" in path:
         return 200, {"models": [{"modelName": "classifier"}]}
     if path.startswith("/models/classifier/"):  # for a prediction, it thinks, as both APIs have one address
@@ -140,7 +145,11 @@ def token_file(tmp_path: Path) -> Path:
 
 
 def ask(asked: Nodes) -> int:
-    return asked.ask("POST", "/predictions/classifier", b"image", {}).status
+    return asked.send("POST", "/predictions/classifier", b"image", {}).status
+
+
+def several_nodes(addresses: list[str], token_file: Path) -> Inference:
+    return Inference(Api.of_several_nodes(addresses, token_file, timeout=5))
 
 
 def client(addresses: list[str], token_file: Path, timeout: float = 5) -> FlaskClient:
@@ -174,7 +183,7 @@ def test_another_answers_for_one_without_workers_which_is_then_left_alone() -> N
 
 
 def test_one_that_comes_back_is_asked_again(refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "REST", 0.2)
+    monkeypatch.setattr(nodes, "REST_SECONDS", 0.2)
     with serving(good) as (server,):
         several = Nodes([refusing, server.url], timeout=5)
         ask(several)
@@ -196,7 +205,7 @@ def test_a_black_hole_costs_one_request_once_in_a_while(black_hole: str, monkeyp
         assert ask(several) == 200
         return time.monotonic() - started
 
-    monkeypatch.setattr(nodes, "REST", 1.0)
+    monkeypatch.setattr(nodes, "REST_SECONDS", 1.0)
     with serving(good) as (server,), ThreadPoolExecutor(8) as pool:
         several = Nodes([black_hole, server.url], timeout=5)
         assert 0.5 <= timed(0) < 1
@@ -226,7 +235,7 @@ def test_who_asks_knows_when_all_are_away(refusing: str) -> None:
 
 def test_what_a_worker_had_is_asked_of_another_node_once(token_file: Path) -> None:
     with serving(lambda path: ready(path, (500, DIED)), good) as servers:
-        torchserve = TorchServeNodes([server.url for server in servers], token_file, timeout=5)
+        torchserve = several_nodes([server.url for server in servers], token_file)
         assert torchserve.predict(b"image") == PREDICTION
         assert [len(server.asked) for server in servers] == [1, 1]
 
@@ -234,7 +243,7 @@ def test_what_a_worker_had_is_asked_of_another_node_once(token_file: Path) -> No
 def test_a_name_is_asked_again_as_it_may_lead_to_another(token_file: Path) -> None:
     answers = iter([(503, FULL), (200, PREDICTION)])
     with serving(lambda path: ready(path, next(answers)) if path.startswith("/pred") else good(path)) as (server,):
-        assert TorchServeNodes([server.url], token_file, timeout=5).predict(b"image") == PREDICTION
+        assert several_nodes([server.url], token_file).predict(b"image") == PREDICTION
 
 
 def test_a_node_that_is_starting_is_asked_nothing_and_speaks_for_nobody(token_file: Path) -> None:
@@ -248,7 +257,7 @@ def test_a_node_that_is_starting_is_asked_nothing_and_speaks_for_nobody(token_fi
 
 def test_a_node_that_was_started_again_unseen_is_asked_when_it_is_ready(token_file: Path) -> None:
     with serving(good, good) as (first, second):
-        torchserve = TorchServeNodes([first.url, second.url], token_file, timeout=5)
+        torchserve = several_nodes([first.url, second.url], token_file)
         for _ in range(4):
             torchserve.predict(b"image")
         first.answer = lambda path: starting(path) if path.startswith("/models") else (DIES, None)
@@ -267,9 +276,7 @@ def test_a_client_is_told_to_come_again_when_all_are_away(refusing: str, token_f
 
 
 def test_a_node_is_not_changed_while_the_others_stay(token_file: Path) -> None:
-    with serving(good, good) as servers:
-        torchserve = TorchServeNodes([server.url for server in servers], token_file, timeout=5)
-        for change in (lambda: torchserve.scale(1), lambda: torchserve.set_default("2.0")):
-            with pytest.raises(TorchServeError, match="deploy them anew"):
-                change()
-        assert not any(server.asked for server in servers)
+    """Whoever knows several nodes can only read and predict; what changes a TorchServe knows that of one machine."""
+    changes = {"register", "scale", "set_default", "unregister"}
+    assert changes <= set(dir(Management))
+    assert changes.isdisjoint(dir(several_nodes(["http://127.0.0.1:1", "http://127.0.0.1:2"], token_file)))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.torchserve.client import TorchServe, TorchServeNodes
-from gateway.torchserve.nodes import Unavailable
-from tests.gateway.torchserve.test_nodes import client, good, serving, upload
+from gateway.backend import Unavailable
+from gateway.torchserve.api import Api
+from tests.gateway.torchserve.test_nodes import client, good, serving, several_nodes, upload
 from tests.stack import Stack
 
 
 def renew(config: Path, key_file: Path, expired: str) -> str:
-    return TorchServe(config, key_file, timeout=60)._tokens.renew("inference", expired)
+    return Api.of_this_machine(config, key_file, timeout=60).tokens.renew("inference", expired)
 
 
 def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:
-    expired = stack.torchserve._tokens.read("inference")
+    expired = stack.torchserve._api.tokens.read("inference")
     with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
         asked = [pool.submit(renew, stack.config, stack.run / "key_file.json", expired) for _ in range(8)]
     (renewed,) = {each.result() for each in asked}
@@ -27,7 +27,7 @@ def test_processes_do_not_renew_over_each_other(stack: Stack) -> None:
 def test_the_token_of_the_nodes_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "token"
     with serving(good) as (server,):
-        torchserve = TorchServeNodes([server.url], file, timeout=5)
+        torchserve = several_nodes([server.url], file)
         for token in ("first", "second"):
             file.write_text(f"{token}\n")
             server.tokens.clear()
@@ -49,5 +49,5 @@ def test_the_operator_is_told_that_the_token_is_wrong(tmp_path: Path, caplog: py
     said = {"code": 401, "type": "InvalidTokenException", "message": "This is not the token of the nodes"}
     with serving(lambda path: (401, said)) as (server,):
         with pytest.raises(Unavailable):
-            TorchServeNodes([server.url], file, timeout=5).predict(b"image")
+            several_nodes([server.url], file).predict(b"image")
         assert f"The node {server.url} is not asked now: This is not the token of the nodes" in caplog.text

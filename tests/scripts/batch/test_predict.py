@@ -22,12 +22,13 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from gateway.limits import MAX_FILES
 from scripts.batch import client, predict, watch
 from scripts.batch.client import Answer, Gateway, GatewayGone
-from scripts.batch.images import FILES_AT_ONCE
 from scripts.batch.predict import follow
 from scripts.batch_predict import main
 from tests.drawing import TEN, draw, encode
+from tests.fake_backend import prediction
 from tests.fake_gateway import CLASSES, RED, Reply, answering
 from tests.stack import ROOT, Record, Stack, free_ports, times, wait_until
 
@@ -75,13 +76,13 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
 def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "holiday").mkdir()
     draw("red", 1).save(tmp_path / "holiday" / "one.PNG")
-    for name in ("two.webp", "three.webp", "notes.txt", ".hidden"):
+    for name in ("two.bmp", "three.bmp", "notes.txt", ".hidden"):
         (tmp_path / "holiday" / name).touch()
     done = batch_predict(tmp_path / "holiday", "-o", tmp_path / "out.csv", "--url", stack.url)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         f"1 of 1 images classified; wrote {tmp_path / 'out.csv'}",
-        "3 other files skipped (.webp 2, .txt 1)",
+        "3 other files skipped (.bmp 2, .txt 1)",
         "no accuracy: the folder holiday is no class of the model",
     ]
 
@@ -155,7 +156,7 @@ def test_watching_waits_for_a_gateway_that_has_gone_away(
             if self.asked == 1:
                 raise GatewayGone("There is no gateway.")
             os.kill(os.getpid(), signal.SIGTERM)
-            yield [{"predicted_class": "red", "confidence": 1.0}]
+            yield [prediction("red")]
 
     monkeypatch.setattr(predict, "AWAY_INTERVAL", 0)
     draw("red", 1).save(tmp_path / "red.png")
@@ -170,7 +171,7 @@ def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     for arguments, sentence in (
         ((tmp_path / "none",), "There is no file or folder"),
-        ((tmp_path,), "There are no JPEG, PNG or GIF files"),
+        ((tmp_path,), "There are no JPEG, PNG, GIF or WebP files"),
         ((__file__, "--url", f"http://127.0.0.1:{port}"), "start one with 'make serve'"),
         ((__file__, "-o", tmp_path / "out.txt"), "must end in .csv or .jsonl or .parquet."),
         ((__file__, "--contact-sheet", tmp_path / "sheet.jpg"), "must end in .png."),
@@ -226,12 +227,12 @@ def test_goes_on_after_the_rows_of_whole_requests(
 ) -> None:
     arguments, whole = undisturbed
     lines = whole.splitlines(keepends=True)
-    torn_at = len(b"".join(lines[: 1 + 2 * FILES_AT_ONCE + 3]))
+    torn_at = len(b"".join(lines[: 1 + 2 * MAX_FILES + 3]))
     length, kept = {
         "in the header": (7, 0),
-        "in a row": (torn_at + 20, 2 * FILES_AT_ONCE),
-        "before the end of a row": (torn_at - 1, 2 * FILES_AT_ONCE),
-        "after a row": (torn_at, 2 * FILES_AT_ONCE),
+        "in a row": (torn_at + 20, 2 * MAX_FILES),
+        "before the end of a row": (torn_at - 1, 2 * MAX_FILES),
+        "after a row": (torn_at, 2 * MAX_FILES),
         "at the end": (len(whole), len(lines) - 1),
     }[cut]
     (tmp_path / "out.csv.part").write_bytes(whole[:length])
@@ -344,7 +345,7 @@ def test_stops_where_the_gateway_goes_away_and_the_same_command_continues(
         assert (stopped, printed) == (2, "")
         assert said.endswith(" Run the same command again to continue.\n")
         assert not output.exists()
-        assert len(rows(tmp_path / "out.csv.part")) == FILES_AT_ONCE
+        assert len(rows(tmp_path / "out.csv.part")) == MAX_FILES
         well = True
         assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 0
     assert [float(row["confidence"]) for row in rows(output)] == list(range(80))
@@ -414,7 +415,7 @@ def test_a_half_copied_file_is_asked_again_once_it_is_whole(photos: Path, tmp_pa
             return classified(request, body)
         (photos / "03.png").write_bytes(b"photo 03")
         good = re.findall(rb"photo (\d+)|half", body)
-        damaged = {"error": "It is damaged.", "status": 400}
+        damaged = {"error": "It is damaged.", "status": 400, "success": False}
         return 200, [RED | {"confidence": float(number)} if number else damaged for number in good]
 
     with answering(copying) as address:

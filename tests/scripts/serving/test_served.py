@@ -46,7 +46,6 @@ def version(stack: Stack) -> str:
 @pytest.mark.timeout(600)
 def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_path: Path) -> None:
     with serve(store / "first.mar", tmp_path) as stack:
-        stack.torchserve.scale(1)  # one worker starts sooner
         models(stack, "roll", "second.mar", "--slower", "50")
         models(stack, "register", "third.mar")
         kill(stack.processes(JAVA)[0])
@@ -54,7 +53,7 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert any(
             "Version 2.0 of second.mar is served, because it has replaced first.mar" in line for line in stack.output
         )
-        assert [each["version"] for each in stack.torchserve.versions()] == ["2.0", "3.0"]
+        assert [each["version"] for each in stack.torchserve.inference.versions()] == ["2.0", "3.0"]
         assert len(list((stack.run / "scratch" / "models").iterdir())) == 2  # those of the dead TorchServe are gone
 
         assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
@@ -74,14 +73,14 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert not java.is_running()
         assert "Version 2.0 of second.mar is served" in stack.output[1]
         assert version(stack) == "2.0"
-        assert [each["version"] for each in stack.torchserve.versions()] == ["2.0"]
+        assert [each["version"] for each in stack.torchserve.inference.versions()] == ["2.0"]
         assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
         assert version(stack) == "1.0"
 
         shutil.rmtree((stack.run / "memory").resolve())  # as what tidies temporary folders may
         kill(stack.processes(WORKER)[0])
         kill(next(process for process in stack.processes(GATEWAY) if process.ppid() != stack.process.pid))
-        wait_until(lambda: len(stack.workers()) == 2)
+        wait_until(stack.workers)
         wait_until(lambda: len(stack.processes(GATEWAY)) == 3)
         assert {version(stack) for _ in range(8)} == {"1.0"}
         assert requests.get(f"{stack.url}/metrics").ok

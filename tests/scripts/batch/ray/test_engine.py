@@ -221,7 +221,7 @@ def test_says_why_nothing_was_done(
         (["one.png", "-o", "torn"], "torn cannot be read"),
         (["none.png"], "There is no file or folder none.png."),
         (["no://photos"], "no://photos cannot be reached"),
-        (["torn"], "There are no JPEG, PNG or GIF files"),
+        (["torn"], "There are no JPEG, PNG, GIF or WebP files"),
         (["none.parquet"], "none.parquet cannot be read as Parquet"),
         (["empty.parquet"], "(it has no column bytes or image of binary); name another."),
         (["unnamed.parquet"], "(not every image in it has a file); name another."),

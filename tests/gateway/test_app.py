@@ -1,5 +1,6 @@
 """The application as a whole: its settings and its documentation."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from playwright.sync_api import Page, expect
 
-from gateway.app import TIMEOUT, create_app
+from gateway.app import SETTINGS, create_app
+from gateway.limits import TIMEOUT
 from tests.stack import ROOT, Stack, write_config
 
 
@@ -60,6 +62,24 @@ def test_gives_up_before_torchserve_kills_the_worker() -> None:
 
 
 def test_imports_neither_torch_nor_handler() -> None:
-    code = "import sys, gateway; print({'torch', 'handler', 'training'} & {name.split('.')[0] for name in sys.modules})"
+    code = "import sys, gateway.app; print({'torch', 'handler', 'training'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_each_setting_is_documented() -> None:
+    rows = re.findall(r"^\| `GATEWAY_(\w+)` \| (.*) \| (.*) \|$", (ROOT / "docs/howto/settings.md").read_text(), re.M)
+    assert rows == [
+        (setting.name, f"`{setting.default}`" if setting.default != "" else "none", setting.help)
+        for setting in SETTINGS
+    ]
+
+
+def test_a_setting_of_the_environment_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_config(tmp_path / "config.properties")
+    values: dict[str, object] = {setting.name: setting.default for setting in SETTINGS}
+    values |= {"TORCHSERVE_CONFIG": str(config), "TIMEOUT": 7, "CALLS": 1}
+    for name, value in values.items():
+        monkeypatch.setenv(f"GATEWAY_{name}", str(value))
+    settings = create_app().config
+    assert {name: settings[name] for name in values} == values

@@ -1,0 +1,30 @@
+"""How much a request may bring, and how much may wait: bytes, files, lengths, seconds.
+
+Formats and pixels are handler.transforms's. Some files cannot import this one and have copies, such as the page, nginx
+and the docs; tests/gateway/test_limits.py compares each of them with this.
+"""
+
+# Of a request.
+MAX_IMAGE_BYTES = 10 * 1024 * 1024  # of one image file, or of all in one request together
+MAX_FILES = 32
+MAX_MULTIPART_BYTES = MAX_IMAGE_BYTES + 1024 * 1024  # boundaries, headers and other fields around the files
+MAX_JSON_BYTES = MAX_IMAGE_BYTES * 3 // 2  # base64 takes 4/3, escaped line breaks some more
+MAX_BODY_BYTES = 16 * 1024 * 1024  # no route takes more
+MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
+MAX_CLASS_NAME_LENGTH = 256  # characters; it has to fit into a header
+MAX_REQUEST_ID_LENGTH = 64  # characters
+MAX_TORCHSERVE_BYTES = 10_500_000  # of a body that TorchServe and nginx take: images and what stands around them
+
+# Of a gateway process. Each process has its own.
+SMALL_IMAGE_BYTES = 64 * 1024  # a larger image takes longer to decode than a call does, and goes alone
+MAX_BATCH = 16  # small images in a call
+MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
+MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
+MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
+
+# Of time.
+TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
+BODY_SECONDS = 120  # for a whole body to arrive
+READ_SECONDS = 20  # for the next 64 kB of it,
+HURRIED_READ_SECONDS = 3  # if many bodies are late: their connections may be needed
+MANY_SLOW_BODIES = 32

@@ -1,0 +1,102 @@
+"use strict";
+
+// Requests to the gateway; whether it is ready, and its classes and versions.
+page.server = (() => {
+  const { state, element, address } = page;
+  const STATUS_INTERVAL = 5000; // milliseconds
+  const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
+  const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
+
+  function post(path, file, name) {
+    const body = new FormData();
+    body.append("file", file, name);
+    return ask(path, { method: "POST", body });
+  }
+
+  async function ask(path, options) {
+    let response;
+    try {
+      response = await fetch(address(path), options);
+    } catch {
+      showStatus();
+      return { error: UNREACHABLE, lost: true };
+    }
+    try {
+      const answer = await response.json();
+      return response.status === 503 ? { ...answer, lost: true } : answer;
+    } catch {
+      const error = `The server's answer is not JSON (status ${response.status}). Check whether a proxy sent it.`;
+      return { error };
+    }
+  }
+
+  async function checkStatus() {
+    if (!(await showStatus())) return;
+    await Promise.all([listClasses(), listVersions()]);
+    page.predicting.retryLost();
+    page.explanation.retryLost();
+  }
+
+  async function showStatus() {
+    let health = {};
+    try {
+      health = await (await fetch(address("health"))).json();
+    } catch {
+      // No answer means that the server is not there.
+    }
+    const ready = health.status === "healthy";
+    const line = element("status");
+    const text = ready ? `Ready: ${health.model}, version ${health.version}` : "The server is not ready";
+    if (line.textContent !== text) line.textContent = text; // otherwise a screen reader would repeat it
+    line.className = ready ? "up" : "down";
+    return ready;
+  }
+
+  async function listClasses() {
+    const { classes } = await ask("classes");
+    if (!classes) return; // the list on show stays
+    element("classes").textContent = `${classes.length} classes: ${classes.join(", ")}`;
+    page.choosing.offerExamples(classes);
+  }
+
+  async function listVersions() {
+    const { models } = await ask("models");
+    if (!models) return; // the choice stays
+    const texts = models.map(({ version, default: isDefault }) => (isDefault ? `${version} (default)` : version));
+    const values = models.map(({ version, default: isDefault }) => (isDefault ? "" : version));
+    element("choice").hidden = models.length < 2;
+    if (texts.join() === [...element("version").options].map(({ text }) => text).join()) return; // the choice stays
+    const options = () => texts.map((text, at) => new Option(text, values[at]));
+    refill("version", options(), "");
+    refill("compare", [new Option("none", NO_VERSION), ...options()], NO_VERSION);
+  }
+
+  // The selected value stays if it is still there.
+  function refill(id, options, otherwise) {
+    const select = element(id);
+    const values = options.map(({ value }) => value);
+    const value = select.options.length && values.includes(select.value) ? select.value : otherwise;
+    select.replaceChildren(...options);
+    select.value = value;
+  }
+
+  // One or two versions; "" is the default version.
+  function selectedVersions() {
+    const selected = [element("version").value, element("compare").value];
+    return [...new Set(selected)].filter((version) => version !== NO_VERSION);
+  }
+
+  for (const id of ["version", "compare"]) {
+    element(id).addEventListener("change", () => state.chosen && page.predicting.predictAgain([state.chosen]));
+  }
+
+  for (const path of ["model", "swagger/"]) element(path.replace("/", "")).href = address(path);
+
+  // Wait for the other scripts.
+  document.addEventListener("DOMContentLoaded", () => {
+    checkStatus();
+    setInterval(checkStatus, STATUS_INTERVAL);
+  });
+
+  return { UNREACHABLE, ask, post, checkStatus, selectedVersions };
+})();
