@@ -8,8 +8,9 @@ RUN ?= .run
 VERSION ?=
 BACKEND ?= torchserve
 CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
-RECIPE ?= training/recipes/whitened_cnn.yaml
+RECIPE ?= whitened_cnn
 VENV = .venv/bin
+CLASSIFIER = $(VENV)/python -m scripts.cli
 # The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.
 quoted = '$(subst ','\'',$(value $(1)))'
 option = $(if $(value $(2)),$(1) $(call quoted,$(2)))
@@ -26,16 +27,16 @@ INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-serve: archive ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
-	@$(VENV)/python -m scripts.serve $(ARCHIVE) --host $(call quoted,HOST) --port $(call quoted,PORT) \
-		--config $(call quoted,CONFIG) --run $(call quoted,RUN) --backend $(call quoted,BACKEND)
+serve: .venv/serve ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
+	@$(CLASSIFIER) serve $(call quoted,CHECKPOINT) --host $(call quoted,HOST) --port $(call quoted,PORT) \
+		--config $(call quoted,CONFIG) --run $(call quoted,RUN) --backend $(call quoted,BACKEND) $(call option,--version,VERSION)
 
 train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
-	@$(KEEP_MEMORY) $(VENV)/python -m training.train --recipe $(call quoted,RECIPE) $(call option,--data,DATA) \
+	@$(KEEP_MEMORY) $(CLASSIFIER) train --recipe $(call quoted,RECIPE) $(call option,--data,DATA) \
 		$(call option,--output,OUTPUT) $(if $(RESUME),--resume)
 
 archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive that is current stays
-	@$(VENV)/python -m training.archive $(call quoted,CHECKPOINT) --output $(ARCHIVE) $(call option,--version,VERSION)
+	@$(CLASSIFIER) archive $(call quoted,CHECKPOINT) $(call option,--version,VERSION)
 
 test: .venv/test tools archive check ## set up what the tests need and run them all
 	@export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
@@ -50,10 +51,10 @@ check: .venv/test ## lint, and check types, who imports whom, and spelling
 	@report=$$($(VENV)/lint-imports --no-cache 2>&1) || { echo "$$report"; exit 1; }
 
 faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
-	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/test_batch_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
+	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/batch/test_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools archive ## measure CHECKPOINT as it is served against what one would build instead
-	@$(VENV)/python -m scripts.bench.benchmark $(ARCHIVE) --output docs/benchmark
+	@$(CLASSIFIER) bench serving $(ARCHIVE) --output docs/benchmark
 
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet

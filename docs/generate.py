@@ -1,19 +1,20 @@
 """Pages that MkDocs makes of what stands elsewhere: the front page's files, the commands' help, the API, the models."""
 
-import importlib
-import io
 import os
 import re
 import sys
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
+import click
 import mkdocs_gen_files
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from scripts import cli  # noqa: E402
+
 REPOSITORY_FILES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -25,11 +26,6 @@ DOCS = {
     path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")
 }
 PAGES = REPOSITORY_FILES | DOCS
-COMMANDS = ["scripts.serve", "scripts.batch_predict", "scripts.models", "scripts.verify", "scripts.doctor"]
-COMMANDS += ["scripts.bench.benchmark", "scripts.bench.tune_serving", "scripts.bench.scaling"]
-COMMANDS += [
-    f"training.{step}" for step in ("data", "train", "evaluate", "export", "archive", "card", "tune", "ensemble")
-]
 MODULES = ["handler.transforms", "handler.explanation", "training.config", "training.checkpoint", "training.data"]
 MODULES += ["training.models", "gateway.backend", "gateway.limits", "gateway.torchserve.management"]
 
@@ -63,12 +59,13 @@ def of_the_site(file: str, page: str) -> str:
     return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", link, (ROOT / file).read_text())
 
 
-def help_of(module: str) -> str:
-    said = io.StringIO()
-    called = [f"{module.replace('.', '/')}.py", "--help"]
-    with mock.patch("sys.argv", called), redirect_stdout(said), suppress(SystemExit):
-        importlib.import_module(module).main()
-    return f"## {module}\n\n```\n{said.getvalue()}```\n"
+def help_of(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yield the help of a command and, if it is a group, of all its commands."""
+    yield f"## {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            if below := command.get_command(context, name):
+                yield from help_of(below, click.Context(below, context, name, terminal_width=80))
 
 
 def api() -> str:
@@ -110,7 +107,8 @@ def models() -> str:
 
 for file, page in PAGES.items():
     write(page, of_the_site(file, page))
-write("reference/commands.md", "# Commands\n\n" + "\n".join(map(help_of, COMMANDS)))
+helps = help_of(cli.main, click.Context(cli.main, info_name="classifier", terminal_width=80))
+write("reference/commands.md", "# Commands\n\n" + "\n".join(helps))
 write("reference/api.md", api())
 write("reference/recipes.md", recipes())
 write("reference/models.md", models())

@@ -1,247 +1,50 @@
 #!/usr/bin/env python3
-"""Classify many images through the gateway and write one row each, in order, to a CSV, JSON Lines or Parquet file.
+"""Predict many images and write one row each, in order, to a CSV, JSON Lines or Parquet file.
 
-    .venv/bin/python scripts/batch_predict.py my-images/test -o predictions.csv
-    .venv/bin/python scripts/batch_predict.py 'photos/**/*.jpg' -o predictions.parquet --contact-sheet uncertain.png
-    find photos -name '*.jpg' -mtime -1 | .venv/bin/python scripts/batch_predict.py --list - -o predictions.jsonl --json
-    .venv/bin/python scripts/batch_predict.py drop-folder --watch -o predictions.csv
-    .venv/bin/python scripts/batch_predict.py --engine ray --archive my.mar s3://bucket/photos -o predictions
+    classifier predict my-images/test -o predictions.csv
+    classifier predict 'photos/**/*.jpg' -o all.parquet --contact-sheet a.png
+    find photos -mtime -1 | classifier predict --list - -o new.jsonl --json
+    classifier predict drop-folder --watch -o predictions.csv
+    classifier predict s3://my/photos --engine ray --archive my.mar -o rows
 
-Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. Where the first
-folders below what was named are classes, the accuracy is printed, and which classes are confused. Rows are gathered in
+Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. If the first
+folders below the named ones are classes, the accuracy and the confused classes are printed. Rows are gathered in
 <output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
-again: it continues after these rows, and asks again for images that could not be read or asked, and for files that have
-changed. With --watch rows are appended to the output itself, for files that appear as well, until Ctrl-C or SIGTERM.
+again. It continues after these rows, and asks again for images that have changed, or that could not be read or asked.
+With --watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
 
-With --engine ray an archive's own code classifies, on all cores of a Ray cluster or of this machine, without a gateway.
+With --engine ray an archive's own code predicts, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and
-contents (`bytes` or `image`). The output is a folder, or URL, of Parquet files with the same columns; run again, the
+contents (`bytes` or `image`). The output is a folder, or URL, of Parquet files with the same columns. Run again, the
 command asks only for images that have no row there.
 
-Exit status: 0 all classified, 1 some not (see the column `error`), 2 stopped before the end.
+Exit status: 0 all predicted, 1 some not (see the column `error`), 2 stopped before the end.
 """
 
-import argparse
-import signal
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator
-from importlib.util import find_spec
-from itertools import chain
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+
+import click
 
 from scripts import options
-from scripts.batch.client import Gateway, GatewayGone, may_pass
-from scripts.batch.contact_sheet import draw_sheet
-from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of, paths_of
-from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
-from scripts.batch.summary import Summary, as_document, as_text, summarise
-from scripts.batch.watch import SETTLED, State, arrivals, state_of
-from scripts.options import Outcome, Stopped, say
-from training.folders import few
-
-AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
-AGAIN_INTERVAL = 60  # or an image that could not be read or asked
-LOOKS = 4  # at images that are written to meanwhile, SETTLED seconds apart
+from training.commands import PATH, as_json, command
+from training.outcome import Outcome
 
 
-class Done(NamedTuple):
-    """What the images come to, the classes, the other files by extension, and how many images are to be asked again."""
+@command("predict", help=__doc__)
+@options.images
+@click.option("-o", "--output", required=True, metavar="FILE", help=".csv, .jsonl or .parquet; a folder for Ray")
+@click.option("--watch", is_flag=True, help="continue with files that appear, until Ctrl-C")
+@click.option("--contact-sheet", type=PATH, metavar="PNG", help="draw the least certain images")
+@options.client
+@click.option("--engine", type=click.Choice(["gateway", "ray"]), default="gateway", help="default: gateway")
+@click.option("--archive", type=PATH, metavar="MAR", help="the model, with --engine ray")
+@click.option("--address", help="the cluster, with --engine ray (default: RAY_ADDRESS, or this machine)")
+@as_json
+def main(**given: Any) -> Outcome:
+    from scripts.batch.predict import Options, predict
 
-    summary: Summary
-    classes: list[str]
-    others: Counter[str]
-    again: int
-
-
-def predict_all(
-    gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0
-) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Yield the rows of each group, in order: the final ones, and those of images to ask again; `done` are there."""
-    for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
-        rows: tuple[list[Row], list[Row]] = ([], [])
-        for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
-            rows[may_pass(answer)].append(row)
-        yield rows
-
-
-def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
-    """Return the rows that a run before has left and that still hold; the journal is cut to these, or begun.
-
-    A group that a kill has cut is asked as a whole, because the last digits depend on which images the network sees
-    together. Raises Stopped if there are rows of other images, unless that run has ended and written its output.
-    """
-    try:
-        rows = journal.read_valid()
-        files = {row[0] for row in rows}
-        if not files <= {str(path) for group in groups for path in group}:
-            raise journal.other()
-    except OtherRows:
-        if not journal.is_older_than(output):
-            raise
-        rows, files = [], set()
-    last = {str(path) for group in groups if rows and Path(rows[-1][0]) in group for path in group}
-    kept = rows if last <= files else [row for row in rows if row[0] not in last]
-    journal.keep(kept)
-    return Rows(journal, kept)
-
-
-def classify(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
-    """Write the predictions of all images to the output. Raises Stopped."""
-    names = columns(classes)
-    journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
-    groups = list(grouped(images))
-    rows = take_up(journal, groups, output)
-    if rows.final:
-        say(f"Going on after the {len(rows.final):,} images in {journal.path}; remove it to begin anew.")
-    states = {image: state_of(image) for image in images}
-    groups = [group for each in groups if (group := [path for path in each if str(path) not in rows.final])]
-    for _ in range(LOOKS):
-        for final, again in predict_all(gateway, groups, classes, done=len(rows.final)):
-            rows.add(final, again)
-        if not any(is_unsettled(image, state, rows) for image, state in states.items()):
-            break
-        time.sleep(SETTLED)
-        changed = {image: state_of(image) for image, state in states.items() if state_of(image) != state}
-        states |= changed
-        rows.reopen(set(map(str, changed)))
-        groups = list(grouped(changed))
-    rows.write(output, list(map(str, images)), names)
-    return rows
-
-
-def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
-    """Say whether an image was written to since it had this state, or was refused when it had just been written to."""
-    row = rows.final.get(str(image))
-    refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED
-    return bool(refused_when_new) or state_of(image) != state
-
-
-def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
-    """Append to the output the predictions of images in `paths` that are not in it, until a signal. Raises Stopped."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: gateway.stop.set())
-    journal = Journal(output, FORMS[output.suffix](columns(classes)))
-    kept = journal.read_valid()
-    journal.keep(kept)
-    rows = Rows(journal, kept)
-    done = {file: state_of(Path(file)) for file in rows.final}
-    later: dict[str, float] = {}  # when to ask again for what could not be asked
-    why = ""
-    say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
-    for states in arrivals(paths, done, later, gateway.stop):
-        rows.reopen(set(map(str, states)))
-        try:
-            for final, again in predict_all(gateway, list(grouped(states)), classes):
-                rows.add(final, again)
-                done |= {row[0]: states[Path(row[0])] for row in final}
-                for file, *_, error in (row[:BEGINNING] for row in again):
-                    if file not in later:
-                        say(f"{legible(file)}: {error} It is asked again every {AGAIN_INTERVAL} s.")
-                    later[file] = time.monotonic() + AGAIN_INTERVAL
-                why = ""
-                if gateway.stop.is_set():
-                    break
-        except GatewayGone as error:  # these images are found again at the next look
-            if str(error) != why and not gateway.stop.is_set():
-                why = str(error)
-                say(f"{why} Trying again every {AWAY_INTERVAL} s.")
-            gateway.stop.wait(AWAY_INTERVAL)
-    return rows
-
-
-def ask_gateway(arguments: argparse.Namespace) -> Done:
-    """Have the gateway classify the images. Raises Stopped."""
-    output = Path(arguments.output)
-    options.check_output("--output", output, FORMS)
-    if arguments.watch and output.suffix == ".parquet":
-        raise Stopped(
-            "With --watch rows are appended, which Parquet does not allow; name a .csv or .jsonl as --output."
-        )
-    paths = paths_of(arguments)
-    absent = set(map(Path, absent_of(arguments, list(map(str, paths)))))
-    gateway = Gateway(arguments.url, arguments.connections, arguments.token_file)
-    classes = gateway.classes()
-    try:
-        if arguments.watch:
-            if absent:
-                say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
-            rows = follow([path for path in paths if path not in absent], gateway, classes, output)
-        else:
-            rows = classify(list_once(paths, absent), gateway, classes, output)
-    except GatewayGone as error:
-        raise Stopped(f"{error} Run the same command again to continue.") from None
-    others = count_others(paths, but={output, arguments.contact_sheet})
-    return Done(summarise(rows.all(), classes, paths), classes, others, len(rows.again))
-
-
-def ask_ray(arguments: argparse.Namespace) -> Done:
-    """Have an archive classify the images on all machines of a Ray cluster; what is skipped is not counted there."""
-    if arguments.watch or not arguments.archive:
-        raise Stopped(
-            "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.mar, and no --watch."
-        )
-    if not find_spec("ray"):
-        raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
-    from scripts.batch.ray import engine
-
-    names = names_of(arguments)
-    rows, again, classes = engine.classify(
-        names, absent_of(arguments, names), arguments.archive, arguments.output, arguments.address
-    )
-    return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
-
-
-ENGINES = {"gateway": ask_gateway, "ray": ask_ray}
-
-
-def batch_predict(arguments: argparse.Namespace) -> Outcome:
-    """Carry out the command. Raises Stopped."""
-    output, sheet = arguments.output, arguments.contact_sheet
-    if sheet:
-        options.check_output("--contact-sheet", sheet, [".png"])
-    summary, classes, others, again = ENGINES[arguments.engine](arguments)
-    text = f"{summary.images - summary.failed:,} of {summary.images:,} images classified; wrote {output}"
-    if sheet and summary.uncertain:
-        with options.writing(sheet, f" The rows are in {output}."):
-            draw_sheet(sheet, summary.uncertain)
-        text += f" and {sheet}"
-    lines = [text, *repeated(again), *skipped(others), *as_text(summary, classes)]
-    document = as_document(summary, classes) | {"ask_again": again, "skipped": others, "output": output}
-    return Outcome(1 if summary.failed or again else 0, "\n".join(lines), document)
-
-
-def repeated(again: int) -> list[str]:
-    """Return a line with the number of images to ask again."""
-    what, them = ("image", "it") if again == 1 else ("images", "them")
-    return [f"{again:,} {what} could not be read or asked; the same command asks for {them} again"] if again else []
-
-
-def skipped(others: Counter[str]) -> list[str]:
-    """Return a line with the number of files that are no images by their names, the most frequent extensions first."""
-    kinds = [f"{legible(extension) or 'without extension'} {count:,}" for extension, count in others.most_common()]
-    files = "file" if others.total() == 1 else "files"
-    return [f"{others.total():,} other {files} skipped ({few(kinds)})"] if kinds else []
-
-
-def main() -> int:
-    parser = options.new_parser(__doc__)
-    options.add_images(parser)
-    options.add_gateway(parser)
-    options.add_token(parser)
-    options.add_connections(parser)
-    parser.add_argument(
-        "-o", "--output", required=True, help=f"the file to write: {', '.join(FORMS)}; Ray's is a folder"
-    )
-    parser.add_argument("--engine", choices=ENGINES, default="gateway", help="who classifies (%(default)s)")
-    parser.add_argument("--archive", type=Path, metavar="MAR", help="with Ray: what classifies")
-    parser.add_argument("--address", help="with Ray: its cluster; RAY_ADDRESS, or else this machine, without it")
-    parser.add_argument("--watch", action="store_true", help="go on with files that appear, until Ctrl-C")
-    parser.add_argument("--contact-sheet", type=Path, metavar="PNG", help="draw the least certain images")
-    return options.execute(batch_predict, parser.parse_intermixed_args())
+    return predict(Options(**given))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

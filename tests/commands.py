@@ -16,6 +16,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["training.train", "training.archive", "training.evaluate", "training.tune"])
 SHELL = re.compile(r"[|&;<>()$`*?\[\]#~]")  # what only a shell understands
 TIMEOUT = 200  # seconds
+ACTIVATED = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # as bin/activate does
 
 
 def run_line(line: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -23,8 +24,10 @@ def run_line(line: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     words = [] if SHELL.search(line) else shlex.split(line)
     if words[:1] == [sys.executable]:
         return _run_forked(words[1:], cwd)
+    if words[:1] == ["classifier"]:
+        return _run_forked(["-m", "scripts.cli", *words[1:]], cwd)
     shell = ["bash", "-euo", "pipefail", "-c", line]
-    return subprocess.run(shell, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
+    return subprocess.run(shell, cwd=cwd, env=ACTIVATED, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def _run_forked(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

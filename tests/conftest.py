@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,17 +41,21 @@ SLOW = {"trained", "browser", "database", "cluster"}  # fixtures that train, ser
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class CommandFailed(AssertionError):
+    """A command of ours ended with a status other than 0; the message is all that it printed."""
+
+
 def run_module(module: str, *arguments: object) -> str:
     """Run a command of ours, in this process, which has PyTorch already; returns what it printed, with the errors."""
     printed = io.StringIO()
     with (
-        patch.object(sys, "argv", [module, *map(str, arguments)]),
         contextlib.chdir(ROOT),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(printed),
     ):
-        status = importlib.import_module(module).main()
-    assert not status, printed.getvalue()
+        status = importlib.import_module(module).main([*map(str, arguments)], standalone_mode=False)
+    if status:
+        raise CommandFailed(printed.getvalue())
     return printed.getvalue()
 
 

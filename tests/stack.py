@@ -20,7 +20,7 @@ import psutil
 
 from gateway.torchserve.management import Management
 from gateway.torchserve.properties import read_properties
-from scripts.serve import TORCHSERVE
+from scripts.serving.defaults import TORCHSERVE
 
 ROOT = Path(__file__).resolve().parent.parent
 HOWTO = ROOT / "docs" / "howto" / "several_machines.md"

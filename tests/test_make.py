@@ -83,13 +83,16 @@ def test_settings_reach_the_command_as_they_were_given(value: str) -> None:
     settings = [f"{name}={value}" for name in ("RECIPE", "DATA", "OUTPUT", "CONFIG", "RUN", "VERSION")]
     train = shlex.split(make("-n", "train", *settings).stdout.replace("\\\n", ""))
     assert train[train.index("--recipe") :] == ["--recipe", value, "--data", value, "--output", value]
-    serve = make("-n", "serve", *settings, f"CHECKPOINT={value}.pth").stdout.replace("\\\n", "").splitlines()
+    planned = (
+        make("-n", "archive", "serve", *settings, f"CHECKPOINT={value}.pth").stdout.replace("\\\n", "").splitlines()
+    )
     script = "show() { printf '%s\\n' \"${@:3}\"; }; " + "; ".join(
-        line.replace(".venv/bin/python", "show") for line in serve
+        line.replace(".venv/bin/python", "show") for line in planned
     )
     shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert shown[:5] == [f"{value}.pth", "--output", f"{value}.mar", "--version", value]
-    assert shown[5:6] + shown[10:14] == [f"{value}.mar", "--config", value, "--run", value]
+    assert shown[:4] == ["archive", f"{value}.pth", "--version", value]
+    assert shown[4:6] + shown[10:14] == ["serve", f"{value}.pth", "--config", value, "--run", value]
+    assert shown[14:] == ["--backend", "torchserve", "--version", value]
 
 
 PYTHON = """#!/bin/sh
@@ -150,4 +153,4 @@ def test_docs_are_built_without_a_warning() -> None:
     shutil.rmtree(site, ignore_errors=True)
     done = make("docs")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "scripts/batch_predict.py" in (site / "reference" / "commands" / "index.html").read_text()
+    assert "classifier predict my-images/test" in (site / "reference" / "commands" / "index.html").read_text()

@@ -1,13 +1,13 @@
 """Pack a checkpoint as a TorchServe archive; the same checkpoint always gives the same bytes.
 
-    .venv/bin/python -m training.archive model_store/cifar10_whitened_resnet.pth
+    classifier archive cifar10_whitened_resnet
+    classifier archive runs/mine/mine.pth -o second.mar --version 2.0
 
-writes model_store/cifar10_whitened_resnet.mar and its digest, cifar10_whitened_resnet.mar.sha256, which serving needs.
+The first writes model_store/cifar10_whitened_resnet.mar and its digest, a file named .mar.sha256, which serving needs.
 The archive has TorchScript for TorchServe, ONNX for other engines, the handler, class names, model card and serving
 configuration. If this checkpoint, version and code have made the archive before, it is left unchanged.
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -17,8 +17,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 import handler
+from training import commands
 from training.files import DigestError, check_digest, write_digest, written_whole
+from training.outcome import Stopped
 
 # PyTorch and the exporters are imported only when an archive is made, because every 'make serve' checks if it must be.
 if TYPE_CHECKING:
@@ -125,32 +129,27 @@ def _zip(folder: Path, path: Path, comment: str) -> None:
             archive_file.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--output", type=Path, help="the archive (default: beside the checkpoint)")
-    parser.add_argument("--version", help="the model's version (default: that of the archive in its place, or 1.0)")
-    arguments = parser.parse_args()
-    path = arguments.output or arguments.checkpoint.with_suffix(".mar")
-    version = arguments.version or version_of(path) or FIRST_VERSION
+@commands.command("archive", help=__doc__)
+@commands.checkpoint
+@commands.output("the archive to write (default: beside the checkpoint)", "MAR")
+@click.option("--version", help="the model's version (default: that of the archive in its place, or 1.0)")
+def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
+    path = output or checkpoint.with_suffix(".mar")
+    version = version or version_of(path) or FIRST_VERSION
     if not VERSION.fullmatch(version):
-        raise SystemExit(
+        raise Stopped(
             f"{version!r} cannot be a version: use only the letters A to Z and a to z, digits, '.', '_' and '-', "
             "and begin with a letter or a digit."
         )
-    if not arguments.checkpoint.is_file():
-        raise SystemExit(f"There is no checkpoint {arguments.checkpoint}; 'make train' makes one.")
-    sources = digest_sources(arguments.checkpoint, path, version)
+    if not checkpoint.is_file():
+        raise Stopped(f"There is no checkpoint {checkpoint}; 'make train' makes one.")
+    sources = digest_sources(checkpoint, path, version)
     if is_current(path, sources):
         print(f"{path} is current, version {version}")
         return
-    from training.checkpoint import CheckpointError, load_checkpoint
-    from training.export import ExportError
+    from training.checkpoint import load_checkpoint
 
-    try:
-        archive(load_checkpoint(arguments.checkpoint), path, version, sources)
-    except (CheckpointError, ExportError) as error:
-        raise SystemExit(str(error)) from None
+    archive(load_checkpoint(checkpoint), path, version, sources)
     print(f"wrote {path}, version {version}")
 
 

@@ -1,15 +1,17 @@
 """Write the model card of a checkpoint, to read, beside it.
 
-.venv/bin/python -m training.card model_store/cifar10_whitened_resnet.pth
+    classifier card runs/mine/mine.pth
+
+writes runs/mine/mine.md.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training import commands
+from training.checkpoint import Checkpoint, load_checkpoint
 from training.files import write_whole
 from training.metrics import wilson_interval
 
@@ -75,16 +77,12 @@ def _row(name: str, metrics: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    path = parser.parse_args().checkpoint
-    try:
-        words = describe_in_words(load_checkpoint(path))
-    except CheckpointError as error:
-        raise SystemExit(str(error)) from None
-    write_whole(path.with_suffix(".md"), words)
-    print(f"wrote {path.with_suffix('.md')}")
+@commands.command("card", help=__doc__)
+@commands.checkpoint
+def main(checkpoint: Path) -> None:
+    path = checkpoint.with_suffix(".md")
+    write_whole(path, describe_in_words(load_checkpoint(checkpoint)))
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

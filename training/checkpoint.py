@@ -12,11 +12,13 @@ from training.classifier import Classifier, Energy, FeatureCosine
 from training.data import Images
 from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
+from training.outcome import Stopped
+from training.project import from_recipe
 
 NORMALISATION = {"input_size": INPUT_SIZE, "mean": list(MEAN), "std": list(STD)}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Stopped, ValueError):
     """A checkpoint cannot be used; the message says why."""
 
 
@@ -51,7 +53,7 @@ def copy_initial(network: Network, path: str, architecture: str, classes: list[s
 
     Raises CheckpointError if the checkpoint has another architecture.
     """
-    checkpoint = load_checkpoint(Path(path))
+    checkpoint = load_checkpoint(from_recipe(path))
     if checkpoint.card["recipe"].get("architecture") != architecture:
         raise CheckpointError(f"{path} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.classifier().network

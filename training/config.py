@@ -1,18 +1,20 @@
 """The fields of a recipe: everything that decides a training run, read from YAML and checked once."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
+from training.outcome import Stopped
 
 RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; compared in lower case
 
 
-class RecipeError(ValueError):
+class RecipeError(Stopped, ValueError):
     """A recipe cannot be followed; the message says which field and why."""
 
 
@@ -187,6 +189,31 @@ def _validated(values: Any, name: str) -> Recipe:
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{name} cannot be followed. " + "; ".join(problems)) from None
+
+
+def with_settings(recipe: Recipe, settings: Iterable[tuple[str, str]]) -> Recipe:
+    """Return the recipe with other values, as YAML, in fields of dotted names. Raises RecipeError as `changed` does."""
+    values = {}
+    for field, text in settings:
+        check_field(field)
+        try:
+            values[field] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {field}: {text!r} is not YAML; quote the value, or correct it.") from None
+    return changed(recipe, values) if values else recipe
+
+
+def check_field(field: str) -> None:
+    """Raise RecipeError, with the fields that there are, if a recipe has no field of this dotted name."""
+    known, place = Recipe.model_fields, "it"
+    for name in field.split("."):
+        if name not in known:
+            fields = f"the fields {', '.join(known)}" if known else "no fields"
+            raise RecipeError(f"A recipe has no field {field!r}; {place} has {fields}.")
+        annotation = known[name].annotation
+        kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        known = next((kind.model_fields for kind in kinds if issubclass(kind, _Section)), {})
+        place = repr(name)
 
 
 def _refuse(without_effect: dict[str, str], name: str) -> None:

@@ -1,11 +1,5 @@
-"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`.
+"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`."""
 
-    .venv/bin/python -m training.data data/cifar10
-
-writes CIFAR-10 as such a folder of PNG files, to look at or to send to a server.
-"""
-
-import argparse
 import os
 import zlib
 from collections.abc import Iterator
@@ -15,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
@@ -27,17 +22,20 @@ from tqdm import tqdm
 from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer, to_pixels
 from training import distributed
 from training.augment import train_transform
+from training.commands import PATH, command
 from training.config import Recipe
 from training.folders import FORMAT_NAMES, Findings, counted, extensions_of, few, find, is_leaving
+from training.outcome import Stopped
+from training.project import ROOT
 
-CIFAR10_ROOT = Path("data")
+CIFAR10_ROOT = ROOT / "data"
 CIFAR10_LOCK = ".cifar10.lock"  # a file in CIFAR10_ROOT
 DECODER_THREADS = min(os.cpu_count() or 1, 16)  # no more, because each may hold a large image
 MAX_QUEUED_PATHS = 4096  # that wait for a thread
 MAX_PROBLEMS = 20  # named in a message
 
 
-class DataError(ValueError):
+class DataError(Stopped, ValueError):
     """Images cannot be trained on; the message says what to change."""
 
 
@@ -294,15 +292,15 @@ def write_images(images: Images, folder: Path) -> None:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / f"{number:04}.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    try:
-        for split in ("train", "test"):
-            write_images(load_images(None, split), folder / split)
-    except DataError as error:
-        raise SystemExit(str(error)) from None
+@command("data")
+@click.argument("folder", type=PATH, help="the folder to write")
+def main(folder: Path) -> None:
+    """Write CIFAR-10 as a folder `train/<class>/*`, `test/<class>/*` of PNG files, to look at or to send to a server.
+
+    classifier data data/cifar10
+    """
+    for split in ("train", "test"):
+        write_images(load_images(None, split), folder / split)
     print(f"wrote CIFAR-10 to {folder}")
 
 

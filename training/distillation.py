@@ -1,7 +1,6 @@
 """Learn from the probabilities of a better network, the teacher (Hinton et al. 2015, arXiv:1503.02531)."""
 
 import zlib
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from training.checkpoint import load_checkpoint
 from training.config import Distillation, RecipeError
 from training.data import Images
 from training.metrics import BATCH_SIZE
+from training.project import from_recipe
 
 
 class Teacher:
@@ -22,7 +22,8 @@ class Teacher:
     """
 
     def __init__(self, settings: Distillation, training: Images, device: torch.device) -> None:
-        checkpoint = load_checkpoint(Path(settings.teacher))
+        path = from_recipe(settings.teacher)
+        checkpoint = load_checkpoint(path)
         if checkpoint.card["classes"] != training.classes:
             raise RecipeError(
                 f"The teacher {settings.teacher} knows the classes {checkpoint.card['classes']}, "
@@ -30,7 +31,7 @@ class Teacher:
             )
         self.network = checkpoint.classifier().network.to(device).to(memory_format=torch.channels_last)
         self.settings, self.device = settings, device
-        self.digest = zlib.crc32(Path(settings.teacher).read_bytes())
+        self.digest = zlib.crc32(path.read_bytes())
         self.logits = self._predict(training.pixels) if settings.view == "original" else None
 
     def mix(self, loss: Tensor, images: Tensor, indices: Tensor, logits: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
+from training.outcome import Stopped
+
 T = TypeVar("T")
 
 
@@ -17,7 +19,7 @@ def start() -> None:
         return
     if torch.cuda.is_available():
         if int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
-            raise SystemExit(f"There are {torch.cuda.device_count()} GPUs here; start no more processes than that.")
+            raise Stopped(f"There are {torch.cuda.device_count()} GPUs here; start no more processes than that.")
         torch.cuda.set_device(device())
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 

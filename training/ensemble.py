@@ -1,19 +1,20 @@
 """Join checkpoints into one that predicts their weighted mean. You export, archive and serve it like any other.
 
-    .venv/bin/python -m training.ensemble model_store/a.pth model_store/b.pth --output runs/ensemble.pth
+    classifier ensemble cifar10_whitened_cnn cifar10_resnet18 -o runs/both.pth
 
 The weights are fitted on the validation images, which must be the same for all members.
 """
 
-import argparse
 from pathlib import Path
 
+import click
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training import commands
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.data import DataError, load_images, stratified_split
+from training.data import load_images, stratified_split
 from training.finish import finish
 from training.metrics import predict
 from training.models import Ensemble
@@ -63,21 +64,16 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor) -> list[float]:
     return scores.flatten().softmax(dim=0).tolist()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, help="folder the members were trained on; CIFAR-10 without it")
-    parser.add_argument("--output", type=Path, required=True, help="the checkpoint to write")
-    arguments = parser.parse_args()
-    try:
-        members = [load_checkpoint(path) for path in arguments.checkpoints]
-        ensemble = join(members, arguments.data, arguments.output.stem)
-    except (CheckpointError, DataError) as error:
-        raise SystemExit(str(error)) from None
-    save_checkpoint(ensemble, arguments.output)
+@commands.command("ensemble", help=__doc__)
+@click.argument("checkpoints", type=commands.CHECKPOINT, nargs=-1, required=True, help="the members, by name or file")
+@commands.data("train/<class>/* and test/<class>/*, which the members were trained on")
+@commands.output("the checkpoint to write", required=True)
+def main(checkpoints: tuple[Path, ...], data: Path | None, output: Path) -> None:
+    ensemble = join([load_checkpoint(path) for path in checkpoints], data, output.stem)
+    save_checkpoint(ensemble, output)
     for member, weight in zip(ensemble.card["metrics"]["members"], ensemble.card["recipe"]["weights"], strict=True):
         print(f"{member['name']}: test accuracy {member['accuracy']:.2%}, weight {weight:.2f}")
-    print(f"together: test accuracy {ensemble.card['metrics']['test']['accuracy']:.2%}; wrote {arguments.output}")
+    print(f"together: test accuracy {ensemble.card['metrics']['test']['accuracy']:.2%}; wrote {output}")
 
 
 if __name__ == "__main__":

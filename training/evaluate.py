@@ -1,13 +1,13 @@
 """Measure a checkpoint on the test images.
 
-    .venv/bin/python -m training.evaluate model_store/cifar10_whitened_resnet.pth
+    classifier evaluate cifar10_whitened_resnet
+    classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
 
 prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its
 report.json has all figures. Its report.md shows them, with pictures of the confusion, the reliability and the worst
 mistakes, if any.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from training import outliers
+from training import commands, outliers
 from training.calibrate import ACCEPTED, separation
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from training.data import DataError, Images, load_images
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.data import Images, load_images
 from training.files import save_figure, write_whole
 from training.metrics import BINS, figures, predict, wilson_interval
+from training.outcome import Stopped
 
 MAX_MISTAKES = 24  # pictures in the report
 MAX_CLASSES_WITH_NUMBERS = 30  # with more, the cells of the confusion matrix are too small for numbers
@@ -186,21 +187,16 @@ fitted on none of these kinds. 1 is best, and 0.5 is chance:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, help="folder with test/<class>/*; CIFAR-10 without it")
-    parser.add_argument("--output", type=Path, help="folder for the report")
-    arguments = parser.parse_args()
-    output = arguments.output or Path("runs") / f"{arguments.checkpoint.stem}-report"
-    try:
-        checkpoint = load_checkpoint(arguments.checkpoint)
-        images = load_images(arguments.data, "test")
-    except (CheckpointError, DataError) as error:
-        raise SystemExit(str(error)) from None
-    if images.classes != checkpoint.card["classes"]:
-        raise SystemExit(f"The images show {images.classes}, the checkpoint knows {checkpoint.card['classes']}.")
-    report = write_report(checkpoint, images, output)
+@commands.command("evaluate", help=__doc__)
+@commands.checkpoint
+@commands.data("test/<class>/*")
+@commands.output("folder for the report (default: runs/<checkpoint>-report)", "FOLDER")
+def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
+    output = output or Path("runs") / f"{checkpoint.stem}-report"
+    loaded, images = load_checkpoint(checkpoint), load_images(data, "test")
+    if images.classes != loaded.card["classes"]:
+        raise Stopped(f"The images show {images.classes}, the checkpoint knows {loaded.card['classes']}.")
+    report = write_report(loaded, images, output)
     low, high = wilson_interval(report["accuracy"], report["images"])
     print(
         f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {report['loss']:.4f}, "

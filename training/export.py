@@ -1,9 +1,8 @@
 """Export a checkpoint as TorchScript or ONNX, proven equal to the classifier it came from.
 
-.venv/bin/python -m training.export model_store/cifar10_whitened_resnet.pth --output build/cifar10_whitened_resnet.pt
+classifier export cifar10_whitened_resnet --output build/resnet.pt
 """
 
-import argparse
 import io
 import time
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import click
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
@@ -19,17 +19,20 @@ from torch import Tensor, nn
 from handler.onnx_engine import open_network
 from handler.predictor import Network
 from handler.transforms import INPUT_SIZE, decode_image, test_transform
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training import commands
+from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import seeded
 from training.files import written_whole
+from training.outcome import Stopped
+from training.project import ROOT
 
-EXAMPLES = Path(__file__).parent.parent / "ui" / "examples"
+EXAMPLES = ROOT / "ui" / "examples"
 # Of the largest value of an output, because float32 rounds sums in proportion to their largest terms. The order of a
 # sum depends on the processor: with AVX-512, AVX2 and SSE4.1, the released networks differ by 10 steps of float32.
 TOLERANCE = 64 * torch.finfo(torch.float32).eps
 
 
-class ExportError(RuntimeError):
+class ExportError(Stopped, RuntimeError):
     """An export does not compute the same as the network."""
 
 
@@ -120,20 +123,22 @@ def milliseconds(path: Path, batch_size: int = 16) -> float:
     return median(times) / batch_size * 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--output", type=Path, required=True, help="where to write the TorchScript file")
-    parser.add_argument("--examples", type=Path, default=EXAMPLES, help="folder of JPEG images to compare on")
-    arguments = parser.parse_args()
-    try:
-        export(load_checkpoint(arguments.checkpoint), arguments.output, arguments.examples)
-    except (CheckpointError, ExportError) as error:
-        raise SystemExit(str(error)) from None
+@commands.command("export", help=__doc__)
+@commands.checkpoint
+@commands.output("the TorchScript file to write", required=True)
+@click.option(
+    "--examples",
+    type=commands.PATH,
+    default=EXAMPLES,
+    metavar="FOLDER",
+    help="JPEG images to compare on (default: ui/examples)",
+)
+def main(checkpoint: Path, output: Path, examples: Path) -> None:
+    export(load_checkpoint(checkpoint), output, examples)
     print(
-        f"wrote {arguments.output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
+        f"wrote {output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
         f"real images; "
-        f"{milliseconds(arguments.output):.2f} ms an image on one core, in batches of 16"
+        f"{milliseconds(output):.2f} ms an image on one core, in batches of 16"
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.outcome import Stopped
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,7 +61,7 @@ def save_figure(figure: "Figure", path: Path, **options: Any) -> None:
         figure.savefig(temporary, format="png", **options)
 
 
-class DigestError(ValueError):
+class DigestError(Stopped, ValueError):
     """An archive has changed since it was built; the message says what to do."""
 
 

@@ -1,25 +1,27 @@
 """Train a network as a recipe says.
 
-    .venv/bin/python -m training.train --recipe training/recipes/cnn.yaml
+    classifier train --recipe cnn
+    classifier train --recipe fine_tune --data my-images --output runs/mine
+    classifier train --recipe cnn --set optimizer.lr=0.01 --set epochs=20
 
 writes into the output folder (runs/<recipe> unless --output says otherwise) the checkpoint <name>.pth,
 training_history.pth, .csv and .png, and last.pth, from which --resume continues. You may train in several processes;
 only the first one writes files:
 
-    torchrun --nproc-per-node 2 -m training.train --recipe training/recipes/cnn.yaml
+    torchrun --nproc-per-node 2 -m training.train --recipe cnn
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
+import click
 from tqdm import tqdm
 
-from training import distributed
-from training.checkpoint import Checkpoint, CheckpointError, load, save, save_checkpoint
-from training.config import Recipe, RecipeError, load_recipe
-from training.data import DataError, Epoch, load_training_images, stratified_split
+from training import commands, distributed
+from training.checkpoint import Checkpoint, load, save, save_checkpoint
+from training.config import Recipe, RecipeError, load_recipe, with_settings
+from training.data import Epoch, load_training_images, stratified_split
 from training.finish import finish
 from training.history import Row, write_history
 from training.run import Run
@@ -144,31 +146,38 @@ def _print(line: str) -> None:
         sys.stdout.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/whitened_cnn.yaml"))
-    parser.add_argument("--data", type=Path, help="folder with train/<class>/* and test/<class>/*; CIFAR-10 without it")
-    parser.add_argument("--output", type=Path, help="folder for what is written; runs/<recipe> without it")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
-    parser.add_argument("--save-seconds", type=float, default=SAVE_SECONDS, help="time between saves of last.pth")
-    parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard as well")
-    arguments = parser.parse_args()
-    output = arguments.output or Path("runs") / arguments.recipe.stem
+@commands.command(
+    "train", help=__doc__, interrupted="\nInterrupted; the same command with --resume continues from the last save."
+)
+@commands.recipe("whitened_cnn")
+@commands.settings
+@commands.data("train/<class>/* and test/<class>/*")
+@commands.output("folder for all files of the run (default: runs/<recipe>)", "FOLDER")
+@click.option("--resume", is_flag=True, help="continue the run in the output folder")
+@click.option(
+    "--save-seconds",
+    type=float,
+    default=SAVE_SECONDS,
+    metavar="S",
+    help=f"time between saves of last.pth (default: {SAVE_SECONDS:g})",
+)
+@click.option("--tensorboard", is_flag=True, help="log for TensorBoard as well")
+def main(
+    recipe: Path,
+    settings: tuple[tuple[str, str], ...],
+    data: Path | None,
+    output: Path | None,
+    resume: bool,
+    save_seconds: float,
+    tensorboard: bool,
+) -> None:
     distributed.start()
     try:
+        folder = output or Path("runs") / recipe.stem
         checkpoint = train(
-            load_recipe(arguments.recipe),
-            arguments.data,
-            output,
-            arguments.resume,
-            arguments.save_seconds,
-            arguments.tensorboard,
+            with_settings(load_recipe(recipe), settings), data, folder, resume, save_seconds, tensorboard
         )
         _print(f"wrote {checkpoint}")
-    except (RecipeError, DataError, CheckpointError) as error:
-        raise SystemExit(str(error)) from None
-    except KeyboardInterrupt:
-        raise SystemExit("\nInterrupted; the same command with --resume goes on.") from None
     finally:
         distributed.stop()
 

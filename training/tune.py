@@ -1,6 +1,7 @@
 """Search for a better recipe. Each trial trains for a few epochs; its validation accuracy counts.
 
-    .venv/bin/python -m training.tune --recipe training/recipes/cnn.yaml --epochs 3 --trials 20
+    classifier tune --recipe cnn --epochs 3 --trials 20
+    classifier tune --recipe cnn --set batch_size=32 --space my-space.yaml
 
 The space names fields of the recipe: `optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}`, or a list of choices;
 --grid tries all combinations of these. The recipe itself is the first trial.
@@ -11,7 +12,6 @@ process dies, another one tries its trial again. The output folder gets the best
 with its plots.
 """
 
-import argparse
 import json
 import logging
 import math
@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import click
 import optuna
 import yaml
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
@@ -40,10 +41,11 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from training.checkpoint import CheckpointError
-from training.config import Recipe, RecipeError, changed, load_recipe
-from training.data import DataError, Images, load_images, stratified_split
+from training import commands
+from training.config import Recipe, RecipeError, changed, load_recipe, with_settings
+from training.data import Images, load_images, stratified_split
 from training.files import save_figure, write_whole
+from training.outcome import Stopped
 from training.run import Run
 
 Space = dict[str, list[Any] | dict[str, int | float | bool]]
@@ -236,53 +238,75 @@ def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
     return values
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/cnn.yaml"))
-    parser.add_argument("--space", type=Path, default=Path("training/spaces/cnn.yaml"))
-    parser.add_argument("--data", type=Path, help="folder with train/<class>/*; CIFAR-10 without it")
-    parser.add_argument("--trials", type=int, default=20, help="trials of the study in all; 20 without it")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of a trial; 3 without it")
-    parser.add_argument("--grid", action="store_true", help="try all combinations instead of searching")
-    parser.add_argument("--study", help="name of the study; the recipe's without it")
-    parser.add_argument(
-        "--storage",
-        help="URL of a data base, or a journal file; <output>/study.log without it. Leave a password to PGPASSWORD or "
-        "~/.pgpass, as others see a command line",
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/tune"))
-    arguments = parser.parse_args()
+@commands.command("tune", help=__doc__, interrupted="\nInterrupted; the same command continues.")
+@commands.recipe("cnn")
+@commands.settings
+@click.option(
+    "--space",
+    type=commands.SPACE,
+    default="cnn",
+    metavar="NAME|FILE",
+    help="a search space of training/spaces by its name, or a file (default: cnn)",
+)
+@commands.data("train/<class>/*")
+@commands.output("folder for the report (default: runs/tune)", "FOLDER", default="runs/tune")
+@click.option("--trials", type=int, default=20, metavar="N", help="trials of the study in all (default: 20)")
+@click.option("--epochs", type=int, default=3, metavar="N", help="epochs of a trial (default: 3)")
+@click.option("--grid", is_flag=True, help="try all combinations instead of searching")
+@click.option("--study", metavar="NAME", help="name of the study (default: the recipe's)")
+@click.option(
+    "--storage",
+    metavar="URL|FILE",
+    help="a data base, or a journal file (default: <output>/study.log). Leave a password to PGPASSWORD or ~/.pgpass, "
+    "because others see a command line",
+)
+def main(recipe: Path, settings: tuple[tuple[str, str], ...], storage: str | None, output: Path, **given: Any) -> None:
     # Optuna's own lines would tear the progress bar apart.
     optuna.logging.set_verbosity(logging.WARNING)
     warnings.simplefilter(
         "ignore", ExperimentalWarning
     )  # of heartbeats, for which the lock file holds Optuna's version
     try:
-        whole = load_recipe(arguments.recipe)
-        recipe = changed(whole, {"epochs": arguments.epochs, "smaller_images": []})
-        space = load_space(arguments.space, recipe)
-        storage = open_storage(arguments.storage or str(arguments.output / "study.log"))
-        images = load_images(arguments.data, "train")
-        fingerprint = images.fingerprint()
-        study = open_study(arguments.study or recipe.name, storage, space, recipe, fingerprint, arguments.grid)
-        parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
-        trials = math.prod(len(values) for values in space.values()) if arguments.grid else arguments.trials
-        # A journal does not tell whether a trial still runs or has lost its process.
-        begun = (*ENDED, TrialState.RUNNING) if isinstance(storage, RDBStorage) else ENDED
-        search(study, lambda trial: objective(trial, suggest(trial, space, recipe), *parts), trials, begun)
-    except (RecipeError, DataError, CheckpointError) as error:
-        raise SystemExit(str(error)) from None
+        tune(
+            with_settings(load_recipe(recipe), settings),
+            storage=storage or str(output / "study.log"),
+            output=output,
+            **given,
+        )
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error).splitlines()[0]
-        raise SystemExit(
+        raise Stopped(
             f"The data base or file of --storage cannot be used; run the same command again when it can. {reason}"
         ) from None
-    except KeyboardInterrupt:
-        raise SystemExit("\nInterrupted; the same command goes on.") from None
-    if not study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False):
-        raise SystemExit("No trial came to its end; try a space of lower learning rates.")
-    write_report(study, recipe, whole, arguments.output)
-    print(f"best validation accuracy {study.best_value:.2%}; wrote {arguments.output}/recipe.yaml and report.md")
+
+
+def tune(
+    whole: Recipe,
+    *,
+    space: Path,
+    data: Path | None,
+    output: Path,
+    trials: int,
+    epochs: int,
+    grid: bool,
+    study: str | None,
+    storage: str,
+) -> None:
+    """Search around a recipe and write the report. Raises Stopped, and what `open_storage` raises."""
+    recipe = changed(whole, {"epochs": epochs, "smaller_images": []})
+    fields = load_space(space, recipe)
+    opened = open_storage(storage)
+    images = load_images(data, "train")
+    searched = open_study(study or recipe.name, opened, fields, recipe, images.fingerprint(), grid)
+    parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
+    count = math.prod(len(values) for values in fields.values()) if grid else trials
+    # A journal does not tell whether a trial still runs or has lost its process.
+    begun = (*ENDED, TrialState.RUNNING) if isinstance(opened, RDBStorage) else ENDED
+    search(searched, lambda trial: objective(trial, suggest(trial, fields, recipe), *parts), count, begun)
+    if not searched.get_trials(states=(TrialState.COMPLETE,), deepcopy=False):
+        raise Stopped("No trial came to its end; try a space of lower learning rates.")
+    write_report(searched, recipe, whole, output)
+    print(f"best validation accuracy {searched.best_value:.2%}; wrote {output}/recipe.yaml and report.md")
 
 
 def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Collection[TrialState]) -> None:
@@ -294,7 +318,7 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
         try:
             return run(trial)
         except UpdateFinishedTrialError:
-            raise SystemExit(
+            raise Stopped(
                 "This trial was silent for too long, and another process has it; "
                 "run the same command again to continue with the next."
             ) from None

@@ -21,7 +21,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from gateway.backend import Answer, Refusal
-from scripts.options import Stopped
+from training.outcome import Stopped
 
 ABOUT_THE_IMAGE = (400, 413, 415, 422)  # what the gateway answers with these, it will always answer
 PASSING = (408, 429, 500, 502, 503, 504)  # these, it may not answer next time

@@ -1,32 +1,26 @@
 """The image files that the commands take: found in what was named, and grouped for the gateway."""
 
-import argparse
 import codecs
 import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from errno import ENOENT, ENOTDIR
 from itertools import chain, groupby
 from pathlib import Path
 from stat import S_ISDIR
 
 from gateway.limits import MAX_FILES
-from scripts.options import Stopped
 from training.folders import FORMAT_NAMES, Findings, extensions_of, find, match
+from training.outcome import Stopped
 
 BYTES_AT_ONCE = 4 * 1024 * 1024  # in a request; the gateway takes MAX_IMAGE_BYTES
 
 
-def paths_of(arguments: argparse.Namespace) -> list[Path]:
-    """Return what the options of `add_images` name. Raises Stopped without any."""
-    return list(map(Path, names_of(arguments)))
-
-
-def names_of(arguments: argparse.Namespace) -> list[str]:
-    """Return it as it was written, as a URL is no path. Raises Stopped without any."""
-    names = arguments.paths + (read_list(arguments.list) if arguments.list else [])
+def names_of(paths: Sequence[str], listed: str | None) -> list[str]:
+    """Return what you named on the command line and in the file `listed`, as written. Raises Stopped without any."""
+    names = [*paths, *(read_list(listed) if listed else [])]
     if not names:
         raise Stopped("Name folders, globs or files, or a --list of them.")
     return names
@@ -48,9 +42,9 @@ def _without_mark(content: bytes) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def absent_of(arguments: argparse.Namespace, names: list[str]) -> set[str]:
+def absent_of(names: list[str], paths: Sequence[str]) -> set[str]:
     """Return which of `names_of` are paths that stand in the --list alone, but are not there."""
-    listed = set(names[len(arguments.paths) :]).difference(arguments.paths)
+    listed = set(names[len(paths) :]).difference(paths)
     return {name for name in listed if not (os.path.exists(name) or glob.has_magic(name) or "://" in name)}
 
 

@@ -9,8 +9,9 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.options import Stopped, writing
+from scripts.batch.output import writing
 from training.files import written_whole
+from training.outcome import Stopped
 
 if TYPE_CHECKING:
     import pyarrow

@@ -10,7 +10,7 @@ from threading import Event
 from typing import NamedTuple
 
 from scripts.batch.images import find_images
-from scripts.options import say
+from training.outcome import say
 
 SETTLED = 2.0  # seconds without a change, after which a file counts as written
 LOOK_INTERVAL = 1.0  # seconds from look to look,

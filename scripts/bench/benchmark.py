@@ -1,13 +1,14 @@
 """Measure the product against what one would build instead, each alone on the machine, in turns.
 
-    .venv/bin/python -m scripts.bench.benchmark model_store/cifar10_cnn.mar --output docs/benchmark
+    classifier bench serving model_store/cifar10_cnn.mar -o docs/benchmark
+    classifier bench serving my.mar --rounds 2 --systems product local
+    classifier bench serving my.mar --minutes 10
 
 All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
 <output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,
 and prints how each minute was. Needs wrk, and what the extra `bench` names; nothing else should run meanwhile.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -25,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import click
 import matplotlib
 import numpy as np
 import psutil
@@ -35,9 +37,11 @@ from skimage import data
 from tqdm import tqdm
 
 from gateway.torchserve.properties import MODEL, read_properties
+from training.commands import COUNT, PATH, command, output
 from training.files import save_figure, write_digest, write_whole
+from training.outcome import Stopped
+from training.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
 CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32, 128)}
 CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in counts]
@@ -112,7 +116,7 @@ def running(system: System, image: bytes) -> Iterator[tuple[psutil.Process, floa
             while not _classifies(system.url, image):
                 if process.poll() is not None or time.monotonic() - started > START_TIMEOUT:
                     log.seek(0)
-                    raise SystemExit(f"{system.name} did not start:\n{log.read().decode()}")
+                    raise Stopped(f"{system.name} did not start:\n{log.read().decode()}")
                 time.sleep(0.02)
             yield watched, time.monotonic() - started
         finally:
@@ -145,7 +149,7 @@ def load(url: str, image: Path, connections: int, seconds: int, *arguments: str)
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     figures = json.loads(said.splitlines()[-1])
     if figures["failed"]:
-        raise SystemExit(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
+        raise Stopped(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
     return figures
 
 
@@ -302,27 +306,33 @@ def draw(measured: Rounds, path: Path) -> None:
     save_figure(figure, path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--rounds", type=int, default=5, help="%(default)s without it")
-    parser.add_argument("--seconds", type=int, default=6, help="of load in each cell; %(default)s without it")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="path of the results, no suffix")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="all without it")
-    parser.add_argument("--minutes", type=int, help="measure the product alone, minute by minute")
-    arguments = parser.parse_args()
-    if not shutil.which("wrk"):
-        raise SystemExit("wrk is not installed; on Debian, apt-get install wrk.")
+def need(program: str, package: str) -> None:
+    """Raise Stopped if a program is not installed."""
+    if not shutil.which(program):
+        raise Stopped(f"{program} is not installed; on Debian, apt-get install {package}.")
+
+
+@command("serving", help=__doc__)
+@click.argument("archive", type=PATH)
+@click.option("--rounds", type=COUNT, default=5, metavar="N", help="of all measurements (default: 5)")
+@click.option("--seconds", type=COUNT, default=6, metavar="N", help="of load in a cell (default: 6)")
+@output("path of the results, without suffix (default: runs/benchmark)", "PATH", default="runs/benchmark")
+@click.option(
+    "--systems", type=click.Choice(SYSTEMS), multiple=True, default=SYSTEMS, metavar="NAME...", help="(default: all)"
+)
+@click.option("--minutes", type=COUNT, metavar="N", help="load the product alone, and measure minute by minute")
+def main(archive: Path, rounds: int, seconds: int, output: Path, systems: tuple[str, ...], minutes: int | None) -> None:
+    need("wrk", "wrk")
     with tempfile.TemporaryDirectory() as folder:
-        prepare(arguments.archive, Path(folder))
-        if arguments.minutes:
-            for number, figures in enumerate(by_minute(Path(folder), arguments.minutes), start=1):
+        prepare(archive, Path(folder))
+        if minutes:
+            for number, figures in enumerate(by_minute(Path(folder), minutes), start=1):
                 rate, p50, p99 = (figures[figure] for figure in ("rate", "p50", "p99"))
                 print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
             return
-        measured = run(Path(folder), arguments.rounds, arguments.seconds, arguments.systems)
-    write_whole(arguments.output.with_suffix(".json"), json.dumps(measured, indent=1))
-    draw(measured, arguments.output.with_suffix(".png"))
+        measured = run(Path(folder), rounds, seconds, systems)
+    write_whole(output.with_suffix(".json"), json.dumps(measured, indent=1))
+    draw(measured, output.with_suffix(".png"))
     print(table(measured))
     if set(SYSTEMS) <= measured.keys():
         print("", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n")

@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from training.project import ROOT
+
 BENCHMARK = json.loads((ROOT / "docs" / "benchmark.json").read_text())["product"]
 VCPUS = 2  # in a pod, as in the benchmark's machine
 DAY = 24 * 3600  # seconds

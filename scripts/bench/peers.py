@@ -6,7 +6,6 @@ Each takes network.pt and model_card.json of a folder, and answers POST /predict
 nothing: it classifies the images in files/ in batches and prints how many a second.
 """
 
-import argparse
 import io
 import json
 import time
@@ -14,12 +13,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from handler.transforms import INPUT_SIZE, normalise
+from training.commands import PATH, command
 
 BATCH_SIZE = 64  # of the loop
 
@@ -97,16 +98,15 @@ def loop(folder: Path) -> float:
 SERVERS = {"flask": flask, "fastapi": fastapi, "litserve": litserve}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("framework", choices=[*SERVERS, "loop"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=9000)
-    arguments = parser.parse_args()
-    if arguments.framework == "loop":
-        print(loop(arguments.folder))
+@command("peers", help=__doc__)
+@click.argument("framework", type=click.Choice([*SERVERS, "loop"]))
+@click.argument("folder", type=PATH)
+@click.option("--port", type=int, default=9000, metavar="N", help="(default: 9000)")
+def main(framework: str, folder: Path, port: int) -> None:
+    if framework == "loop":
+        print(loop(folder))
     else:
-        SERVERS[arguments.framework](arguments.folder, arguments.port)
+        SERVERS[framework](folder, port)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,29 @@
 """Compute the pods for many requests a second, and simulate a day of autoscaling, from rates measured on two cores.
 
-    .venv/bin/python -m scripts.bench.scaling
+    classifier bench scaling
+    classifier bench scaling --peak 2000 --output runs/scaling
 
 prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. The tables say which figures
 are measured, assumed, computed or simulated. Every assumption is an option, so that you can plan with your prices, your
 peak and your start times.
 """
 
-import argparse
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import click
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
+from training.commands import command, output
 from training.files import save_figure, write_whole
+from training.project import ROOT
 
 MAX_WAITING = 300  # small images in a pod: 150 in each gateway process
 LATE_SECONDS = 1.0  # of waiting, as in the alert in deploy/monitoring
@@ -156,26 +159,31 @@ def draw(arrivals: Series, days: dict[str, Day]) -> Figure:
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for each in fields(Assumptions):
-        words = f"{each.metadata['words']}; %(default)s without it"
-        parser.add_argument(f"--{each.name.replace('_', '-')}", type=float, default=each.default, help=words)
-    parser.add_argument("--seed", type=int, default=1, help="of chance; %(default)s without it")
-    parser.add_argument("--output", type=Path, default=Path("docs/scaling"), help="path of the results, no suffix")
-    options = vars(parser.parse_args())
-    seed, output = options.pop("seed"), options.pop("output")
-    assumed = Assumptions(**options)
-    arrivals = np.random.default_rng(seed).poisson(rates(assumed)).astype(float)
-    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(assumed)}
-    results = {name: summary(day, arrivals, assumed) for name, day in days.items()}
-    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(assumed), "simulated": results}, indent=1))
+def assumptions(function: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every assumption."""
+    for assumption in reversed(fields(Assumptions)):
+        name, words = f"--{assumption.name.replace('_', '-')}", assumption.metadata["words"]
+        words += f" (default: {assumption.default:,g})"
+        function = click.option(name, type=float, metavar="X", help=words)(function)
+    return function
+
+
+@command("scaling", help=__doc__)
+@assumptions
+@click.option("--seed", type=int, default=1, metavar="N", help="of chance (default: 1)")
+@output("path of the results, without suffix (default: docs/scaling)", "PATH", default=ROOT / "docs" / "scaling")
+def main(seed: int, output: Path, **assumed: float | None) -> None:
+    plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
+    arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
+    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(plan)}
+    results = {name: summary(day, arrivals, plan) for name, day in days.items()}
+    write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "simulated": results}, indent=1))
     save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)
     heads = (
         "pods | refused, simulated | late, simulated | pods, simulated mean | at most, simulated | $ a day, computed"
     )
     simulated = table(heads, rows(results))
-    print(*tables(assumed), simulated, sep="\n\n")
+    print(*tables(plan), simulated, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Measure what each measure for speed is worth in the training of a recipe, in turns, each in a process of its own.
 
-    .venv/bin/python -m scripts.bench.training_speed --recipe training/recipes/whitened_cnn.yaml
+    classifier bench training --recipe whitened_cnn
 
 prints milliseconds an image, seconds an epoch of 47,500 images, and the ratio to the row above.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,12 +14,14 @@ from ctypes.util import find_library
 from pathlib import Path
 from statistics import median
 
+import click
 import torch
 
 from handler.transforms import INPUT_SIZE
-from training.checkpoint import CheckpointError
-from training.config import Recipe, RecipeError, SmallerImages, load_recipe
+from training import commands
+from training.config import Recipe, SmallerImages, load_recipe
 from training.data import Epoch, Images
+from training.outcome import Stopped
 from training.run import Run
 
 EPOCH = 47_500  # images: CIFAR-10's without a twentieth for validation
@@ -64,28 +65,24 @@ def in_own_process(recipe: Path, step: int) -> float:
     return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", type=Path, default=Path("training/recipes/whitened_cnn.yaml"))
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many is printed; 3 without it")
-    parser.add_argument("--step", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    try:
-        recipe = load_recipe(arguments.recipe)
-        if arguments.step is not None:
-            print(measure(recipe, arguments.step))
-            return
-    except (RecipeError, CheckpointError) as error:
-        raise SystemExit(str(error)) from None
+@commands.command("training", help=__doc__)
+@commands.recipe("whitened_cnn")
+@click.option("--rounds", type=commands.COUNT, default=3, metavar="N", help="whose median is printed (default: 3)")
+@click.option("--step", type=int, hidden=True)
+def main(recipe: Path, rounds: int, step: int | None) -> None:
+    loaded = load_recipe(recipe)
+    if step is not None:
+        print(measure(loaded, step))
+        return
     if not find_library("jemalloc"):
-        raise SystemExit("jemalloc is not installed; on Debian, apt-get install libjemalloc2.")
-    steps = range(4 if recipe.architecture == "cnn" else len(STEPS))  # cnn takes one size only
+        raise Stopped("jemalloc is not installed; on Debian, apt-get install libjemalloc2.")
+    steps = range(4 if loaded.architecture == "cnn" else len(STEPS))  # cnn takes one size only
     try:
-        rounds = [[in_own_process(arguments.recipe, step) for step in steps] for _ in range(arguments.rounds)]
+        measured = [[in_own_process(recipe, step) for step in steps] for _ in range(rounds)]
     except subprocess.CalledProcessError as error:  # which has said why
         raise SystemExit(error.returncode) from None
     before = None
-    for name, times in zip(STEPS, zip(*rounds, strict=True), strict=False):
+    for name, times in zip(STEPS, zip(*measured, strict=True), strict=False):
         now = median(times)
         ratio = f"{before / now:.2f} times the speed" if before else ""
         print(f"{name:46} {now:7.2f} ms an image {now * EPOCH / 1000:7.0f} s an epoch  {ratio}")

@@ -1,28 +1,31 @@
 """Find how many workers, images a batch and milliseconds of waiting serve an archive fastest on this machine.
 
-    .venv/bin/python -m scripts.bench.tune_serving model_store/cifar10_cnn.mar --workers 1 2 --batch-sizes 8 16
+    classifier bench tune-serving my.mar
+    classifier bench tune-serving my.mar --workers 1 2 --batch-sizes 8 16
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
 fastest belongs into handler/model-config.yaml; nothing else should run meanwhile.
 """
 
-import argparse
 import itertools
-import shutil
 import tempfile
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import click
 import yaml
 from tqdm import tqdm
 
 from gateway.torchserve.management import Management
-from scripts.bench.benchmark import IMAGES, PRODUCT, ROOT, WARMING, Figures, load, photograph, running, systems
+from scripts.bench.benchmark import IMAGES, PRODUCT, WARMING, Figures, load, need, photograph, running, systems
+from training.commands import COUNT, PATH, command
 from training.files import write_digest
+from training.outcome import Stopped
+from training.project import ROOT
 
 SETTINGS = "model-config.yaml"  # its name in an archive
 
@@ -58,7 +61,7 @@ def with_setting(archive: Path, setting: Setting, path: Path) -> None:
 def measure(
     archive: Path, setting: Setting, config: Path, folder: Path, connections: Sequence[int], seconds: int
 ) -> list[Figures]:
-    """Serve the archive so, and load it. Raises SystemExit where TorchServe has something else in force."""
+    """Serve the archive so, and load it. Raises Stopped if TorchServe has something else in force."""
     with_setting(archive, setting, folder / "network.mar")
     (product,) = (system for system in systems(folder) if system.name == PRODUCT)
     product.command += ["--config", str(config)]
@@ -69,7 +72,7 @@ def measure(
         (described,) = client.describe()
         in_force = {name: described[name] for name in setting.in_yaml()} | {"ready": len(described["workers"])}
         if in_force != setting.in_yaml() | {"ready": setting.workers}:
-            raise SystemExit(f"TorchServe was to run with {setting.in_yaml()}, but has {in_force} in force.")
+            raise Stopped(f"TorchServe was to run with {setting.in_yaml()}, but has {in_force} in force.")
         load(f"{product.url}/predict", image, max(connections), WARMING, "file")
         return [load(f"{product.url}/predict", image, count, seconds, "file") for count in connections]
 
@@ -90,32 +93,43 @@ def table(measured: dict[Setting, list[list[Figures]]], connections: Sequence[in
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--delays", type=int, nargs="+", default=[1, 5], help="milliseconds, from 1")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32], help="the last decides")
-    parser.add_argument("--config", type=Path, default=ROOT / "config.properties")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of load in each measurement")
-    arguments = parser.parse_args()
-    if not shutil.which("wrk"):
-        raise SystemExit("wrk is not installed; on Debian, apt-get install wrk.")
-    if min(arguments.delays) < 1:
-        raise SystemExit("TorchServe takes a delay of 0 for 100 milliseconds; name delays from 1.")
-    settings = list(
-        itertools.starmap(Setting, itertools.product(arguments.workers, arguments.batch_sizes, arguments.delays))
-    )
+def several(name: str, words: str, *default: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    words += f" (default: {' '.join(map(str, default))})"
+    return click.option(name, type=COUNT, multiple=True, default=default, metavar="N...", help=words)
+
+
+@command("tune-serving", help=__doc__)
+@click.argument("archive", type=PATH)
+@several("--workers", "processes that run the network", 1, 2)
+@several("--batch-sizes", "images that a worker takes at once, at most", 8, 16, 32)
+@several("--delays", "milliseconds that an image may wait for others, from 1 because TorchServe takes 0 for 100", 1, 5)
+@several("--connections", "requests under way at once; settings are ranked by the last value", 1, 32)
+@click.option(
+    "--config",
+    type=PATH,
+    default=ROOT / "config.properties",
+    metavar="FILE",
+    help="TorchServe's configuration (default: config.properties)",
+)
+@click.option("--rounds", type=COUNT, default=3, metavar="N", help="of all measurements (default: 3)")
+@click.option("--seconds", type=COUNT, default=5, metavar="N", help="of load in a measurement (default: 5)")
+def main(
+    archive: Path,
+    workers: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+    delays: tuple[int, ...],
+    connections: tuple[int, ...],
+    config: Path,
+    rounds: int,
+    seconds: int,
+) -> None:
+    need("wrk", "wrk")
+    settings = list(itertools.starmap(Setting, itertools.product(workers, batch_sizes, delays)))
     measured: dict[Setting, list[list[Figures]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as name:
-        for setting in tqdm(settings * arguments.rounds):
-            figures = measure(
-                arguments.archive, setting, arguments.config, Path(name), arguments.connections, arguments.seconds
-            )
-            measured[setting].append(figures)
-    print(table(measured, arguments.connections))
+    with tempfile.TemporaryDirectory() as folder:
+        for setting in tqdm(settings * rounds):
+            measured[setting].append(measure(archive, setting, config, Path(folder), connections, seconds))
+    print(table(measured, connections))
 
 
 if __name__ == "__main__":

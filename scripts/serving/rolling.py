@@ -15,10 +15,10 @@ from gateway.backend import BackendError, Prediction, TooSlow, Unavailable
 from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
-from scripts.options import ROOT
 from scripts.serving import served
 from training.files import check_digest
 from training.folders import label_of, roots_of
+from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
 WARMING = 8  # predictions

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from training.outcome import Stopped
+
 STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
 LEFT_TIMEOUT = 5  # seconds for a process that an earlier command left behind, which has had its SIGTERM
 MAX_DEATHS, YOUNG = 3, 10  # so many in a row, each in so many seconds of its start, are "keeps dying"
@@ -19,8 +21,8 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 LIBC = ctypes.CDLL(None)
 
 
-class ServeError(RuntimeError):
-    """Something that stops the command; the message says what to do."""
+class ServeError(Stopped, RuntimeError):
+    """The product cannot be served; the message says what to do."""
 
 
 class Service:

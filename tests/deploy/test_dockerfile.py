@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from gateway.torchserve.properties import MODEL, read_properties
-from scripts.serve import START_TIMEOUT
+from scripts.serving.product import START_TIMEOUT
 from scripts.serving.supervisor import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, copy, locked, read
 from tests.drawing import TEN, draw, encode

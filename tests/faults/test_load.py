@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from gateway.limits import MAX_IMAGE_BYTES, READ_SECONDS
-from scripts.serve import gateway
+from scripts.serving.product import gateway
 from tests.drawing import draw, encode
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
 from tests.stack import GATEWAY, JAVA, LONG, ROOT, Record, Stack, free_ports, seconds_until, serve, times, wait_until

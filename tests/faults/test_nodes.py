@@ -17,8 +17,8 @@ from gateway.backend import BackendError
 from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.nodes import CONNECT_TIMEOUT, MAX_SILENCE_SECONDS
-from scripts.serve import find_java, gateway, keep_memory, torchserve
 from scripts.serving import served
+from scripts.serving.product import find_java, gateway, keep_memory, torchserve
 from scripts.serving.supervisor import Service
 from tests.deploy import NGINX
 from tests.faults.ledger import Ledger, Pictures

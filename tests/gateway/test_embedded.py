@@ -17,7 +17,7 @@ import requests
 from gateway.app import create_app
 from gateway.backend import OutdatedArchive
 from gateway.embedded import Embedded
-from scripts.serve import LOCAL
+from scripts.serving.defaults import LOCAL
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
 

@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from gateway.limits import MAX_FILES, MAX_IMAGE_BYTES
-from scripts.serve import LOCAL, TORCHSERVE
+from scripts.serving.defaults import LOCAL, TORCHSERVE
 from tests.drawing import TEN, draw, encode
 from tests.stack import Stack, serve, wait_until
 from training.checkpoint import load_checkpoint

@@ -1,21 +1,14 @@
-"""The command that says what is wrong, on a running product and where something is."""
+"""The command that says what is wrong: on a running product, where something is, and in a clone never set up."""
 
 import ast
 import json
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from unittest.mock import patch
 
 import pytest
 
-from scripts import doctor as module
 from tests.stack import ROOT, Stack, free_ports, write_config
 
 Found = dict[str, tuple[bool, str]]
@@ -29,29 +22,6 @@ def run(command: list[str]) -> tuple[int, Found]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     return done.returncode, {each["name"]: (each["right"], each["said"]) for each in json.loads(done.stdout)}
-
-
-@contextmanager
-def answering(body: bytes, status: int = 200) -> Iterator[str]:
-    """Another program on a port of this machine; yields its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", free_ports(1)[0]), Handler) as server:
-        Thread(target=server.handle_request, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-
-
-def gateway(url: str) -> tuple[bool, str]:
-    found = module._finding("gateway", lambda: module._gateway(url, ROOT / "config.properties"))
-    return found.right, found.said
 
 
 def test_a_running_product_is_well(stack: Stack, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,44 +48,6 @@ def test_says_what_is_wrong_and_what_to_do(stack: Stack, tmp_path: Path) -> None
     assert "free it, or set another" in found["gateway"][1]
     status, found = doctor("--url", url, "--config", tmp_path / "none.properties", "--run", tmp_path)
     assert "none.properties" in found["gateway"][1]
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b'{"status": "healthy"}', 200),
-        (b'["ok"]', 200),
-        (b"<html>Grafana</html>", 200),
-        (b"\xff\xfe", 200),
-        (b"[" * 90_000, 200),
-        (b"", 302),
-        (b'{"error": "unauthorized"}', 401),
-    ],
-)
-def test_another_program_on_the_port(body: bytes, status: int) -> None:
-    with answering(body, status) as url:
-        right, said = gateway(url)
-    assert not right
-    assert said.startswith(f"The gateway does not answer at {url} (")
-    assert "take another port with 'make serve PORT=5002'" in said
-
-
-def test_a_program_that_never_answers() -> None:
-    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as silent, patch.object(module, "TIMEOUT", 0.2):
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert gateway(url)[1].startswith(f"The gateway does not answer at {url} (timed out): stop the program")
-
-
-def test_a_program_that_speaks_something_else() -> None:
-    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as server:
-        Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"), daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert "(SSH-2.0-OpenSSH_9.2" in gateway(url)[1]
-
-
-@pytest.mark.parametrize("url", ["", "localhost:5001", "http://"])
-def test_what_is_no_url(url: str) -> None:
-    assert "is no URL; name one with --url" in gateway(url)[1]
 
 
 @pytest.fixture
@@ -161,6 +93,9 @@ def test_goes_over_to_the_python_of_the_environment(bare: Path) -> None:
     assert done.stdout == f"{bare} --json\n"
 
 
-@pytest.mark.parametrize("script", ["doctor.py", "options.py", "__init__.py"])
-def test_an_old_python_can_read_it(script: str) -> None:
-    ast.parse((ROOT / "scripts" / script).read_text(), feature_version=(3, 8))
+OLD = ["doctor.py", "__init__.py", "serving/__init__.py", "serving/checks.py", "serving/defaults.py"]
+
+
+@pytest.mark.parametrize("module", ["training/outcome.py", "training/project.py", *(f"scripts/{name}" for name in OLD)])
+def test_an_old_python_can_read_it(module: str) -> None:
+    ast.parse((ROOT / module).read_text(), feature_version=(3, 8))

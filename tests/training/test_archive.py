@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.torchserve import api
-from tests.conftest import run_module
+from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN
 from tests.stack import ROOT
 from training import archive as module
@@ -80,7 +80,9 @@ def test_is_packed_again_if_version_or_content_differ(archive: Path, checkpoint:
 
 
 def test_whether_an_archive_is_current_is_known_without_pytorch(archive: Path, checkpoint: Path) -> None:
-    code = "import sys; from training.archive import main; main(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from training.archive import main; main(standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", code, str(checkpoint), "--output", str(archive)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{archive} is current, version 1.0\n"
@@ -88,9 +90,9 @@ def test_whether_an_archive_is_current_is_known_without_pytorch(archive: Path, c
 
 @pytest.mark.parametrize("wrong", ["v 2", "2026-07-01T10:00", "1.0+cu12", "../1", "-1", "é", "1\n"])
 def test_a_version_that_no_one_could_ask_for_is_refused(checkpoint: Path, tmp_path: Path, wrong: str) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(CommandFailed) as end:
         run_module("training.archive", checkpoint, f"--version={wrong}", "--output", tmp_path / "drawn.mar")
-    assert str(end.value.code).startswith(f"{wrong!r} cannot be a version: use only the letters A to Z")
+    assert str(end.value).startswith(f"{wrong!r} cannot be a version: use only the letters A to Z")
     assert not list(tmp_path.iterdir())
 
 
@@ -104,6 +106,6 @@ def test_its_digest_is_beside_it_for_sha256sum(archive: Path) -> None:
 
 @pytest.mark.parametrize("module", ["training.archive", "training.evaluate"])
 def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(CommandFailed) as end:
         run_module(module, tmp_path / "none.pth")
-    assert end.value.code == f"There is no checkpoint {tmp_path}/none.pth; 'make train' makes one."
+    assert str(end.value) == f"There is no checkpoint {tmp_path}/none.pth; 'make train' makes one.\n"

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from tests.conftest import QUICK_RECIPE
-from training.config import RecipeError, changed, load_recipe, make_recipe
+from training.config import RecipeError, changed, load_recipe, make_recipe, with_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
+CNN = RECIPES[0]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -127,3 +128,20 @@ def test_says_that_it_is_no_recipe(tmp_path: Path, text: str) -> None:
         load_recipe(path)
     with pytest.raises(RecipeError, match="training/recipes"):
         load_recipe(tmp_path / "missing.yaml")
+
+
+def test_settings_change_any_field_of_a_recipe_by_its_own_rules() -> None:
+    settings = [
+        ("optimizer.lr", "1e-2"),
+        ("schedule", "{name: one_cycle, warmup: 0.3}"),
+        ("augment.flip", "never"),
+        ("distillation.teacher", "other.pth"),
+        ("smaller_images", "[]"),
+        ("epochs", "7"),
+    ]
+    recipe = with_settings(load_recipe(CNN), settings)
+    assert (recipe.optimizer.lr, recipe.schedule.warmup, recipe.epochs) == (0.01, 0.3, 7)
+    assert (recipe.augment.flip, recipe.smaller_images) == ("never", [])
+    assert recipe.distillation
+    assert recipe.distillation.teacher == "other.pth"
+    assert with_settings(load_recipe(CNN), settings[:1]).augment == load_recipe(CNN).augment

@@ -5,7 +5,6 @@ import random
 import select
 import shutil
 import signal
-import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.commands import FORKS
-from tests.conftest import QUICK_RECIPE, run_module
+from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import THREE, draw_dataset
 from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint
@@ -73,8 +72,7 @@ def train_on(terminal: str, recipe: Path, data: Path, output: Path) -> None:
         os.dup2(device, stream)
     os.close(device)
     arguments = ["--recipe", recipe, "--data", data, "--output", output]
-    with patch.object(sys, "argv", ["train", *map(str, arguments)]):
-        main()
+    main([*map(str, arguments)])
 
 
 def test_shows_a_progress_bar_on_a_terminal(tmp_path: Path, few: Path, recipe: Path) -> None:
@@ -239,10 +237,10 @@ def test_does_not_resume_with_other_images(
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(CommandFailed) as end:
         run_module("training.train", "--recipe", RECIPES / "cnn.yaml", "--data", tmp_path, "--output", tmp_path / "out")
     assert (
-        end.value.code == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/."
+        str(end.value) == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/.\n"
     )
 
 

@@ -21,10 +21,11 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_tria
 from sqlalchemy import create_engine, inspect
 
 from tests.commands import FORKS
-from tests.conftest import QUICK_RECIPE, run_module
+from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
 from training.config import Recipe, RecipeError, changed, load_recipe
+from training.outcome import Stopped
 from training.tune import ENDED, counted, load_space, open_study, search, suggest
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
@@ -75,10 +76,10 @@ def test_a_trial_that_fails_is_no_end(recipe: Path, dataset: Path, tmp_path: Pat
 def test_a_study_stays_with_its_subject(recipe: Path, space: Path, dataset: Path, tmp_path: Path) -> None:
     command = arguments(recipe, space, dataset, tmp_path / "study", 1)
     run_module("training.tune", *command)
-    with pytest.raises(SystemExit, match="is about another recipe, space or number of epochs"):
+    with pytest.raises(CommandFailed, match="is about another recipe, space or number of epochs"):
         run_module("training.tune", *command, "--epochs", "2")
     others = draw_dataset(tmp_path / "others", THREE, train=2, test=0)
-    with pytest.raises(SystemExit, match="or other images; choose another --output"):
+    with pytest.raises(CommandFailed, match="or other images; choose another --output"):
         run_module("training.tune", *arguments(recipe, space, others, tmp_path / "study", 2))
 
 
@@ -182,7 +183,7 @@ def test_says_why_a_data_base_cannot_be_used(
     monkeypatch.setenv("PGPASSWORD", "another")
     command = arguments(recipe, space, dataset, tmp_path / "study", 1)
     with pytest.raises(
-        SystemExit, match=r"data base or file of --storage cannot be used.*password authentication failed"
+        CommandFailed, match=r"data base or file of --storage cannot be used.*password authentication failed"
     ):
         run_module("training.tune", *command, "--storage", database)
 
@@ -199,7 +200,7 @@ def test_says_why_a_storage_cannot_be_opened(
     storage: str, reason: str, recipe: Path, space: Path, dataset: Path, tmp_path: Path
 ) -> None:
     command = [*arguments(recipe, space, dataset, tmp_path / "study", 1), "--storage", storage.format(folder=tmp_path)]
-    with pytest.raises(SystemExit, match=f"--storage cannot be used.*{reason}") as end:
+    with pytest.raises(CommandFailed, match=f"--storage cannot be used.*{reason}") as end:
         run_module("training.tune", *command)
     assert "secret" not in str(end.value)
 
@@ -233,7 +234,7 @@ def test_a_machine_that_slept_says_that_its_trial_is_gone() -> None:
         trial.report(0.5, 1)
         return 0.5
 
-    with pytest.raises(SystemExit, match="another process has it"):
+    with pytest.raises(Stopped, match="another process has it"):
         search(study, run, 1, ENDED)
 
 

@@ -27,8 +27,8 @@ from scripts.batch.ray import worker
 from scripts.batch.ray.sources import GROUP, Source, files_in, find_sources, open_folder
 from scripts.batch.ray.worker import UNFINISHED, Classifier, Folder
 from scripts.batch.rows import FIGURES, FORMS, Row, columns
-from scripts.options import Stopped
 from training.files import DigestError, check_digest
+from training.outcome import Stopped
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -11,8 +11,8 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 
 from scripts.batch.images import find_images
 from scripts.batch.ray.worker import Contents, Files, Folder, stored
-from scripts.options import Stopped
 from training.folders import FORMAT_NAMES, Findings, is_image, is_leaving
+from training.outcome import Stopped
 
 GROUP = 256  # images in a file of the output
 NAMES, CONTENTS = ("path", "file"), ("bytes", "image")  # the columns of a Parquet file that holds images

@@ -12,10 +12,10 @@ import pytest
 
 from scripts.batch import client
 from scripts.batch.client import NO_ANSWER, Gateway, GatewayGone, may_pass
-from scripts.options import Stopped
 from tests.drawing import draw, encode
 from tests.fake_gateway import CLASSES, HTML, RED, Reply, answering, gateway_that
 from tests.stack import Stack, free_ports
+from training.outcome import Stopped
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from scripts.batch.images import (
     list_images,
     list_once,
     names_of,
-    paths_of,
     read_list,
 )
-from scripts.options import Stopped
+from training.outcome import Stopped
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_leavings_of_systems_are_no_images_and_told_in_one_line(
 
 def test_a_list_has_a_path_a_line_in_the_bytes_of_the_file_system(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"one.jpg\r\n\ncaf\xe9.jpg\ntwo words.png")
-    named = paths_of(Namespace(paths=[Path("first")], list=str(tmp_path / "list.txt")))
+    named = list(map(Path, names_of(["first"], str(tmp_path / "list.txt"))))
     assert list(map(os.fsencode, named)) == [b"first", b"one.jpg", b"caf\xe9.jpg", b"two words.png"]
 
 
@@ -107,9 +105,9 @@ def test_a_list_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) 
 def test_a_path_that_is_missing_from_a_list_keeps_its_place_and_one_that_was_typed_does_not(photos: Path) -> None:
     listed = ["none.jpg", "photos/deep", f"{'long' * 100}.jpg", "photos/*.bmp", "typed.jpg"]
     Path("list.txt").write_text("\n".join(listed))
-    arguments = Namespace(paths=["photos/b.jpg", "typed.jpg"], list="list.txt")
-    names = names_of(arguments)
-    assert absent_of(arguments, names) == {"none.jpg", listed[2]}
+    typed = ["photos/b.jpg", "typed.jpg"]
+    names = names_of(typed, "list.txt")
+    assert absent_of(names, typed) == {"none.jpg", listed[2]}
     found = list_once(
         list(map(Path, ["photos/b.jpg", *listed[:4], "photos/b.jpg"])), {Path("none.jpg"), Path(listed[2])}
     )
@@ -128,7 +126,7 @@ def test_a_list_can_come_from_another_command() -> None:
 def test_says_that_nothing_is_named(tmp_path: Path) -> None:
     for listed, said in ((None, "Name folders, globs or files"), (str(tmp_path / "none"), "none cannot be read")):
         with pytest.raises(Stopped, match=said):
-            paths_of(Namespace(paths=[], list=listed))
+            names_of([], listed)
 
 
 def test_no_more_in_a_request_than_the_gateway_takes(tmp_path: Path) -> None:

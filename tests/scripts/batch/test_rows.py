@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from scripts.batch.rows import FORMS, Journal, Row, Rows, columns, write_rows
-from scripts.options import Stopped
+from training.outcome import Stopped
 
 CLASSES = ["cat", "dog, wild"]
 ROWS: list[Row] = [

@@ -15,8 +15,8 @@ import pytest
 from scripts.batch import watch
 from scripts.batch.images import find_images
 from scripts.batch.watch import State, arrivals, state_of
-from scripts.options import Stopped
 from tests.stack import wait_until
+from training.outcome import Stopped
 
 
 @pytest.fixture(autouse=True)

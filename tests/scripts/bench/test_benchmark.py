@@ -13,6 +13,7 @@ from scripts.bench import benchmark
 from scripts.bench.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
 from tests.drawing import draw, encode
 from tests.stack import Stack, wait_until
+from training.outcome import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def test_peers_answer_as_the_product_does(name: str, folder: Path, stack: Stack)
 
 
 def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
-    with pytest.raises(SystemExit, match=r"(?s)lost did not start.*No module named"):
+    with pytest.raises(Stopped, match=r"(?s)lost did not start.*No module named"):
         measure(System("lost", ["python3", "-m", "scripts.no_such_peer"], "http://127.0.0.1:9"), folder, 1)
 
 
 def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> None:
-    with pytest.raises(SystemExit, match="failed"):
+    with pytest.raises(Stopped, match="failed"):
         load(f"{stack.url}/predict", folder / "small.jpg", 1, 1, "other")
 
 

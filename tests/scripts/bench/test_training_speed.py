@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scripts.bench.training_speed import STEPS, in_own_process, measure
-from tests.conftest import QUICK_RECIPE, run_module
+from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from training.config import load_recipe
 
 
@@ -24,11 +24,11 @@ def test_prints_a_row_for_every_measure_a_network_can_take(recipe: Path, monkeyp
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match=r"There is no recipe .*none\.yaml"):
+    with pytest.raises(CommandFailed, match=r"There is no recipe .*none\.yaml"):
         run_module("scripts.bench.training_speed", "--recipe", tmp_path / "none.yaml")
     taught = tmp_path / "taught.yaml"
     taught.write_text(yaml.safe_dump(QUICK_RECIPE | {"distillation": {"teacher": str(tmp_path / "none.pth")}}))
-    with pytest.raises(SystemExit, match=r"There is no checkpoint .*none\.pth"):
+    with pytest.raises(CommandFailed, match=r"There is no checkpoint .*none\.pth"):
         run_module("scripts.bench.training_speed", "--recipe", taught, "--step", 0)  # as in a process of its own
     monkeypatch.setattr(sys, "executable", "false")  # a process that fails
     with pytest.raises(SystemExit, match="1"):

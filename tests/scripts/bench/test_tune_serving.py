@@ -6,6 +6,7 @@ import pytest
 
 from scripts.bench.tune_serving import Setting, measure, table
 from tests.stack import write_config
+from training.outcome import Stopped
 
 
 def test_measures_with_the_setting_in_force(archive: Path, tmp_path: Path) -> None:
@@ -13,7 +14,7 @@ def test_measures_with_the_setting_in_force(archive: Path, tmp_path: Path) -> No
     one, four = measure(archive, Setting(2, 4, 3), config, tmp_path, [1, 4], seconds=1)
     assert one["rate"] > 1
     assert four["rate"] > 1
-    with pytest.raises(SystemExit, match=r"'maxBatchDelay': 0.*'maxBatchDelay': 100.* in force"):
+    with pytest.raises(Stopped, match=r"'maxBatchDelay': 0.*'maxBatchDelay': 100.* in force"):
         measure(archive, Setting(1, 4, 0), config, tmp_path, [1], seconds=1)
 
 

@@ -14,7 +14,7 @@ import requests
 from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
-from tests.scripts.test_models import models
+from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times
 from training.files import write_digest
 

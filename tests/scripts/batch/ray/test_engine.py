@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +16,11 @@ import pytest
 from pyarrow import Array, Table, parquet, table
 from pyarrow.fs import S3FileSystem
 
-import scripts.batch_predict
+from scripts.batch import predict
 from scripts.batch.ray import engine
 from scripts.batch.ray.sources import GROUP, Source
 from scripts.batch.ray.worker import Classifier, Folder
-from scripts.batch_predict import ask_ray
-from scripts.options import Stopped
+from scripts.batch_predict import main
 from tests.drawing import draw
 from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
@@ -183,17 +181,16 @@ def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
     draw("red", 1).save("red.png")
     Path("broken.png").write_bytes(b"broken")
     Path("list.txt").write_bytes(b"\xef\xbb\xbfgone.png\r\nred.png\r\n")
-    command = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "broken.png", "--list", "list.txt"]
-    monkeypatch.setattr(sys, "argv", [*command, "-o", "rows"])
+    command = ["--engine", "ray", "--archive", str(archive), "broken.png", "--list", "list.txt", "-o", "rows"]
 
-    assert scripts.batch_predict.main() == 1
+    assert main(command, standalone_mode=False) == 1
     assert capsys.readouterr().out.splitlines()[:2] == [
         "1 of 3 images classified; wrote rows",
         "1 image could not be read or asked; the same command asks for it again",
     ]
     assert rows(Path("rows"))["file"].to_pylist() == ["broken.png", "red.png"]
     draw("blue", 1).save("gone.png")
-    assert scripts.batch_predict.main() == 1
+    assert main(command, standalone_mode=False) == 1
     assert capsys.readouterr().out.startswith("2 of 3 images classified; wrote rows\n")
     assert rows(Path("rows"))["predicted_class"].to_pylist() == [None, "blue", "red"]
 
@@ -230,9 +227,8 @@ def test_says_why_nothing_was_done(
         (["unnamed.parquet"], "(not every image in it has a file); name another."),
         (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
     ):
-        known = ["batch_predict.py", "--engine", "ray", "--archive", str(archive), "-o", "rows"]
-        monkeypatch.setattr(sys, "argv", known + arguments)
-        assert scripts.batch_predict.main() == 2
+        known = ["--engine", "ray", "--archive", str(archive), "-o", "rows"]
+        assert main(known + arguments, standalone_mode=False) == 2
         printed = capsys.readouterr()
         assert sentence in printed.err
         assert (printed.out, printed.err.count("\n")) == ("", 1)
@@ -245,8 +241,8 @@ def test_the_error_is_found_among_what_ray_says() -> None:
 
 
 @pytest.mark.slow
-def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scripts.batch_predict, "find_spec", lambda name: None)
-    arguments = Namespace(watch=False, archive=Path("any.mar"))
-    with pytest.raises(Stopped, match="install it with"):
-        ask_ray(arguments)
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+    command = ["one.png", "--engine", "ray", "--archive", "any.mar", "-o", "rows"]
+    assert main(command, standalone_mode=False) == 2
+    assert "install it with" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The proof that serving equals training, where it does and where it does not."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +16,11 @@ Verify = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def verify(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verify:
+def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
     """Run the command in this process; returns its status, what it printed and its errors."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
-        return main(), *capsys.readouterr()
+        return main([*map(str, arguments)], standalone_mode=False), *capsys.readouterr()
 
     return run
 

@@ -22,11 +22,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-import scripts.batch_predict
 from gateway.limits import MAX_FILES
-from scripts.batch import client, watch
+from scripts.batch import client, predict, watch
 from scripts.batch.client import Answer, Gateway, GatewayGone
-from scripts.batch_predict import follow
+from scripts.batch.predict import follow
+from scripts.batch_predict import main
 from tests.drawing import TEN, draw, encode
 from tests.fake_backend import prediction
 from tests.fake_gateway import CLASSES, RED, Reply, answering
@@ -158,7 +158,7 @@ def test_watching_waits_for_a_gateway_that_has_gone_away(
             os.kill(os.getpid(), signal.SIGTERM)
             yield [prediction("red")]
 
-    monkeypatch.setattr(scripts.batch_predict, "AWAY_INTERVAL", 0)
+    monkeypatch.setattr(predict, "AWAY_INTERVAL", 0)
     draw("red", 1).save(tmp_path / "red.png")
     rows_there = follow([tmp_path], Leaving("http://127.0.0.1:1", 1), ["red"], tmp_path / "out.csv")
     assert (list(rows_there.final), rows_there.again) == ([str(tmp_path / "red.png")], {})
@@ -303,16 +303,15 @@ def photos(tmp_path: Path) -> Path:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "DELAYS", (0.01,))
     monkeypatch.setattr(client, "PATIENCE", 0.1)
-    monkeypatch.setattr(scripts.batch_predict, "SETTLED", 0.05)
+    monkeypatch.setattr(predict, "SETTLED", 0.05)
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process; returns its status and what it printed on both outputs."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["batch_predict.py", *map(str, arguments), "--connections", "1"])
-        status = scripts.batch_predict.main()
+        status = main([*map(str, arguments), "--connections", "1"], standalone_mode=False)
         return status, *capsys.readouterr()
 
     return run
@@ -433,7 +432,7 @@ def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_ans
     for module, name, value in (
         (watch, "SETTLED", 0.1),
         (watch, "LOOK_INTERVAL", 0.05),
-        (scripts.batch_predict, "AGAIN_INTERVAL", 0.5),
+        (predict, "AGAIN_INTERVAL", 0.5),
     ):
         monkeypatch.setattr(module, name, value)
     for path in sorted(photos.iterdir())[3:]:

@@ -14,9 +14,10 @@ import psutil
 import pytest
 import requests
 
-from scripts import serve as serve_module
-from scripts.serve import BACKENDS, SIGNALS, ServeError, _handling_signals, check_ports, find_java, gateway, open_url
-from scripts.serving import supervisor as service_module
+from scripts.serving import product, supervisor
+from scripts.serving.defaults import BACKENDS, TORCHSERVE
+from scripts.serving.product import SIGNALS, _handling_signals, check_ports, find_java, gateway, open_url
+from scripts.serving.supervisor import ServeError
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
@@ -68,7 +69,7 @@ def test_starts_torchserve_again_and_then_gives_up(archive: Path, tmp_path: Path
         processes = family(stack)
         while stack.process.poll() is None:
             kill_java(stack)
-        assert stack.process.returncode == 1
+        assert stack.process.returncode == 2
         assert not any(process.is_running() and process.status() != "zombie" for process in processes)
     last_words = "".join(stack.output)
     assert "TorchServe keeps dying. The last lines of" in last_words
@@ -78,7 +79,7 @@ def refused(archive: Path, *options: object, lines: int = 1) -> str:
     """Run the command where it cannot work; returns its sentence, or several, each on a line."""
     command = [sys.executable, "-m", "scripts.serve", str(archive), *map(str, options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == lines
     return done.stderr
@@ -147,11 +148,11 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     broken = tmp_path / "broken.mar"
     broken.write_bytes(archive.read_bytes()[:5000])
     write_digest(broken, broken)
-    monkeypatch.setattr(serve_module, "START_TIMEOUT", 6)
+    monkeypatch.setattr(product, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     handlers = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):
-        serve_module.serve(broken, "127.0.0.1", port, config, tmp_path / "run", serve_module.TORCHSERVE)
+        product.serve(broken, "127.0.0.1", port, config, tmp_path / "run", TORCHSERVE)
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
 
@@ -233,11 +234,11 @@ def test_no_line_of_the_log_is_lost_when_it_is_full(stack: Stack) -> None:
     log, older = stack.run / "gateway.log", stack.run / "gateway.log.1"
     older.unlink(missing_ok=True)  # that of an earlier start
     wait_until(lambda: len(asked) > 100)
-    os.truncate(log, service_module.MAX_LOG_BYTES + 1)
+    os.truncate(log, supervisor.MAX_LOG_BYTES + 1)
     wait_until(lambda: older.exists() and log.exists() and log.stat().st_size > 10_000)
     full.set()
     for client in clients:
         client.join()
     lines = (older.read_bytes() + log.read_bytes()).decode()
-    assert older.stat().st_size >= service_module.MAX_LOG_BYTES
+    assert older.stat().st_size >= supervisor.MAX_LOG_BYTES
     assert [each for each in asked if each not in lines] == []

@@ -1,0 +1,30 @@
+"""Whether an output can be written, asked before the work begins, and said in a sentence when it cannot."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.outcome import Stopped
+
+
+def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:
+    """Raise Stopped where a file of such a name, in such a folder, cannot be written."""
+    if path.suffix not in suffixes:
+        raise Stopped(f"{option} {path} must end in {' or '.join(suffixes)}.")
+    if not path.parent.is_dir():
+        raise Stopped(f"There is no folder {path.parent} to write to; make it, or name another with {option}.")
+    if path.is_dir():
+        raise Stopped(f"{path} is a folder; name a file with {option}.")
+    if not os.access(path.parent, os.W_OK):
+        raise Stopped(f"You may not write into the folder {path.parent}; name another with {option}.")
+
+
+@contextmanager
+def writing(path: Path, consequence: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into Stopped: `path` cannot be written, with what follows from it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise Stopped(f"{path} cannot be written ({reason}); make room or name another output.{consequence}") from None

@@ -1,0 +1,228 @@
+"""Many images predicted through the gateway, or by Ray, with a row each in the output.
+
+Rows are gathered in <output>.part, which becomes the output at the end; a run that was killed continues after them.
+"""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.batch.client import Gateway, GatewayGone, may_pass
+from scripts.batch.contact_sheet import draw_sheet
+from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
+from scripts.batch.output import check_output, writing
+from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
+from scripts.batch.summary import Summary, as_document, as_text, summarise
+from scripts.batch.watch import SETTLED, State, arrivals, state_of
+from training.folders import few
+from training.outcome import Outcome, Stopped, say
+
+AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
+AGAIN_INTERVAL = 60  # or an image that could not be read or asked
+LOOKS = 4  # at images that are written to meanwhile, SETTLED seconds apart
+
+
+@dataclass(frozen=True)
+class Options:
+    """What you ask of `classifier predict`; with Ray, `output` may be the URL of a folder."""
+
+    paths: tuple[str, ...]
+    listed: str | None
+    output: str
+    engine: str
+    url: str
+    token_file: Path | None
+    connections: int
+    archive: Path | None
+    address: str | None
+    watch: bool
+    contact_sheet: Path | None
+
+    def names(self) -> list[str]:
+        """Return all that you named, as written, because a URL is no path. Raises Stopped without any."""
+        return names_of(self.paths, self.listed)
+
+
+class Done(NamedTuple):
+    """What the images come to, the classes, the other files by extension, and how many images are to be asked again."""
+
+    summary: Summary
+    classes: list[str]
+    others: Counter[str]
+    again: int
+
+
+def predict_all(
+    gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0
+) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Yield the rows of each group, in order: the final ones, and those of images to ask again; `done` are there."""
+    for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
+        rows: tuple[list[Row], list[Row]] = ([], [])
+        for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
+            rows[may_pass(answer)].append(row)
+        yield rows
+
+
+def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
+    """Return the rows that a run before has left and that still hold; the journal is cut to these, or begun.
+
+    A group that a kill has cut is asked as a whole, because the last digits depend on which images the network sees
+    together. Raises Stopped if there are rows of other images, unless that run has ended and written its output.
+    """
+    try:
+        rows = journal.read_valid()
+        files = {row[0] for row in rows}
+        if not files <= {str(path) for group in groups for path in group}:
+            raise journal.other()
+    except OtherRows:
+        if not journal.is_older_than(output):
+            raise
+        rows, files = [], set()
+    last = {str(path) for group in groups if rows and Path(rows[-1][0]) in group for path in group}
+    kept = rows if last <= files else [row for row in rows if row[0] not in last]
+    journal.keep(kept)
+    return Rows(journal, kept)
+
+
+def classify(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+    """Write the predictions of all images to the output. Raises Stopped."""
+    names = columns(classes)
+    journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
+    groups = list(grouped(images))
+    rows = take_up(journal, groups, output)
+    if rows.final:
+        say(f"Going on after the {len(rows.final):,} images in {journal.path}; remove it to begin anew.")
+    states = {image: state_of(image) for image in images}
+    groups = [group for each in groups if (group := [path for path in each if str(path) not in rows.final])]
+    for _ in range(LOOKS):
+        for final, again in predict_all(gateway, groups, classes, done=len(rows.final)):
+            rows.add(final, again)
+        if not any(is_unsettled(image, state, rows) for image, state in states.items()):
+            break
+        time.sleep(SETTLED)
+        changed = {image: state_of(image) for image, state in states.items() if state_of(image) != state}
+        states |= changed
+        rows.reopen(set(map(str, changed)))
+        groups = list(grouped(changed))
+    rows.write(output, list(map(str, images)), names)
+    return rows
+
+
+def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
+    """Say whether an image was written to since it had this state, or was refused when it had just been written to."""
+    row = rows.final.get(str(image))
+    refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED
+    return bool(refused_when_new) or state_of(image) != state
+
+
+def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+    """Append to the output the predictions of images in `paths` that are not in it, until a signal. Raises Stopped."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: gateway.stop.set())
+    journal = Journal(output, FORMS[output.suffix](columns(classes)))
+    kept = journal.read_valid()
+    journal.keep(kept)
+    rows = Rows(journal, kept)
+    done = {file: state_of(Path(file)) for file in rows.final}
+    later: dict[str, float] = {}  # when to ask again for what could not be asked
+    why = ""
+    say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
+    for states in arrivals(paths, done, later, gateway.stop):
+        rows.reopen(set(map(str, states)))
+        try:
+            for final, again in predict_all(gateway, list(grouped(states)), classes):
+                rows.add(final, again)
+                done |= {row[0]: states[Path(row[0])] for row in final}
+                for file, *_, error in (row[:BEGINNING] for row in again):
+                    if file not in later:
+                        say(f"{legible(file)}: {error} It is asked again every {AGAIN_INTERVAL} s.")
+                    later[file] = time.monotonic() + AGAIN_INTERVAL
+                why = ""
+                if gateway.stop.is_set():
+                    break
+        except GatewayGone as error:  # these images are found again at the next look
+            if str(error) != why and not gateway.stop.is_set():
+                why = str(error)
+                say(f"{why} Trying again every {AWAY_INTERVAL} s.")
+            gateway.stop.wait(AWAY_INTERVAL)
+    return rows
+
+
+def ask_gateway(options: Options) -> Done:
+    """Have the gateway classify the images. Raises Stopped."""
+    output = Path(options.output)
+    check_output("--output", output, FORMS)
+    if options.watch and output.suffix == ".parquet":
+        raise Stopped(
+            "With --watch rows are appended, which Parquet does not allow; name a .csv or .jsonl as --output."
+        )
+    names = options.names()
+    paths, absent = list(map(Path, names)), set(map(Path, absent_of(names, options.paths)))
+    gateway = Gateway(options.url, options.connections, options.token_file)
+    classes = gateway.classes()
+    try:
+        if options.watch:
+            if absent:
+                say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
+            rows = follow([path for path in paths if path not in absent], gateway, classes, output)
+        else:
+            rows = classify(list_once(paths, absent), gateway, classes, output)
+    except GatewayGone as error:
+        raise Stopped(f"{error} Run the same command again to continue.") from None
+    others = count_others(paths, but={output, options.contact_sheet})
+    return Done(summarise(rows.all(), classes, paths), classes, others, len(rows.again))
+
+
+def ask_ray(options: Options) -> Done:
+    """Have an archive classify the images on all machines of a Ray cluster; what is skipped is not counted there."""
+    if options.watch or not options.archive:
+        raise Stopped(
+            "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.mar, and no --watch."
+        )
+    if not find_spec("ray"):
+        raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")
+    from scripts.batch.ray import engine
+
+    names = options.names()
+    rows, again, classes = engine.classify(
+        names, absent_of(names, options.paths), options.archive, options.output, options.address
+    )
+    return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
+
+
+ENGINES = {"gateway": ask_gateway, "ray": ask_ray}
+
+
+def predict(options: Options) -> Outcome:
+    """Predict the images and write the output. Raises Stopped."""
+    output, sheet = options.output, options.contact_sheet
+    if sheet:
+        check_output("--contact-sheet", sheet, [".png"])
+    summary, classes, others, again = ENGINES[options.engine](options)
+    text = f"{summary.images - summary.failed:,} of {summary.images:,} images classified; wrote {output}"
+    if sheet and summary.uncertain:
+        with writing(sheet, f" The rows are in {output}."):
+            draw_sheet(sheet, summary.uncertain)
+        text += f" and {sheet}"
+    lines = [text, *repeated(again), *skipped(others), *as_text(summary, classes)]
+    document = as_document(summary, classes) | {"ask_again": again, "skipped": others, "output": output}
+    return Outcome(1 if summary.failed or again else 0, "\n".join(lines), document)
+
+
+def repeated(again: int) -> list[str]:
+    """Return a line with the number of images to ask again."""
+    what, them = ("image", "it") if again == 1 else ("images", "them")
+    return [f"{again:,} {what} could not be read or asked; the same command asks for {them} again"] if again else []
+
+
+def skipped(others: Counter[str]) -> list[str]:
+    """Return a line with the number of files that are no images by their names, the most frequent extensions first."""
+    kinds = [f"{legible(extension) or 'without extension'} {count:,}" for extension, count in others.most_common()]
+    files = "file" if others.total() == 1 else "files"
+    return [f"{others.total():,} other {files} skipped ({few(kinds)})"] if kinds else []

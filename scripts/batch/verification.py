@@ -1,0 +1,89 @@
+"""The proof that the served model is the trained one: every image through the gateway, and offline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handler.transforms import ImageError, decode_image, to_pixels
+from scripts.batch.client import Gateway
+from scripts.batch.images import grouped, list_images, names_of
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.folders import label_of, roots_of
+from training.metrics import predict
+from training.outcome import Outcome, Stopped
+
+TOLERANCE = 1e-4  # of a probability; the network sees the images in other batches
+
+
+def offline(checkpoint: Checkpoint, images: list[Path]) -> Tensor:
+    """Return the probabilities (N, C) that the checkpoint itself gives. Raises Stopped for what is no image."""
+    pixels = []
+    for image in images:
+        try:
+            pixels.append(to_pixels(decode_image(image.read_bytes())))
+        except ImageError as error:
+            raise Stopped(f"{image}: {error}") from None
+    logits, _ = predict(checkpoint.classifier(), torch.stack(pixels))
+    return logits.softmax(dim=1)
+
+
+def served(gateway: Gateway, images: list[Path], classes: list[str]) -> Tensor:
+    """Return the probabilities (N, C) that the gateway gives. Raises Stopped where it refuses an image."""
+    groups = list(grouped(images))
+    probabilities = []
+    for paths, answers in zip(groups, gateway.predict_all(groups), strict=True):
+        for path, answer in zip(paths, answers, strict=True):
+            if not answer["success"]:
+                raise Stopped(f"{path}: {answer['error']}")
+            probabilities.append([answer["class_probabilities"][name] for name in classes])
+    return torch.tensor(probabilities)
+
+
+def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str], named: list[Path]) -> dict[str, Any]:
+    """Compare probabilities that were served with those offline; what needs labels is of `labelled` images."""
+    roots = roots_of(named)
+    labels_of = [label_of(image, roots, classes) for image in images]
+    same = int((there.argmax(dim=1) == here.argmax(dim=1)).sum())
+    difference = (there - here).abs().max().item()
+    labelled = [index for index, label in enumerate(labels_of) if label in classes]
+    labels = torch.tensor([classes.index(labels_of[index]) for index in labelled])
+    right_served, right_offline = (int((each[labelled].argmax(dim=1) == labels).sum()) for each in (there, here))
+    return {
+        "same": same == len(images) and difference <= TOLERANCE,
+        "images": len(images),
+        "same_class": same,
+        "largest_difference": difference,
+        "labelled": len(labelled),
+        "right_served": right_served,
+        "right_offline": right_offline,
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['same_class']:,} of {found['images']:,} images have the same class; "
+        f"probabilities differ by {found['largest_difference']:.1e} at most"
+    ]
+    if found["labelled"]:
+        lines += [
+            f"right: {found['right_served']:,} served, {found['right_offline']:,} offline, "
+            f"of {found['labelled']:,} in folders named as classes"
+        ]
+    return "\n".join(lines)
+
+
+def verify(
+    checkpoint: Path, paths: tuple[str, ...], listed: str | None, url: str, token_file: Path | None, connections: int
+) -> Outcome:
+    """Compare the served model with a checkpoint on the images that you named. Raises Stopped."""
+    trained = load_checkpoint(checkpoint)
+    named = list(map(Path, names_of(paths, listed)))
+    images = list_images(named)
+    gateway = Gateway(url, connections, token_file)
+    classes = gateway.classes()
+    if classes != trained.card["classes"]:
+        raise Stopped(f"{url} serves other classes than those of {checkpoint}.")
+    found = compare(served(gateway, images, classes), offline(trained, images), images, classes, named)
+    return Outcome(0 if found["same"] else 1, as_text(found), found)

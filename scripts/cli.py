@@ -1,0 +1,91 @@
+"""The installed command `classifier`: every command of the project under one name, loaded when you call it."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts import options
+from scripts.serving.defaults import ARCHIVE
+from training.commands import PATH, Group, as_json, command
+from training.outcome import Outcome
+
+Sections = dict[str, dict[str, tuple[str, str]]]  # by heading and name: the command's place, and what it does
+BENCHMARKS: Sections = {
+    "Measure": {
+        "serving": ("scripts.bench.benchmark:main", "compare the product with what you would build instead"),
+        "tune-serving": ("scripts.bench.tune_serving:main", "find workers, batch size and delay for this machine"),
+        "training": ("scripts.bench.training_speed:main", "time each measure for speed in training"),
+        "scaling": ("scripts.bench.scaling:main", "plan many machines, and simulate a day of autoscaling"),
+    }
+}
+COMMANDS: Sections = {
+    "Serve and predict": {
+        "serve": ("scripts.serve:main", "serve a model until you press Ctrl-C"),
+        "predict": ("scripts.batch_predict:main", "predict many images, a row each in one file"),
+        "models": ("scripts.models:main", "list, register, roll and scale served versions"),
+        "verify": ("scripts.verify:main", "prove that the served model is the trained one"),
+        "doctor": ("scripts.cli:doctor", "find out why it does not serve"),
+    },
+    "Train": {
+        "data": ("training.data:main", "write CIFAR-10 as a folder of images"),
+        "train": ("training.train:main", "train a network as a recipe says"),
+        "tune": ("training.tune:main", "search for a better recipe"),
+        "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
+        "ensemble": ("training.ensemble:main", "join checkpoints into one"),
+        "export": ("training.export:main", "write a checkpoint as TorchScript"),
+        "archive": ("training.archive:main", "pack a checkpoint to serve it"),
+        "card": ("training.card:main", "write the model card of a checkpoint"),
+    },
+    "Measure": {"bench": ("scripts.cli:bench", "measure serving, training and scaling")},
+}
+
+
+class Lazy(Group):
+    """Commands that are imported when they are called; their group's help needs none of them."""
+
+    def __init__(self, name: str, sections: Sections, **attributes: Any) -> None:
+        super().__init__(name, subcommand_metavar="COMMAND [OPTIONS]...", options_metavar="", **attributes)
+        self.sections = sections
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in self.sections.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for section in self.sections.values():
+            if cmd_name in section:
+                module, _, name = section[cmd_name][0].partition(":")
+                return getattr(import_module(module), name)
+        return None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, section in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, words) for name, (_, words) in section.items()])
+
+
+@command("doctor")
+@click.argument("archive", type=PATH, default=ARCHIVE, help=f"the served archive (default: {ARCHIVE.stem})")
+@options.url
+@options.product
+@as_json
+def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
+    """Look for what keeps the product from serving, and say what to do about it.
+
+        classifier doctor
+        classifier doctor my.mar --url http://127.0.0.1:5002 --json
+
+    If this command is not installed or does not start, run 'python3 scripts/doctor.py', which needs nothing installed.
+    Exit status: 0 nothing is wrong, 1 something is, 2 stopped before the end.
+    """
+    from scripts.serving import checks
+
+    return checks.doctor(archive, url, config, run)
+
+
+bench = Lazy("bench", BENCHMARKS, help="Measure the product. 'classifier bench COMMAND --help' has examples.")
+main = Lazy("classifier", COMMANDS, help="Train, serve and check image classifiers; 'COMMAND --help' has examples.")
+
+if __name__ == "__main__":
+    main(prog_name="classifier")

@@ -1,0 +1,199 @@
+"""The checks of the doctor: each looks for what keeps the product from serving, and says what to do about it."""
+
+# What is missing is for the checks to find: here is the standard library alone, and nothing that Python 3.8 lacks.
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from importlib.metadata import distribution, requires, version
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import url2pathname
+
+from training.outcome import Outcome
+from training.project import ROOT
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+PROJECT = "image-classifier"  # its name in pyproject.toml
+SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last names the others
+REINSTALL = "run 'make clean', then 'make serve'"
+ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
+TIMEOUT = 20  # seconds
+MAX_HEALTH = 100_000  # bytes
+HEALTHY, UNHEALTHY = {"status", "model", "version", "workers"}, {"status", "reason"}  # what the gateway's health has
+HTTP = 80  # the port of a URL without one
+
+
+class WrongError(RuntimeError):
+    """Something that is wrong; the message says what to do."""
+
+
+class Finding(NamedTuple):
+    """What was looked at, whether it is right, and what was found or is to be done."""
+
+    name: str
+    right: bool
+    said: str
+
+
+def examine(archive: Path, url: str, config: Path, run: Path) -> Iterator[Finding]:
+    """Yield a finding for each thing that serving needs; with a Python that cannot serve, that alone."""
+    python = _finding("python", _python)
+    yield python
+    if not python.right:
+        return
+    for name, look in (
+        ("packages", _packages),
+        ("java", _java),
+        ("disk", lambda: _disk(run)),
+        ("archive", lambda: _archive(archive)),
+        ("gateway", lambda: _gateway(url, config)),
+        ("keys", lambda: _keys(run / "key_file.json")),
+    ):
+        yield _finding(name, look)
+
+
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except ImportError as error:  # PackageNotFoundError is one
+        return Finding(name, False, f"{error.name or error} is not installed, or is damaged; {REINSTALL}.")
+    except (OSError, RuntimeError, ValueError) as error:  # ServeError and DigestError among them
+        return Finding(name, False, str(error))
+
+
+def _python() -> str:
+    found, project = platform.python_version(), (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest, too_new = re.findall(r"\d+\.\d+", re.findall(r"^requires-python = .*", project, re.MULTILINE)[0])
+    if not _numbers(oldest) <= sys.version_info < _numbers(too_new):
+        raise WrongError(
+            f"{sys.executable} is {found}, but {oldest} or newer, and older than {too_new}, is needed; {REINSTALL}, "
+            f"with such a one as PYTHON=/usr/bin/python{oldest}."
+        )
+    return found
+
+
+def _numbers(python: str) -> tuple[int, ...]:
+    return tuple(map(int, python.split(".")))
+
+
+def _packages() -> str:
+    from packaging.requirements import Requirement
+
+    wanted = [package for package in map(Requirement, requires(PROJECT) or ()) if _serves(package)]
+    for package in wanted:
+        found = version(package.name)
+        if found not in package.specifier:
+            raise WrongError(f"{package.name} is {found}, not {package.specifier}; {REINSTALL}.")
+    place = json.loads(distribution(PROJECT).read_text("direct_url.json") or "{}").get("url", "")
+    folder = Path(url2pathname(urlsplit(place).path))
+    if folder.resolve() != ROOT:
+        raise WrongError(f"They run the code in {folder}, not that in {ROOT}; {REINSTALL}.")
+    return f"the {len(wanted)} that serve are as pyproject.toml has them"
+
+
+def _serves(package: Requirement) -> bool:
+    serves = any(package.marker and package.marker.evaluate({"extra": extra}) for extra in SERVING)
+    return serves and package.name != PROJECT
+
+
+def _java() -> str:
+    from scripts.serving.product import find_java
+
+    return f"in {find_java()}"
+
+
+def _disk(run: Path) -> str:
+    folder = next(parent for parent in (run, *run.resolve().parents) if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < ENOUGH_DISK:
+        raise WrongError(f"{free / 1e9:.1f} GB are free where {folder} is; make room for {ENOUGH_DISK / 1e9:.0f} GB.")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _archive(archive: Path) -> str:
+    from training.files import check_digest
+
+    check_digest(archive)
+    return f"{archive} is whole"
+
+
+def _gateway(url: str, config: Path) -> str:
+    address = urlsplit(url)
+    if not address.hostname:
+        raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
+    health = _health(address, _is_here(address.hostname))
+    if health is None:
+        from gateway.torchserve.properties import read_properties
+        from scripts.serving.product import check_ports
+
+        check_ports(address.hostname, address.port or HTTP, read_properties(config))
+        return "not running, and its ports are free; start it with 'make serve'"
+    if health["status"] != "healthy":
+        raise WrongError(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
+    return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
+
+
+def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
+    """Return what the gateway says of its health, or None where nothing listens on this machine.
+
+    Asks directly, as a proxy for the web does not lead back here. Raises WrongError for what is not the gateway.
+    """
+    kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
+    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", f"{address.path}/health")
+        health = json.loads(connection.getresponse().read(MAX_HEALTH))
+    except (HTTPException, OSError) as error:
+        if here and isinstance(error, ConnectionRefusedError):
+            return None
+        health, reason = None, str(error) or type(error).__name__
+    except (ValueError, RecursionError):
+        health, reason = None, "its answer is no JSON"
+    else:
+        reason = "its answer has other keys"
+    finally:
+        connection.close()
+    if isinstance(health, dict) and (HEALTHY if health.get("status") == "healthy" else UNHEALTHY) <= health.keys():
+        return health
+    remedy = (
+        "stop the program that listens there, or take another port with 'make serve PORT=5002'"
+        if here
+        else "start the gateway there, or name another --url"
+    )
+    raise WrongError(f"The gateway does not answer at {address.geturl()} ({reason}): {remedy}.")
+
+
+def _is_here(host: str) -> bool:
+    """Say whether a host of a URL is this machine, `0.0.0.0` included, which `make serve HOST=` may have named."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+def _keys(key_file: Path) -> str:
+    if not key_file.exists():
+        return "none, as TorchServe was not started here"
+    if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+        raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
+    return f"{key_file} is for its owner alone"
+
+
+def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
+    """Look at everything; the status is 1 if something is wrong."""
+    findings = list(examine(archive, url, config, run))
+    lines = [f"{'ok   ' if each.right else 'WRONG'}  {each.name:9} {each.said}" for each in findings]
+    status = 0 if all(each.right for each in findings) else 1
+    return Outcome(status, "\n".join(lines), [each._asdict() for each in findings])

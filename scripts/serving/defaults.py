@@ -1,0 +1,19 @@
+"""How the product is started, and where it keeps its files; loads the standard library alone."""
+
+from __future__ import annotations  # scripts/doctor.py has to run in Pythons too old for the rest
+
+from training.project import CHECKPOINTS, ROOT
+
+CONFIG = ROOT / "config.properties"
+RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
+URL_FILE = "url"  # in it: the gateway's address, now or the last time
+HOST, PORT = "127.0.0.1", 5001
+BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
+RELEASED = CHECKPOINTS / "cifar10_whitened_resnet.pth"
+ARCHIVE = RELEASED.with_suffix(".mar")
+
+
+def served_url() -> str:
+    """Return the URL of the gateway that 'classifier serve' started last, or else that of one it would start."""
+    url = RUN / URL_FILE
+    return url.read_text() if url.exists() else f"http://{HOST}:{PORT}"

@@ -1,0 +1,83 @@
+"""The versions of the model that TorchServe has: listed, registered, scaled, rolled, as `classifier models` asks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gateway.backend import BackendError
+from gateway.torchserve.management import Management
+from scripts.serving import served
+from scripts.serving.rolling import Limits, Refused, in_store, register, roll, rollback
+from training.outcome import Outcome, Stopped
+
+TIMEOUT = 120  # seconds, for workers to start
+
+
+def versions(torchserve: Management) -> list[dict[str, Any]]:
+    """Return for each version whether it is the default, its archive, workers and batching."""
+    if not torchserve.models():
+        return []
+    default = torchserve.describe()[0]["modelVersion"]
+    return [
+        {
+            "version": each["modelVersion"],
+            "default": each["modelVersion"] == default,
+            "archive": each["modelUrl"],
+            "ready": sum(worker["status"] == "READY" for worker in each["workers"]),
+            "workers": each["minWorkers"],
+            "batch_size": each["batchSize"],
+            "batch_delay": each["maxBatchDelay"],
+        }
+        for each in torchserve.describe("all")
+    ]
+
+
+def as_line(version: dict[str, Any]) -> str:
+    return (
+        f"{version['version']:8} {'default' if version['default'] else '':8} "
+        f"{version['archive']}, {version['ready']} of {version['workers']} workers ready, "
+        f"batches of {version['batch_size']} within {version['batch_delay']} ms"
+    )
+
+
+def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
+    """Carry out a command of 'classifier models' with its arguments. Raises Stopped."""
+    try:
+        torchserve = Management(config, run / "key_file.json", timeout=TIMEOUT)
+    except FileNotFoundError:
+        raise Stopped(f"There is no file {config}; name TorchServe's with --config.") from None
+    try:
+        match command:
+            case "list":
+                known = versions(torchserve)
+                return Outcome(0, "\n".join(map(as_line, known)) or "No model is registered.", known)
+            case "describe":
+                description = torchserve.describe(given["version"])
+                return Outcome(0, json.dumps(description, indent=2), description)
+            case _:
+                done = change(command, torchserve, run, **given)
+                return Outcome(0, done, {"said": done, "versions": versions(torchserve)})
+    except Refused as error:
+        raise Stopped(f"Nothing was changed: {error}") from None
+    except BackendError as error:
+        raise Stopped(str(error)) from None
+
+
+def change(command: str, torchserve: Management, run: Path, **given: Any) -> str:
+    """Carry out a command that changes what is served, and note it; returns what happened."""
+    match command:
+        case "scale":
+            return torchserve.scale(**given)
+        case "roll":
+            archive, sample = in_store(given.pop("archive"), run), given.pop("sample")
+            return roll(torchserve, archive, run, sample, Limits(**given))
+        case "rollback":
+            return rollback(torchserve, run)
+        case "register":
+            done = register(torchserve, in_store(given["archive"], run), run)
+        case "set-default":
+            done = torchserve.set_default(given["version"])
+        case _:
+            done = torchserve.unregister(given["version"])
+    served.record(torchserve, run)
+    return done

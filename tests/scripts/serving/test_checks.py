@@ -1,0 +1,74 @@
+"""The doctor's look at whatever answers on the gateway's port."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from unittest.mock import patch
+
+import pytest
+
+from scripts.serving import checks
+from tests.stack import ROOT, free_ports
+
+
+@contextmanager
+def answering(body: bytes, status: int = 200) -> Iterator[str]:
+    """Another program on a port of this machine; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", free_ports(1)[0]), Handler) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+def gateway(url: str) -> tuple[bool, str]:
+    found = checks._finding("gateway", lambda: checks._gateway(url, ROOT / "config.properties"))
+    return found.right, found.said
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"status": "healthy"}', 200),
+        (b'["ok"]', 200),
+        (b"<html>Grafana</html>", 200),
+        (b"\xff\xfe", 200),
+        (b"[" * 90_000, 200),
+        (b"", 302),
+        (b'{"error": "unauthorized"}', 401),
+    ],
+)
+def test_another_program_on_the_port(body: bytes, status: int) -> None:
+    with answering(body, status) as url:
+        right, said = gateway(url)
+    assert not right
+    assert said.startswith(f"The gateway does not answer at {url} (")
+    assert "take another port with 'make serve PORT=5002'" in said
+
+
+def test_a_program_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as silent, patch.object(checks, "TIMEOUT", 0.2):
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert gateway(url)[1].startswith(f"The gateway does not answer at {url} (timed out): stop the program")
+
+
+def test_a_program_that_speaks_something_else() -> None:
+    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as server:
+        Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"), daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert "(SSH-2.0-OpenSSH_9.2" in gateway(url)[1]
+
+
+@pytest.mark.parametrize("url", ["", "localhost:5001", "http://"])
+def test_what_is_no_url(url: str) -> None:
+    assert "is no URL; name one with --url" in gateway(url)[1]
