@@ -309,6 +309,10 @@ def tune(
     print(f"best validation accuracy {searched.best_value:.2%}; wrote {output}/recipe.yaml and report.md")
 
 
+class _TrialTaken(BaseException):
+    """Another process has the trial. It is no Exception, because Optuna would mark the trial as failed then."""
+
+
 def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Collection[TrialState]) -> None:
     """Run trials until the study has `trials` in the states `begun`, including those of other processes."""
 
@@ -318,10 +322,7 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
         try:
             return run(trial)
         except UpdateFinishedTrialError:
-            raise Stopped(
-                "This trial was silent for too long, and another process has it; "
-                "run the same command again to continue with the next."
-            ) from None
+            raise _TrialTaken from None
 
     def tell(study: Study, trial: FrozenTrial) -> None:
         bar.update(len(counted(study, ENDED)) - bar.n)
@@ -331,12 +332,18 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
     fail_stale_trials(study)
     with tqdm(total=trials, initial=len(counted(study, ENDED)), desc="trials", disable=None) as bar:
         while len(counted(study, begun)) < trials:
-            study.optimize(
-                run_unless_one_too_many,
-                n_trials=1,
-                callbacks=[tell],
-                catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
-            )
+            try:
+                study.optimize(
+                    run_unless_one_too_many,
+                    n_trials=1,
+                    callbacks=[tell],
+                    catch=(RecipeError,),  # a loss that became infinite fails a trial, not the study
+                )
+            except _TrialTaken:
+                raise Stopped(
+                    "This trial was silent for too long, and another process has it; "
+                    "run the same command again to continue with the next."
+                ) from None
 
 
 def counted(study: Study, states: Collection[TrialState]) -> list[FrozenTrial]:

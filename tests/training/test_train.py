@@ -228,11 +228,11 @@ def test_does_not_resume_with_other_images(
     parts = stratified_split(numbers, settings.validation_fraction, settings.split_seed)
     number = int(parts[part == "validation"].pixels[0])
     Image.new("RGB", (32, 32)).save(sorted((data / "train").glob("*/*"))[number], format="PNG")
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(CommandFailed) as end:
         run_module("training.train", "--recipe", recipe, "--data", data, "--output", trained, "--resume")
-    assert end.value.code == (
+    assert str(end.value) == (
         f"The {part} images changed after the run to resume began; "
-        "restore the earlier ones, or choose another --output."
+        "restore the earlier ones, or choose another --output.\n"
     )
 
 
