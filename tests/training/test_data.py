@@ -14,6 +14,7 @@ from handler.transforms import INPUT_SIZE, decode_image, to_pixels
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE
 from tests.drawing import TEN
+from tests.stack import ROOT
 from training import data
 from training.config import Recipe
 from training.data import (
@@ -48,7 +49,7 @@ def test_loads_a_folder_as_the_handler_will_see_it(dataset: Path) -> None:
 def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Downloaded(CIFAR10):
         def __init__(self, root: Path, train: bool, download: bool) -> None:
-            assert (root, download) == (Path("data"), True)
+            assert (root, download) == (ROOT / "data", True)
             self.data = np.full((4, 32, 32, 3), 7 if train else 9, dtype=np.uint8)
             self.targets, self.classes = [0, 1, 0, 1], ["cat", "dog"]
 
