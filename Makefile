@@ -38,9 +38,11 @@ train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 
 archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive that is current stays
 	@$(CLASSIFIER) archive $(call quoted,CHECKPOINT) $(call option,--version,VERSION)
 
-test: .venv/test tools archive check ## set up what the tests need and run them all
-	@export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
-		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadfile -m "not alone" && $(VENV)/python -m pytest -m alone
+test: .venv/test tools archive ## set up what the tests need and run them all
+	@$(MAKE) --no-print-directory check & checked=$$!; \
+	export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
+		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" \
+		&& wait $$checked && $(VENV)/python -m pytest -m alone
 
 quick: .venv/test check ## lint, types and the tests that neither train nor serve, in a minute
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 -m "not slow and not alone"

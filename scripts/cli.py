@@ -71,7 +71,7 @@ class Lazy(Group):
 @options.product
 @as_json
 def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
-    """Look for what keeps the product from serving, and say what to do about it.
+    """Find every reason why the product cannot serve, and say how to mend it.
 
         classifier doctor
         classifier doctor my.mar --url http://127.0.0.1:5002 --json

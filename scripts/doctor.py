@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look for what keeps the product from serving, and say what to do about it.
+"""Find every reason why the product cannot serve, and say how to mend it.
 
     python3 scripts/doctor.py
     python3 scripts/doctor.py model_store/cifar10_cnn.mar --url http://127.0.0.1:5002 --json

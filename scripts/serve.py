@@ -10,7 +10,7 @@ A checkpoint is packed first, into an archive beside it; an archive that is curr
 prints the URLs of the page, of Swagger and of the health check. With --backend local the gateway runs the model itself,
 by ONNX Runtime, without TorchServe.
 
-Exit status: 0 you stopped it, 2 it could not start or could not go on.
+Exit status: 0 if you stopped it, 2 if it could not start or had to stop.
 """
 
 from pathlib import Path

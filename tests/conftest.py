@@ -35,6 +35,22 @@ QUICK_RECIPE = {
 
 
 SLOW = {"trained", "browser", "database", "cluster"}  # fixtures that train, serve or start a program
+# The longest files begin first, so that the processes that run the tests end together.
+LONGEST = (
+    "test_docs",
+    "test_engine",
+    "test_tutorial",
+    "test_rolling",
+    "test_served",
+    "test_train",
+    "test_product",
+    "test_files",
+    "test_distributed",
+    "test_benchmark",
+    "test_make",
+    "test_ensemble",
+    "test_run",
+)
 
 
 # Ctrl-C is tested, and a shell lets what it starts in the background ignore that.
@@ -60,7 +76,8 @@ def run_module(module: str, *arguments: object) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs more than this process: `make quick` leaves it out."""
+    """Mark what needs more than this process: `make quick` leaves it out. Put the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
     for item in items:
         if SLOW.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -152,7 +152,7 @@ class Gateway:
         return [reply]
 
     def _patiently(self, images: list[bytes]) -> list[Answer] | Answer:
-        """Ask until there is an answer. Raises PassingError if there is none in time, and GatewayGone."""
+        """Ask until there is an answer. Raises PassingError if none comes in time, and GatewayGone."""
         started, delays = time.monotonic(), chain(DELAYS, repeat(DELAYS[-1]))
         while True:
             try:

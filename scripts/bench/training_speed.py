@@ -1,4 +1,4 @@
-"""Measure what each measure for speed is worth in the training of a recipe, in turns, each in a process of its own.
+"""Measure how much faster each measure makes the training of a recipe, in turns, each in its own process.
 
     classifier bench training --recipe whitened_cnn
 

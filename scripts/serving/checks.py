@@ -1,4 +1,4 @@
-"""The checks of the doctor: each looks for what keeps the product from serving, and says what to do about it."""
+"""The checks of the doctor. Each looks for one reason why the product cannot serve, and says how to mend it."""
 
 # What is missing is for the checks to find: here is the standard library alone, and nothing that Python 3.8 lacks.
 from __future__ import annotations

@@ -59,7 +59,7 @@ def serve_until_stopped(
 def _archive_of(model: Path, version: str | None) -> Path:
     """Return the archive of a checkpoint, packed as 'classifier archive' does; an archive is returned as it is.
 
-    That runs in a process of its own, so that none keeps PyTorch in memory while it serves.
+    Another process packs it, because the server needs no PyTorch in memory.
     """
     if model.suffix == ".mar":
         if version:

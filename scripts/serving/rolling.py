@@ -1,6 +1,6 @@
-"""Replace the version that is served by another one while clients go on asking, and return to it.
+"""Replace the served version by another one under load, and return to it.
 
-The new version has to prove itself beside the old one first; `scripts/models.py` has the commands.
+First the new version has to prove itself beside the old one. `classifier models` has the commands.
 """
 
 import time

@@ -26,7 +26,7 @@ class ServeError(Stopped, RuntimeError):
 
 
 class Service:
-    """A child process in a group of its own, restarted when it dies, its output in a log file.
+    """A child process in its own process group, restarted when it dies. Its output goes to a log file.
 
     `arguments` is asked at each start for what the command ends with; the folder `scratch` is emptied then. A process
     that `reopens` its log on SIGUSR1 loses no line of it when the log is full.
@@ -151,7 +151,7 @@ def _start_time(pid: int) -> str:
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """Return what a child does first, so that it is told to stop when `parent` ends, however that ends."""
+    """Return the first call of a child: it asks the kernel for a signal when `parent` ends, however that happens."""
 
     def ask_for_signal() -> None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Many images on many machines: Ray Data runs an archive's own code over them and leaves a folder of Parquet files.
 
-A worker reads, classifies and writes a group of images, to a file that is named by them and is there whole or not at
-all. So a group that Ray does once more, as its worker or machine has died, is there once, and a kill leaves nothing
-torn; Ray's own `write_parquet` would leave torn files, and take a process more on every machine.
+A worker reads a group of images, predicts their classes, and writes a file whose name depends on the images. The file
+is complete or absent. If a worker or machine dies, Ray repeats its group, and the group still has one file. Ray's own
+`write_parquet` would leave torn files after a kill, and needs one more process on every machine.
 """
 
 import json
@@ -86,7 +86,7 @@ def classes_of(archive: Path) -> list[str]:
         raise Stopped(str(error)) from None
     with zipfile.ZipFile(archive) as file:
         if CODE not in file.namelist():
-            raise Stopped(f"{archive} is older than {CODE}; build it anew with '.venv/bin/python -m training.archive'.")
+            raise Stopped(f"{archive} is older than {CODE}; pack it again with '.venv/bin/python -m training.archive'.")
         names = json.loads(file.read("index_to_name.json"))
     return [names[str(index)] for index in range(len(names))]
 

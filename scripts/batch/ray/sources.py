@@ -90,7 +90,7 @@ def find_stored(name: str) -> Source:
 
 
 def field_of(schema: pyarrow.Schema, names: tuple[str, str], kinds: tuple[pyarrow.DataType, ...]) -> str:
-    """Return the one of `names` that is a column of such a kind. Raises ValueError where there is none."""
+    """Return the one of `names` that is a column of such a kind. Raises ValueError if no column is."""
     for field in schema:
         if field.name in names and field.type in kinds:
             return field.name
