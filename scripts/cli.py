@@ -48,16 +48,12 @@ class Lazy(Group):
     def __init__(self, name: str, sections: Sections, **attributes: Any) -> None:
         super().__init__(name, subcommand_metavar="COMMAND [OPTIONS]...", options_metavar="", **attributes)
         self.sections = sections
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for section in self.sections.values() for name in section]
+        self.places = {name: place for section in sections.values() for name, (place, _) in section.items()}
+        self.commands = dict.fromkeys(self.places, self)  # their names, which click suggests if you mistype one
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        for section in self.sections.values():
-            if cmd_name in section:
-                module, _, name = section[cmd_name][0].partition(":")
-                return getattr(import_module(module), name)
-        return None
+        module, _, name = self.places.get(cmd_name, "").partition(":")
+        return getattr(import_module(module), name) if module else None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, section in self.sections.items():

@@ -8,7 +8,7 @@ Any Python starts it; it goes over to that of .venv if there is one. 'classifier
 Exit status: 0 nothing is wrong, 1 something is, 2 stopped before the end.
 """
 
-# A check has to find what is missing: here is the standard library alone, and nothing that Python 3.8 lacks.
+# The checks report missing packages, so this imports the standard library alone, and nothing that Python 3.8 lacks.
 import argparse
 import contextlib
 import os
@@ -27,7 +27,7 @@ def main() -> int:
     environment = ROOT / ".venv"
     python = environment / "bin" / "python"
     if python.exists() and not environment.samefile(sys.prefix):
-        with contextlib.suppress(OSError):  # if it does not start, the packages are not found here, which is said
+        with contextlib.suppress(OSError):  # if it does not start, a check says that packages are missing
             os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, nargs="?", default=defaults.ARCHIVE, help="the served archive")

@@ -1,4 +1,4 @@
-"""The image files that the commands take: found in what was named, and grouped for the gateway."""
+"""The image files that you name for a command, in folders, by globs or one by one, and their groups for the gateway."""
 
 import codecs
 import glob
@@ -57,23 +57,23 @@ def list_once(named: list[Path], absent: Collection[Path]) -> list[Path]:
 
 
 def list_images(named: Iterable[Path]) -> list[Path]:
-    """Return what `find_images` yields. Raises Stopped where that is nothing."""
+    """Return the images that `find_images` yields. Raises Stopped if there are none."""
     images = list(find_images(named))
     if not images:
-        raise Stopped(f"There are no {FORMAT_NAMES} files in what was named.")
+        raise Stopped(f"There are no {FORMAT_NAMES} files in the named places; name others.")
     return images
 
 
 def find_images(named: Iterable[Path], aloud: bool = True) -> Iterator[Path]:
     """Yield each file, and the images below each folder and of each glob in order. Raises Stopped.
 
-    At the end it prints what was left out of them, unless `aloud` is false.
+    At the end it prints the files that it left out, unless `aloud` is false.
     """
     everything = Findings()
     for path in named:
-        found = _look(path)
-        yield from found.images
-        everything.add(found)
+        findings = _look(path)
+        yield from findings.images
+        everything.add(findings)
     for line in everything.notes() if aloud else ():
         print(f"{line[0].upper()}{line[1:]}.", file=sys.stderr)
 
@@ -88,7 +88,7 @@ def count_others(named: Iterable[Path], but: Collection[Path | None] = ()) -> Co
 
 
 def _look(path: Path) -> Findings:
-    """Find what was named. Raises Stopped if it is not there."""
+    """Find the images of one named place. Raises Stopped if it does not exist."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -118,5 +118,5 @@ def grouped(images: Iterable[Path]) -> Iterator[list[Path]]:
 def _size(image: Path) -> int:
     try:
         return image.stat().st_size
-    except (OSError, ValueError):  # it was moved since it was found, say; who reads it will say so
+    except (OSError, ValueError):  # it was moved meanwhile, for example; its reader reports that
         return 0

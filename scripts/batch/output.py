@@ -1,4 +1,4 @@
-"""Whether an output can be written, asked before the work begins, and said in a sentence when it cannot."""
+"""Checks that an output can be written, before the work begins, and sentences for the user if it cannot."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from training.outcome import Stopped
 
 
 def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:
-    """Raise Stopped where a file of such a name, in such a folder, cannot be written."""
+    """Raise Stopped if a file of this name, in this folder, cannot be written."""
     if path.suffix not in suffixes:
         raise Stopped(f"{option} {path} must end in {' or '.join(suffixes)}.")
     if not path.parent.is_dir():
@@ -22,7 +22,7 @@ def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:
 
 @contextmanager
 def writing(path: Path, consequence: str = "") -> Iterator[None]:
-    """Turn an OSError of the block into Stopped: `path` cannot be written, with what follows from it."""
+    """Turn an OSError of the block into Stopped: `path` cannot be written, and the `consequence` of that."""
     try:
         yield
     except OSError as error:

@@ -19,18 +19,18 @@ from scripts.batch.images import absent_of, count_others, grouped, list_once, na
 from scripts.batch.output import check_output, writing
 from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
-from scripts.batch.watch import SETTLED, State, arrivals, state_of
+from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
 from training.folders import few
 from training.outcome import Outcome, Stopped, say
 
-AWAY_INTERVAL = 5  # seconds until a gateway that has gone away is asked again,
-AGAIN_INTERVAL = 60  # or an image that could not be read or asked
-LOOKS = 4  # at images that are written to meanwhile, SETTLED seconds apart
+AWAY_SECONDS = 5  # seconds until a gateway that went away is tried again,
+RETRY_SECONDS = 60  # or an image that could not be read or predicted
+MAX_LOOKS = 4  # at images that are written to meanwhile, SETTLED_SECONDS apart
 
 
 @dataclass(frozen=True)
 class Options:
-    """What you ask of `classifier predict`; with Ray, `output` may be the URL of a folder."""
+    """The options of `classifier predict`; with Ray, `output` may be the URL of a folder."""
 
     paths: tuple[str, ...]
     listed: str | None
@@ -50,7 +50,7 @@ class Options:
 
 
 class Done(NamedTuple):
-    """What the images come to, the classes, the other files by extension, and how many images are to be asked again."""
+    """The result: a summary, the classes, other files by extension, and the number of images to predict again."""
 
     summary: Summary
     classes: list[str]
@@ -61,7 +61,7 @@ class Done(NamedTuple):
 def predict_all(
     gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0
 ) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Yield the rows of each group, in order: the final ones, and those of images to ask again; `done` are there."""
+    """Yield the rows of each group: the final ones, and those of images to predict again; `done` rows exist already."""
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
         rows: tuple[list[Row], list[Row]] = ([], [])
         for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
@@ -70,10 +70,10 @@ def predict_all(
 
 
 def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
-    """Return the rows that a run before has left and that still hold; the journal is cut to these, or begun.
+    """Return the rows of an earlier run that are still valid; the journal is cut to these, or started.
 
-    A group that a kill has cut is asked as a whole, because the last digits depend on which images the network sees
-    together. Raises Stopped if there are rows of other images, unless that run has ended and written its output.
+    A group that a kill has cut is predicted again completely, because the last digits depend on the images that the
+    network sees together. Raises Stopped if there are rows of other images, unless that run has written its output.
     """
     try:
         rows = journal.read_valid()
@@ -90,22 +90,22 @@ def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
     return Rows(journal, kept)
 
 
-def classify(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+def predict_images(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
     """Write the predictions of all images to the output. Raises Stopped."""
     names = columns(classes)
     journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
     groups = list(grouped(images))
     rows = take_up(journal, groups, output)
     if rows.final:
-        say(f"Going on after the {len(rows.final):,} images in {journal.path}; remove it to begin anew.")
+        say(f"Continuing after the {len(rows.final):,} images in {journal.path}; remove it to start over.")
     states = {image: state_of(image) for image in images}
-    groups = [group for each in groups if (group := [path for path in each if str(path) not in rows.final])]
-    for _ in range(LOOKS):
+    groups = [left for group in groups if (left := [path for path in group if str(path) not in rows.final])]
+    for _ in range(MAX_LOOKS):
         for final, again in predict_all(gateway, groups, classes, done=len(rows.final)):
             rows.add(final, again)
         if not any(is_unsettled(image, state, rows) for image, state in states.items()):
             break
-        time.sleep(SETTLED)
+        time.sleep(SETTLED_SECONDS)
         changed = {image: state_of(image) for image, state in states.items() if state_of(image) != state}
         states |= changed
         rows.reopen(set(map(str, changed)))
@@ -115,24 +115,24 @@ def classify(images: list[Path], gateway: Gateway, classes: list[str], output: P
 
 
 def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
-    """Say whether an image was written to since it had this state, or was refused when it had just been written to."""
+    """Return whether an image was written to since it had this state, or was refused soon after it was written to."""
     row = rows.final.get(str(image))
-    refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED
+    refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED_SECONDS
     return bool(refused_when_new) or state_of(image) != state
 
 
 def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
-    """Append to the output the predictions of images in `paths` that are not in it, until a signal. Raises Stopped."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: gateway.stop.set())
+    """Append the predictions of images in `paths` that the output lacks, until a signal. Raises Stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: gateway.stop.set())
     journal = Journal(output, FORMS[output.suffix](columns(classes)))
     kept = journal.read_valid()
     journal.keep(kept)
     rows = Rows(journal, kept)
     done = {file: state_of(Path(file)) for file in rows.final}
-    later: dict[str, float] = {}  # when to ask again for what could not be asked
+    later: dict[str, float] = {}  # when to try again each image that could not be predicted
     why = ""
-    say(f"Watching; {len(done):,} images are in {output} already. Ctrl-C ends it.")
+    say(f"Watching; {len(done):,} images are in {output} already. Press Ctrl-C to stop.")
     for states in arrivals(paths, done, later, gateway.stop):
         rows.reopen(set(map(str, states)))
         try:
@@ -141,21 +141,21 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
                 done |= {row[0]: states[Path(row[0])] for row in final}
                 for file, *_, error in (row[:BEGINNING] for row in again):
                     if file not in later:
-                        say(f"{legible(file)}: {error} It is asked again every {AGAIN_INTERVAL} s.")
-                    later[file] = time.monotonic() + AGAIN_INTERVAL
+                        say(f"{legible(file)}: {error} It is tried again every {RETRY_SECONDS} s.")
+                    later[file] = time.monotonic() + RETRY_SECONDS
                 why = ""
                 if gateway.stop.is_set():
                     break
-        except GatewayGone as error:  # these images are found again at the next look
+        except GatewayGone as error:  # the next look finds these images again
             if str(error) != why and not gateway.stop.is_set():
                 why = str(error)
-                say(f"{why} Trying again every {AWAY_INTERVAL} s.")
-            gateway.stop.wait(AWAY_INTERVAL)
+                say(f"{why} Trying again every {AWAY_SECONDS} s.")
+            gateway.stop.wait(AWAY_SECONDS)
     return rows
 
 
-def ask_gateway(options: Options) -> Done:
-    """Have the gateway classify the images. Raises Stopped."""
+def predict_by_gateway(options: Options) -> Done:
+    """Have the gateway predict the images. Raises Stopped."""
     output = Path(options.output)
     check_output("--output", output, FORMS)
     if options.watch and output.suffix == ".parquet":
@@ -172,15 +172,15 @@ def ask_gateway(options: Options) -> Done:
                 say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
             rows = follow([path for path in paths if path not in absent], gateway, classes, output)
         else:
-            rows = classify(list_once(paths, absent), gateway, classes, output)
+            rows = predict_images(list_once(paths, absent), gateway, classes, output)
     except GatewayGone as error:
         raise Stopped(f"{error} Run the same command again to continue.") from None
     others = count_others(paths, but={output, options.contact_sheet})
     return Done(summarise(rows.all(), classes, paths), classes, others, len(rows.again))
 
 
-def ask_ray(options: Options) -> Done:
-    """Have an archive classify the images on all machines of a Ray cluster; what is skipped is not counted there."""
+def predict_by_ray(options: Options) -> Done:
+    """Have an archive predict the images on all machines of a Ray cluster, where skipped files are not counted."""
     if options.watch or not options.archive:
         raise Stopped(
             "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.mar, and no --watch."
@@ -196,7 +196,7 @@ def ask_ray(options: Options) -> Done:
     return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
 
 
-ENGINES = {"gateway": ask_gateway, "ray": ask_ray}
+ENGINES = {"gateway": predict_by_gateway, "ray": predict_by_ray}
 
 
 def predict(options: Options) -> Outcome:
@@ -210,19 +210,19 @@ def predict(options: Options) -> Outcome:
         with writing(sheet, f" The rows are in {output}."):
             draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
-    lines = [text, *repeated(again), *skipped(others), *as_text(summary, classes)]
+    lines = [text, *to_repeat(again), *skipped(others), *as_text(summary, classes)]
     document = as_document(summary, classes) | {"ask_again": again, "skipped": others, "output": output}
     return Outcome(1 if summary.failed or again else 0, "\n".join(lines), document)
 
 
-def repeated(again: int) -> list[str]:
-    """Return a line with the number of images to ask again."""
+def to_repeat(again: int) -> list[str]:
+    """Return a line with the number of images to predict again."""
     what, them = ("image", "it") if again == 1 else ("images", "them")
-    return [f"{again:,} {what} could not be read or asked; the same command asks for {them} again"] if again else []
+    return [f"{again:,} {what} could not be read or predicted; run the same command again for {them}"] if again else []
 
 
 def skipped(others: Counter[str]) -> list[str]:
-    """Return a line with the number of files that are no images by their names, the most frequent extensions first."""
+    """Return a line with the number of files whose names are not of images, by extension, the most frequent first."""
     kinds = [f"{legible(extension) or 'without extension'} {count:,}" for extension, count in others.most_common()]
     files = "file" if others.total() == 1 else "files"
     return [f"{others.total():,} other {files} skipped ({few(kinds)})"] if kinds else []

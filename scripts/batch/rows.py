@@ -1,4 +1,4 @@
-"""Predictions as rows of a file: CSV and JSON Lines, which grow by appending, and Parquet, which is written whole."""
+"""Predictions as rows of a file: CSV and JSON Lines, which grow by appending, and Parquet, which is written at once."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ AS_IT_WAS = " Run the same command again to continue after its rows."
 
 
 def columns(classes: list[str]) -> list[str]:
-    """Return the names of what is in a Row."""
+    """Return the names of a Row's columns."""
     return ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
 
 
@@ -47,7 +47,7 @@ def legible(file: str) -> str:
 class Csv:
     """A header and a line a row; files are named by the bytes that the file system has.
 
-    `head` is what the file begins with, `opening` what its first bytes are, and `end` what ends each row.
+    `head` is the header, `opening` the first bytes of a file, and `end` the bytes after each row.
     """
 
     end = b"\r\n"
@@ -62,7 +62,7 @@ class Csv:
         return os.fsencode(text.getvalue())
 
     def decode(self, content: bytes) -> list[Row]:
-        """Return the rows of a whole file. Raises ValueError or TypeError where it is none of this form."""
+        """Return the rows of a complete file. Raises ValueError or TypeError if it has another form."""
         _, *rows = csv.reader(io.StringIO(os.fsdecode(content), newline=""))
         return [[_parse(kind, text) for kind, text in zip(_kinds(), row, strict=False)] for row in rows]
 
@@ -112,17 +112,17 @@ class Journal:
         self.path, self.form = path, form
 
     def read(self) -> list[Row]:
-        """Return the whole rows that a run before has left. Raises Stopped where they are of another kind."""
+        """Return the complete rows of an earlier run. Raises Stopped if they are of another kind."""
         with writing(self.path):
             content = self.path.read_bytes() if self.path.exists() else b""
-        whole = b"".join(content.rpartition(self.form.end)[:2])
-        if not whole:
+        complete = b"".join(content.rpartition(self.form.end)[:2])
+        if not complete:
             if not self.form.opening.startswith(content[: len(self.form.opening)]):
                 raise self.other()
             return []
         try:
-            rows = self.form.decode(whole)
-            if self._bytes(rows) != whole:
+            rows = self.form.decode(complete)
+            if self._bytes(rows) != complete:
                 raise ValueError
         except (ValueError, TypeError):
             raise self.other() from None
@@ -166,7 +166,7 @@ class Journal:
 
     def other(self) -> OtherRows:
         """Return what to raise where the rows do not belong to this run."""
-        return OtherRows(f"{self.path} holds rows of other images or classes; remove it to begin anew.")
+        return OtherRows(f"{self.path} holds rows of other images or classes; remove it to start over.")
 
     def _bytes(self, rows: list[Row]) -> bytes:
         return self.form.head + self.form.encode(rows)
@@ -191,7 +191,7 @@ class Rows:
         self.again |= {row[0]: row for row in again}
 
     def reopen(self, files: Collection[str]) -> None:
-        """Have files asked again that have changed."""
+        """Remove the rows of files that have changed, so that these are predicted again."""
         if files := self.final.keys() & files:
             self.again |= {row[0]: row for row in self.journal.drop(files)}
             for file in files:
@@ -202,7 +202,7 @@ class Rows:
         return chain(self.final.values(), self.again.values())
 
     def write(self, output: Path, files: list[str], names: list[str]) -> None:
-        """Make the output, a row for each of `files`; the journal stays if images are to be asked again."""
+        """Make the output, a row for each of `files`; the journal stays if images are to be predicted again."""
         with writing(output, f" The rows are in {self.journal.path}; the same command continues after them."):
             if files == list(self.final) and output.suffix != ".parquet":
                 self.journal.path.replace(output)
@@ -223,7 +223,7 @@ def _changed_since(moment: int, file: Path, refused: bool) -> bool:
 
 
 def write_rows(path: Path, rows: list[Row], names: list[str]) -> None:
-    """Write a file of rows whole, in the form that its suffix names. Raises OSError."""
+    """Write a complete file of rows, in the form that its suffix names. Raises OSError."""
     with written_whole(path) as temporary:
         if path.suffix == ".parquet":
             from pyarrow import parquet  # takes a third of a second, which most runs need not spend

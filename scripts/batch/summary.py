@@ -1,4 +1,4 @@
-"""What many predictions come to: how many are there and right, what is confused, and what is least certain."""
+"""The summary of many predictions: their number, accuracy and confusion, and the least certain images."""
 
 import shutil
 from bisect import insort
@@ -40,7 +40,7 @@ class Summary:
 
 
 def summarise(rows: Iterable[Row], classes: list[str], named: Iterable[Path | str] = ()) -> Summary:
-    """Sum up the rows of the images that are in what was named."""
+    """Sum up the rows of the images; `named` are the places that you named."""
     summary, known, roots = Summary(), set(classes), roots_of(named)
     for file, predicted, confidence, _, error, *_ in rows:
         label = label_of(file, roots, known)
@@ -59,7 +59,7 @@ def summarise(rows: Iterable[Row], classes: list[str], named: Iterable[Path | st
 
 
 def as_document(summary: Summary, classes: list[str]) -> dict[str, Any]:
-    """Return a summary as JSON has it; what needs labels is null where no image with one was classified."""
+    """Return a summary as JSON; figures that need labels are null if no labelled image was predicted."""
     confusion = {true: {predicted: summary.confusion[true, predicted] for predicted in classes} for true in classes}
     return {
         "images": summary.images,
@@ -75,16 +75,16 @@ def as_document(summary: Summary, classes: list[str]) -> dict[str, Any]:
 
 
 def as_text(summary: Summary, classes: list[str]) -> list[str]:
-    """Return lines with the accuracy, what is not in it, and the confusion of classes, as wide as the terminal."""
+    """Return lines with the accuracy, the images that are not in it, and the confusion, as wide as the terminal."""
     classified = summary.confusion.total()
     failed, strangers = summary.labelled - classified, _strangers(summary)
     if summary.accuracy is None:
         lines = [f"no accuracy: {failed:,} images in folders named as classes, none classified"] if failed else []
-        return lines + [f"no accuracy: {each}" for each in strangers]
+        return lines + [f"no accuracy: {note}" for note in strangers]
     return [
         f"accuracy {summary.accuracy:.2%} ({summary.right:,} of {classified:,} in folders named as classes"
         f"{f'; {failed:,} not classified' if failed else ''})",
-        *(f"not in accuracy: {each}" for each in strangers),
+        *(f"not in accuracy: {note}" for note in strangers),
         *confusion_table(summary, classes, shutil.get_terminal_size((WIDTH, 0)).columns),
     ]
 

@@ -1,4 +1,4 @@
-"""The proof that the served model is the trained one: every image through the gateway, and offline."""
+"""The proof that the served model is the trained one: it predicts every image by the gateway and offline."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4  # of a probability; the network sees the images in other batch
 
 
 def offline(checkpoint: Checkpoint, images: list[Path]) -> Tensor:
-    """Return the probabilities (N, C) that the checkpoint itself gives. Raises Stopped for what is no image."""
+    """Return the probabilities (N, C) that the checkpoint itself gives. Raises Stopped if a file is no image."""
     pixels = []
     for image in images:
         try:
@@ -30,7 +30,7 @@ def offline(checkpoint: Checkpoint, images: list[Path]) -> Tensor:
 
 
 def served(gateway: Gateway, images: list[Path], classes: list[str]) -> Tensor:
-    """Return the probabilities (N, C) that the gateway gives. Raises Stopped where it refuses an image."""
+    """Return the probabilities (N, C) that the gateway gives. Raises Stopped if it refuses an image."""
     groups = list(grouped(images))
     probabilities = []
     for paths, answers in zip(groups, gateway.predict_all(groups), strict=True):
@@ -42,14 +42,16 @@ def served(gateway: Gateway, images: list[Path], classes: list[str]) -> Tensor:
 
 
 def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str], named: list[Path]) -> dict[str, Any]:
-    """Compare probabilities that were served with those offline; what needs labels is of `labelled` images."""
+    """Compare served probabilities with those offline; figures that need labels count `labelled` images only."""
     roots = roots_of(named)
     labels_of = [label_of(image, roots, classes) for image in images]
     same = int((there.argmax(dim=1) == here.argmax(dim=1)).sum())
     difference = (there - here).abs().max().item()
     labelled = [index for index, label in enumerate(labels_of) if label in classes]
     labels = torch.tensor([classes.index(labels_of[index]) for index in labelled])
-    right_served, right_offline = (int((each[labelled].argmax(dim=1) == labels).sum()) for each in (there, here))
+    right_served, right_offline = (
+        int((probabilities[labelled].argmax(dim=1) == labels).sum()) for probabilities in (there, here)
+    )
     return {
         "same": same == len(images) and difference <= TOLERANCE,
         "images": len(images),
@@ -61,15 +63,15 @@ def compare(there: Tensor, here: Tensor, images: list[Path], classes: list[str],
     }
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(comparison: dict[str, Any]) -> str:
     lines = [
-        f"{found['same_class']:,} of {found['images']:,} images have the same class; "
-        f"probabilities differ by {found['largest_difference']:.1e} at most"
+        f"{comparison['same_class']:,} of {comparison['images']:,} images have the same class; "
+        f"probabilities differ by {comparison['largest_difference']:.1e} at most"
     ]
-    if found["labelled"]:
+    if comparison["labelled"]:
         lines += [
-            f"right: {found['right_served']:,} served, {found['right_offline']:,} offline, "
-            f"of {found['labelled']:,} in folders named as classes"
+            f"right: {comparison['right_served']:,} served, {comparison['right_offline']:,} offline, "
+            f"of {comparison['labelled']:,} in folders named as classes"
         ]
     return "\n".join(lines)
 
@@ -85,5 +87,5 @@ def verify(
     classes = gateway.classes()
     if classes != trained.card["classes"]:
         raise Stopped(f"{url} serves other classes than those of {checkpoint}.")
-    found = compare(served(gateway, images, classes), offline(trained, images), images, classes, named)
-    return Outcome(0 if found["same"] else 1, as_text(found), found)
+    comparison = compare(served(gateway, images, classes), offline(trained, images), images, classes, named)
+    return Outcome(0 if comparison["same"] else 1, as_text(comparison), comparison)

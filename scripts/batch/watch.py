@@ -1,6 +1,6 @@
-"""Images that appear in folders while one watches, each once it has been written.
+"""Images that appear in folders while you watch them, each when it has been written completely.
 
-It looks by itself, because network drives do not tell of what others write there.
+It lists the folders again and again, because network drives report no changes by other machines.
 """
 
 import time
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from scripts.batch.images import find_images
 from training.outcome import say
 
-SETTLED = 2.0  # seconds without a change, after which a file counts as written
-LOOK_INTERVAL = 1.0  # seconds from look to look,
+SETTLED_SECONDS = 2.0  # seconds without a change, after which a file counts as written
+LOOK_SECONDS = 1.0  # seconds from look to look,
 LOOK_SHARE = 10  # or as many times as long as a look takes, if that is more
 
 
 class State(NamedTuple):
-    """What tells whether a file was written to: its size in bytes, and when it was changed in nanoseconds."""
+    """The size of a file in bytes and the time of its last change in nanoseconds; both change when it is written to."""
 
     size: int
     changed: int
@@ -36,30 +36,30 @@ def state_of(path: Path) -> State | None:
 def arrivals(
     named: list[Path], done: Mapping[str, State | None], later: Mapping[str, float], stop: Event
 ) -> Iterator[dict[Path, State]]:
-    """Yield images in what was named, also those that appear or change later, until `stop` is set.
+    """Yield images of the named places, also those that appear or change later, until `stop` is set.
 
     An image comes again at the next look unless `done` has its state then, or `later` a moment of time.monotonic() that
-    is still to come. Raises Stopped where a folder goes away.
+    is still to come. Raises Stopped if a folder goes away.
     """
     seen: dict[tuple[Path, State], float] = {}  # when a file was first seen in a state
     wait, hidden = 0.0, False
     while not stop.wait(wait):
         now = time.monotonic()
         try:
-            found = {path: state_of(path) for path in find_images(named, aloud=False)}
+            states_now = {path: state_of(path) for path in find_images(named, aloud=False)}
         except OSError as error:  # a network drive may be away for a moment
             if not hidden:
                 say(f"{error.filename} cannot be looked through now ({error.strerror}); trying again.")
-            found, hidden = {}, True
+            states_now, hidden = {}, True
         else:
             hidden = False
-        wait = max(LOOK_INTERVAL, LOOK_SHARE * (time.monotonic() - now))
-        states = {path: state for path, state in found.items() if state and state != done.get(str(path))}
+        wait = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - now))
+        states = {path: state for path, state in states_now.items() if state and state != done.get(str(path))}
         seen = {known: seen.get(known, now) for known in states.items()}
         written = {
             path: state
             for (path, state), since in seen.items()
-            if now - since >= SETTLED and later.get(str(path), now) <= now
+            if now - since >= SETTLED_SECONDS and later.get(str(path), now) <= now
         }
         if written:
             yield written

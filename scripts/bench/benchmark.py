@@ -1,4 +1,4 @@
-"""Measure the product against what one would build instead, each alone on the machine, in turns.
+"""Compare the product with the servers that you might build instead, each alone on the machine, in turns.
 
     classifier bench serving model_store/cifar10_cnn.mar -o docs/benchmark
     classifier bench serving my.mar --rounds 2 --systems product local
@@ -6,7 +6,7 @@
 
 All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
 <output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,
-and prints how each minute was. Needs wrk, and what the extra `bench` names; nothing else should run meanwhile.
+and prints the figures of each minute. It needs wrk and the extra `bench`; nothing else should run meanwhile.
 """
 
 import contextlib
@@ -51,9 +51,9 @@ PEERS = ("flask", "fastapi", "litserve")
 SYSTEMS = (PRODUCT, LOCAL, *PEERS)
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 15  # seconds
-WARMING = 4  # seconds
+WARMING_SECONDS = 4  # seconds
 LONGER = {"large": 2}  # times as long for what few are answered of
-IDLE = 0.3  # of a core; LitServe looks for work all the time
+IDLE_CORES = 0.3  # of a core; LitServe looks for work all the time
 Figures = dict[str, float]
 
 
@@ -129,8 +129,8 @@ def stop(process: psutil.Process) -> None:
     family = process.children(recursive=True)
     process.terminate()
     _, left = psutil.wait_procs([process, *family], timeout=STOP_TIMEOUT)
-    for each in left:
-        each.kill()
+    for process in left:
+        process.kill()
 
 
 def _classifies(url: str, image: bytes) -> bool:
@@ -146,36 +146,36 @@ def load(url: str, image: Path, connections: int, seconds: int, *arguments: str)
     """Send an image over and over; returns answers a second and latencies in milliseconds."""
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     command += ["--timeout", "60s", "--script", "scripts/bench/predict.lua", url, "--", str(image), *arguments]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    figures = json.loads(said.splitlines()[-1])
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    figures = json.loads(printed.splitlines()[-1])
     if figures["failed"]:
         raise Stopped(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
     return figures
 
 
 def settle(process: psutil.Process) -> None:
-    """Wait until a system has dealt with what a load has left behind, so that the next one does not meet it."""
+    """Wait until a system has finished the work of one load, so that it does not slow the next one."""
     busy = 1.0
-    while busy > IDLE:
+    while busy > IDLE_CORES:
         before = _cpu_seconds(process)
         time.sleep(0.5)
         busy = (_cpu_seconds(process) - before) / 0.5
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    return sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])
+    return sum(sum(member.cpu_times()[:2]) for member in [process, *process.children(recursive=True)])
 
 
 def memory(process: psutil.Process) -> float:
     """Return what a process and its children take, in MiB, pages they share counted once."""
-    return sum(each.memory_full_info().pss for each in [process, *process.children(recursive=True)]) / 2**20
+    return sum(member.memory_full_info().pss for member in [process, *process.children(recursive=True)]) / 2**20
 
 
 def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
     """Start a system, load it in every way, and return its figures."""
     url, small = f"{system.url}/predict", folder / "small.jpg"
     with running(system, small.read_bytes()) as (process, start):
-        load(url, small, 32, WARMING, "file")
+        load(url, small, 32, WARMING_SECONDS, "file")
         figures = {}
         if system.name == PRODUCT:
             figures["files"] = {"rate": batch_prediction(folder, system.url)}
@@ -189,7 +189,7 @@ def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
 
 
 def _torchserve(run: Path, image: Path, seconds: int) -> tuple[Any, ...]:
-    """What `load` needs to go to the running product's TorchServe itself."""
+    """Return the arguments of `load` for the TorchServe of the running product."""
     address = read_properties(ROOT / "config.properties")["inference_address"]
     key = json.loads((run / "key_file.json").read_text())["inference"]["key"]
     return f"{address}/predictions/{MODEL}", image, 32, seconds, "data", key
@@ -262,7 +262,7 @@ def verdicts(measured: Rounds) -> list[tuple[str, float, str]]:
         ("rate to that of TorchServe alone", median(ours["rate"] / alone["rate"] for ours, alone in direct), "≥ 0.7"),
         ("files a second to a plain loop's", ratios("files", "rate", max, ["loop"]), "≥ 0.8"),
         ("memory to that of the Flask process", ratios("process", "memory", min, ["flask"]), "< 2"),
-        ("seconds from start to first prediction", median(each["start"] for each in product["process"]), "≤ 12"),
+        ("seconds from start to first prediction", median(figures["start"] for figures in product["process"]), "≤ 12"),
         (
             "small, 32 connections, rate of the local backend to TorchServe's",
             ratios("small 32", "rate", max, [PRODUCT], LOCAL),
@@ -281,7 +281,7 @@ def table(measured: Rounds) -> str:
         cells = []
         for name in names:
             rounds = measured[name][f"{image} {connections}"]
-            rate, p50, p99 = (median(each[figure] for each in rounds) for figure in ("rate", "p50", "p99"))
+            rate, p50, p99 = (median(figures[figure] for figures in rounds) for figure in ("rate", "p50", "p99"))
             cells.append(f"{rate:,.0f} ({p50:,.1f}, {p99:,.1f})")
         lines.append(f"| {image}, {connections} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -295,7 +295,7 @@ def draw(measured: Rounds, path: Path) -> None:
     for axis, image in zip(axes, IMAGES, strict=True):
         counts = [connections for name, connections in CELLS if name == image]
         for place, name in enumerate(names):
-            heights = [median(each["rate"] for each in measured[name][f"{image} {count}"]) for count in counts]
+            heights = [median(figures["rate"] for figures in measured[name][f"{image} {count}"]) for count in counts]
             axis.bar(np.arange(len(counts)) + place * 0.8 / len(names), heights, 0.8 / len(names), label=name)
         width, height = IMAGES[image]
         axis.set_title(f"JPEG of {width} × {height} pixels")

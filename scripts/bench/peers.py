@@ -1,4 +1,4 @@
-"""What one would build instead of the product: the same network in a process of another framework.
+"""Servers that you might build instead of the product: the same network in a process of another framework.
 
     .venv/bin/python -m scripts.bench.peers fastapi build --port 9000
 

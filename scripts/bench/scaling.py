@@ -175,7 +175,7 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
 def main(seed: int, output: Path, **assumed: float | None) -> None:
     plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
     arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
-    days = {each.name: simulate(each, arrivals, capacity(DEFAULT)) for each in strategies(plan)}
+    days = {strategy.name: simulate(strategy, arrivals, capacity(DEFAULT)) for strategy in strategies(plan)}
     results = {name: summary(day, arrivals, plan) for name, day in days.items()}
     write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "simulated": results}, indent=1))
     save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)

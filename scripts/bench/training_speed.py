@@ -79,7 +79,7 @@ def main(recipe: Path, rounds: int, step: int | None) -> None:
     steps = range(4 if loaded.architecture == "cnn" else len(STEPS))  # cnn takes one size only
     try:
         measured = [[in_own_process(recipe, step) for step in steps] for _ in range(rounds)]
-    except subprocess.CalledProcessError as error:  # which has said why
+    except subprocess.CalledProcessError as error:  # whose process has printed why
         raise SystemExit(error.returncode) from None
     before = None
     for name, times in zip(STEPS, zip(*measured, strict=True), strict=False):

@@ -1,10 +1,10 @@
-"""Find how many workers, images a batch and milliseconds of waiting serve an archive fastest on this machine.
+"""Find the workers, the batch size and the delay that serve an archive fastest on this machine.
 
     classifier bench tune-serving my.mar
     classifier bench tune-serving my.mar --workers 1 2 --batch-sizes 8 16
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
-fastest belongs into handler/model-config.yaml; nothing else should run meanwhile.
+fastest belongs in handler/model-config.yaml; nothing else should run meanwhile.
 """
 
 import itertools
@@ -21,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from gateway.torchserve.management import Management
-from scripts.bench.benchmark import IMAGES, PRODUCT, WARMING, Figures, load, need, photograph, running, systems
+from scripts.bench.benchmark import IMAGES, PRODUCT, WARMING_SECONDS, Figures, load, need, photograph, running, systems
 from training.commands import COUNT, PATH, command
 from training.files import write_digest
 from training.outcome import Stopped
@@ -73,7 +73,7 @@ def measure(
         in_force = {name: described[name] for name in setting.in_yaml()} | {"ready": len(described["workers"])}
         if in_force != setting.in_yaml() | {"ready": setting.workers}:
             raise Stopped(f"TorchServe was to run with {setting.in_yaml()}, but has {in_force} in force.")
-        load(f"{product.url}/predict", image, max(connections), WARMING, "file")
+        load(f"{product.url}/predict", image, max(connections), WARMING_SECONDS, "file")
         return [load(f"{product.url}/predict", image, count, seconds, "file") for count in connections]
 
 
@@ -83,10 +83,10 @@ def table(measured: dict[Setting, list[list[Figures]]], connections: Sequence[in
     rows = []
     for setting, rounds in measured.items():
         medians = [
-            {figure: median(each[place][figure] for each in rounds) for figure in ("rate", "p50", "p99")}
+            {figure: median(figures[place][figure] for figures in rounds) for figure in ("rate", "p50", "p99")}
             for place in range(len(connections))
         ]
-        cells = [f"{each['rate']:,.0f} ({each['p50']:.1f}, {each['p99']:.1f})" for each in medians]
+        cells = [f"{cell['rate']:,.0f} ({cell['p50']:.1f}, {cell['p99']:.1f})" for cell in medians]
         rows.append((medians[-1]["rate"], [*map(str, setting), *cells]))
     rows.sort(reverse=True)
     lines = [heads, ["---"] * len(heads), *(cells for _, cells in rows)]

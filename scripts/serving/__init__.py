@@ -1,1 +1,1 @@
-"""What serves: TorchServe and the gateway, watched, and the versions they serve."""
+"""Serving: TorchServe and the gateway, watched, and the versions that they serve."""

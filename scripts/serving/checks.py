@@ -1,6 +1,6 @@
 """The checks of the doctor. Each looks for one reason why the product cannot serve, and says how to mend it."""
 
-# What is missing is for the checks to find: here is the standard library alone, and nothing that Python 3.8 lacks.
+# The checks report missing packages, so this imports the standard library alone, and nothing that Python 3.8 lacks.
 from __future__ import annotations
 
 import json
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 PROJECT = "image-classifier"  # its name in pyproject.toml
 SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last names the others
 REINSTALL = "run 'make clean', then 'make serve'"
-ENOUGH_DISK = 2 * 10**9  # bytes, for the unpacked model and logs
-TIMEOUT = 20  # seconds
-MAX_HEALTH = 100_000  # bytes
+MIN_DISK_BYTES = 2 * 10**9  # for the unpacked model and logs
+TIMEOUT_SECONDS = 20
+MAX_HEALTH_BYTES = 100_000
 HEALTHY, UNHEALTHY = {"status", "model", "version", "workers"}, {"status", "reason"}  # what the gateway's health has
 HTTP = 80  # the port of a URL without one
 
@@ -39,7 +39,7 @@ class WrongError(RuntimeError):
 
 
 class Finding(NamedTuple):
-    """What was looked at, whether it is right, and what was found or is to be done."""
+    """The result of a check: its name, whether all is right, and `said`, a sentence with the facts or the remedy."""
 
     name: str
     right: bool
@@ -73,14 +73,14 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _python() -> str:
-    found, project = platform.python_version(), (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    running, project = platform.python_version(), (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     oldest, too_new = re.findall(r"\d+\.\d+", re.findall(r"^requires-python = .*", project, re.MULTILINE)[0])
     if not _numbers(oldest) <= sys.version_info < _numbers(too_new):
         raise WrongError(
-            f"{sys.executable} is {found}, but {oldest} or newer, and older than {too_new}, is needed; {REINSTALL}, "
+            f"{sys.executable} is {running}, but {oldest} or newer, and older than {too_new}, is needed; {REINSTALL}, "
             f"with such a one as PYTHON=/usr/bin/python{oldest}."
         )
-    return found
+    return running
 
 
 def _numbers(python: str) -> tuple[int, ...]:
@@ -92,9 +92,9 @@ def _packages() -> str:
 
     wanted = [package for package in map(Requirement, requires(PROJECT) or ()) if _serves(package)]
     for package in wanted:
-        found = version(package.name)
-        if found not in package.specifier:
-            raise WrongError(f"{package.name} is {found}, not {package.specifier}; {REINSTALL}.")
+        installed = version(package.name)
+        if installed not in package.specifier:
+            raise WrongError(f"{package.name} is {installed}, not {package.specifier}; {REINSTALL}.")
     place = json.loads(distribution(PROJECT).read_text("direct_url.json") or "{}").get("url", "")
     folder = Path(url2pathname(urlsplit(place).path))
     if folder.resolve() != ROOT:
@@ -116,8 +116,10 @@ def _java() -> str:
 def _disk(run: Path) -> str:
     folder = next(parent for parent in (run, *run.resolve().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
-    if free < ENOUGH_DISK:
-        raise WrongError(f"{free / 1e9:.1f} GB are free where {folder} is; make room for {ENOUGH_DISK / 1e9:.0f} GB.")
+    if free < MIN_DISK_BYTES:
+        raise WrongError(
+            f"{free / 1e9:.1f} GB are free where {folder} is; make room for {MIN_DISK_BYTES / 1e9:.0f} GB."
+        )
     return f"{free / 1e9:.0f} GB free"
 
 
@@ -145,15 +147,16 @@ def _gateway(url: str, config: Path) -> str:
 
 
 def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
-    """Return what the gateway says of its health, or None where nothing listens on this machine.
+    """Return the gateway's reply about its health, or None if nothing listens on this machine.
 
-    Asks directly, as a proxy for the web does not lead back here. Raises WrongError for what is not the gateway.
+    It connects directly, because a proxy for the web does not lead back here. Raises WrongError if another program
+    answers.
     """
     kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
-    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT)
+    connection = kind(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", f"{address.path}/health")
-        health = json.loads(connection.getresponse().read(MAX_HEALTH))
+        health = json.loads(connection.getresponse().read(MAX_HEALTH_BYTES))
     except (HTTPException, OSError) as error:
         if here and isinstance(error, ConnectionRefusedError):
             return None
@@ -175,7 +178,7 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
 
 
 def _is_here(host: str) -> bool:
-    """Say whether a host of a URL is this machine, `0.0.0.0` included, which `make serve HOST=` may have named."""
+    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `make serve HOST=` may have named it."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -194,6 +197,6 @@ def _keys(key_file: Path) -> str:
 def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
     """Look at everything; the status is 1 if something is wrong."""
     findings = list(examine(archive, url, config, run))
-    lines = [f"{'ok   ' if each.right else 'WRONG'}  {each.name:9} {each.said}" for each in findings]
-    status = 0 if all(each.right for each in findings) else 1
-    return Outcome(status, "\n".join(lines), [each._asdict() for each in findings])
+    lines = [f"{'ok   ' if finding.right else 'WRONG'}  {finding.name:9} {finding.said}" for finding in findings]
+    status = 0 if all(finding.right for finding in findings) else 1
+    return Outcome(status, "\n".join(lines), [finding._asdict() for finding in findings])

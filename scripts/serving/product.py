@@ -34,7 +34,7 @@ from training.project import ROOT
 ELSEWHERE = "in a copy of config.properties, named with CONFIG="
 OLDEST_JAVA = 17
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-START_TIMEOUT = 120  # seconds until an image has to have been classified
+START_TIMEOUT = 120  # seconds until an image must have been predicted
 WATCH_INTERVAL = 0.2  # seconds
 TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
 SCRATCH = "scratch"  # in the run folder: the unpacked models
@@ -47,7 +47,7 @@ def serve_until_stopped(
 ) -> None:
     """Serve a checkpoint, which is packed first if its archive is not current, or an archive, until a signal.
 
-    Raises Stopped, and SystemExit if the checkpoint cannot be packed, which has been said then.
+    Raises Stopped, and SystemExit if the checkpoint cannot be packed; the reason has been printed then.
     """
     with _handling_signals(_interrupt):
         try:
@@ -113,7 +113,7 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
 
 @contextmanager
 def _alone_in(run: Path) -> Iterator[None]:
-    """Keep other servers out of the folder `run`. Raises ServeError where one is in it."""
+    """Keep other servers out of the folder `run`. Raises ServeError if one is in it."""
     run.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(run / "serve.lock", blocking=False):
@@ -127,7 +127,7 @@ def _alone_in(run: Path) -> Iterator[None]:
 
 @contextmanager
 def _memory(run: Path) -> Iterator[Path]:
-    """Make a folder in memory until the block ends, and remove what a server that was killed has left.
+    """Make a folder in memory until the block ends, and remove the one that a killed server has left.
 
     The gateway counts there. TorchServe goes that way to its own folder, because paths of sockets have to be short.
     """
@@ -207,11 +207,11 @@ def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
 
 def _java_version(home: Path) -> int:
     try:
-        said = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True).stderr
+        printed = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True).stderr
     except (OSError, subprocess.CalledProcessError):
         return 0
-    found = re.search(r'version "(\d+)', said)
-    return int(found[1]) if found else 0
+    version = re.search(r'version "(\d+)', printed)
+    return int(version[1]) if version else 0
 
 
 def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Service:

@@ -21,18 +21,18 @@ from training.folders import label_of, roots_of
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
-WARMING = 8  # predictions
-DRAIN_TIMEOUT = 120  # seconds; nobody waits so long for what is then still in the queue
-POLL_INTERVAL = 0.05  # seconds
+WARMING_PREDICTIONS = 8
+DRAIN_SECONDS = 120  # at most; no client waits longer for an image in the queue
+POLL_SECONDS = 0.05
 
 
 class Refused(Exception):
-    """What was served is served on; the message says why."""
+    """A roll was refused, and nothing was changed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a new version is allowed beside the old one: accuracy to lose, times its median time, seconds an image."""
+    """The limits of a new version beside the old one: accuracy to lose, times the median time, seconds an image."""
 
     tolerance: float = 0.01
     slower: float = 3.0
@@ -58,16 +58,16 @@ def in_store(named: str, run: Path) -> str:
 
 
 def register(torchserve: Management, archive: str, run: Path) -> str:
-    """Register an archive of the model store; returns what happened. Raises DigestError where it is not as built."""
+    """Register an archive of the model store; returns a sentence. Raises DigestError if it has changed since."""
     check_digest(run / "model_store" / archive)
     return torchserve.register(archive)
 
 
 def roll(torchserve: Management, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
-    """Serve `archive` in the place of what is served; returns what happened. Raises Refused where it is worse.
+    """Serve `archive` instead of the served version; returns a sentence. Raises Refused if it is worse.
 
-    It is asked for the images of `sample`, whose folders are named as classes, or else for the page's examples, which
-    tell nothing of its accuracy.
+    Both predict the images of `sample`, whose folders have the names of classes. Without a sample they predict the
+    page's examples, which do not tell the accuracy.
     """
     images = _images(sample)
     old = _served(torchserve)
@@ -81,7 +81,7 @@ def roll(torchserve: Management, archive: str, run: Path, sample: Path | None, l
 
 
 def rollback(torchserve: Management, run: Path) -> str:
-    """Serve again what the last roll, or rollback, has replaced; returns what happened. Raises Refused."""
+    """Serve the version again that the last roll, or rollback, has replaced; returns a sentence. Raises Refused."""
     old, last = _served(torchserve), served.last_roll(run)
     if last is None:
         raise Refused("there is nothing to return to, as no version was rolled.")
@@ -130,25 +130,25 @@ def _replace(torchserve: Management, old: dict[str, str], archive: str, run: Pat
         except (TooSlow, Unavailable):
             raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
         (new,) = _versions(torchserve, archive) - known
-        found = check(new)
+        result = check(new)
         torchserve.set_default(new)
         undo.pop_all()
     served.record(torchserve, run, {"old": old, "new": {"archive": archive, "version": new}})
     _drain(torchserve, old["version"])
     torchserve.unregister(old["version"])
     served.record(torchserve, run)
-    return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {found}"
+    return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {result}"
 
 
 def _versions(torchserve: Management, archive: str) -> set[str]:
-    return {each["modelVersion"] for each in torchserve.describe("all") if each["modelUrl"] == archive}
+    return {known["modelVersion"] for known in torchserve.describe("all") if known["modelUrl"] == archive}
 
 
 def _compare(
     torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> str:
-    """Ask both versions for every image; returns how they did. Raises Refused where the new one may not be served."""
-    for image in islice(cycle(images), WARMING):
+    """Let both versions predict every image; returns a comparison. Raises Refused if the new one may not be served."""
+    for image in islice(cycle(images), WARMING_PREDICTIONS):
         _ask(torchserve, new, image, limits.seconds)
     same_classes = _compare_classes(torchserve, old, new, images, sample, limits)
     labelled, roots = sample is not None, roots_of([sample] if sample else [])
@@ -176,14 +176,14 @@ def _compare(
 
 
 def _two_digits(value: float) -> float:
-    """Round to two significant digits, as the next is noise in a time that few images took."""
+    """Round to two significant digits, because the third is noise in the time of a few images."""
     return float(f"{value:.2g}")
 
 
 def _compare_classes(
     torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> bool:
-    """Return whether both versions have the same classes. Raises Refused if not, unless that is wanted."""
+    """Return whether both versions have the same classes. Raises Refused if not, unless you allow it."""
     classes = {
         version: set(_ask(torchserve, version, images[0], limits.seconds)[0]["class_probabilities"])
         for version in (old, new)
@@ -224,7 +224,7 @@ def _ask(torchserve: Management, version: str, image: Path, limit: float) -> tup
 
 
 def _default_refuses(torchserve: Management, content: bytes) -> bool:
-    """Say whether the version that is served refuses an image too, so that the image is to blame."""
+    """Return whether the served version refuses an image too, so that the image is to blame."""
     try:
         torchserve.inference.predict(content)
     except BackendError:
@@ -233,20 +233,20 @@ def _default_refuses(torchserve: Management, content: bytes) -> bool:
 
 
 def _drain(torchserve: Management, version: str) -> None:
-    """Wait until a version that is asked no more has answered all it was asked, as unregistering kills its workers.
+    """Wait until a version that gets no more requests has answered all, because unregistering kills its workers.
 
-    Once its queue is empty, a worker that describes itself has nothing else left to do. A worker that does not, as its
-    archive is older than this, has been ended by TorchServe when responseTimeout is over.
+    When its queue is empty, a worker that describes itself has no other work left. The worker of an old archive cannot
+    describe itself; TorchServe has ended it when responseTimeout is over.
     """
-    until = time.monotonic() + DRAIN_TIMEOUT
+    until = time.monotonic() + DRAIN_SECONDS
     (description,) = torchserve.describe(version)
     while description["jobQueueStatus"]["pendingRequests"] and time.monotonic() < until:
-        time.sleep(POLL_INTERVAL)
+        time.sleep(POLL_SECONDS)
         (description,) = torchserve.describe(version)
     until = time.monotonic() + description["responseTimeout"]
     idle: set[int | None] = set()
     while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
         with suppress(Unavailable):  # a worker that died has nothing left to do either
             idle.add(torchserve.describe_worker(version).get("pid"))
-        time.sleep(POLL_INTERVAL)
+        time.sleep(POLL_SECONDS)
         (description,) = torchserve.describe(version)

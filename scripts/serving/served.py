@@ -1,6 +1,6 @@
-"""What is served now and what the last roll replaced, in one file of the run folder; a restart serves it again.
+"""The served versions and the last roll, in one file of the run folder; a restart serves them again.
 
-The file names the archive that `make serve` was given (`named`), every version that `scripts/models.py` has served
+The file names the archive that `make serve` was given (`named`), every version that `classifier models` has served
 since, the default first (`versions`, empty if it changed nothing), and the last roll (`last_roll`).
 """
 
@@ -41,31 +41,32 @@ def archives(run: Path) -> list[str]:
     """Return the file names of the archives to serve, the default first, and say if that is not the named one."""
     with _changing(run) as state:
         named = Path(state["named"]["archive"]).name
-        whole = [version for version in state["versions"] if _is_whole(version, run)]
-        if whole[:1] != state["versions"][:1]:
+        intact = [version for version in state["versions"] if _is_whole(version, run)]
+        if intact[:1] != state["versions"][:1]:
             say(f"{named} is served instead, because you named it.")
-            whole = []
-        state["versions"] = whole
-    if whole and whole[0]["archive"] != named:
-        say(f"{_called(whole[0])} is served, because it has replaced {named}; 'models.py rollback' returns to it.")
-    return [version["archive"] for version in whole] or [named]
+            intact = []
+        state["versions"] = intact
+    if intact and intact[0]["archive"] != named:
+        back = "return with 'classifier models rollback'."
+        say(f"{_called(intact[0])} is served, because it has replaced {named}; {back}")
+    return [version["archive"] for version in intact] or [named]
 
 
 def record(torchserve: Management, run: Path, last_roll: dict[str, Version] | None = None) -> None:
     """Note the versions that TorchServe serves now, and a roll if there was one."""
     described = torchserve.describe("all") if torchserve.models() else []
     default = torchserve.describe()[0]["modelVersion"] if described else ""
-    described.sort(key=lambda each: each["modelVersion"] != default)
+    described.sort(key=lambda version: version["modelVersion"] != default)
     with _changing(run) as state:
-        known = {(each["archive"], each["version"]): each for each in state["versions"]}
+        known = {(version["archive"], version["version"]): version for version in state["versions"]}
         state["versions"] = [
-            known.get((each["modelUrl"], each["modelVersion"]))
+            known.get((version["modelUrl"], version["modelVersion"]))
             or {
-                "archive": each["modelUrl"],
-                "version": each["modelVersion"],
-                "digest": _digest(run / STORE / each["modelUrl"]),
+                "archive": version["modelUrl"],
+                "version": version["modelVersion"],
+                "digest": _digest(run / STORE / version["modelUrl"]),
             }
-            for each in described
+            for version in described
         ]
         state["last_roll"] = last_roll or state["last_roll"]
 

@@ -14,7 +14,7 @@ from training.outcome import Stopped
 
 STOP_TIMEOUT = 40  # seconds for requests in flight; more than gunicorn's graceful_timeout
 LEFT_TIMEOUT = 5  # seconds for a process that an earlier command left behind, which has had its SIGTERM
-MAX_DEATHS, YOUNG = 3, 10  # so many in a row, each in so many seconds of its start, are "keeps dying"
+MAX_DEATHS, YOUNG_SECONDS = 3, 10  # 3 deaths in a row, each within 10 s of a start, are "keeps dying"
 LOG_LINES = 15
 MAX_LOG_BYTES = 32 * 2**20  # of a log; one older file of this size is kept beside it
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -28,7 +28,7 @@ class ServeError(Stopped, RuntimeError):
 class Service:
     """A child process in its own process group, restarted when it dies. Its output goes to a log file.
 
-    `arguments` is asked at each start for what the command ends with; the folder `scratch` is emptied then. A process
+    `arguments` returns the last arguments of the command at each start; the folder `scratch` is emptied then. A process
     that `reopens` its log on SIGUSR1 loses no line of it when the log is full.
     """
 
@@ -76,7 +76,7 @@ class Service:
         if self.process and self.process.poll() is None:
             self._bound_log(self.process)
             return
-        self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG else 0
+        self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG_SECONDS else 0
         self._kill()
         if self.young_deaths >= MAX_DEATHS:
             raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
@@ -85,7 +85,7 @@ class Service:
 
     def stop(self) -> None:
         if self.process:
-            self.process.terminate()  # it stops its own children, which are not asked a second time
+            self.process.terminate()  # it stops its own children, which get no second signal
             try:
                 self.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -141,7 +141,7 @@ def _older(log: Path) -> Path:
 
 
 def _start_time(pid: int) -> str:
-    """Return what tells a process from all others that had or will have its number; empty if it has ended."""
+    """Return a text that only this process of its number has, of all in time; empty if it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):

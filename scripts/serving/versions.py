@@ -20,15 +20,15 @@ def versions(torchserve: Management) -> list[dict[str, Any]]:
     default = torchserve.describe()[0]["modelVersion"]
     return [
         {
-            "version": each["modelVersion"],
-            "default": each["modelVersion"] == default,
-            "archive": each["modelUrl"],
-            "ready": sum(worker["status"] == "READY" for worker in each["workers"]),
-            "workers": each["minWorkers"],
-            "batch_size": each["batchSize"],
-            "batch_delay": each["maxBatchDelay"],
+            "version": version["modelVersion"],
+            "default": version["modelVersion"] == default,
+            "archive": version["modelUrl"],
+            "ready": sum(worker["status"] == "READY" for worker in version["workers"]),
+            "workers": version["minWorkers"],
+            "batch_size": version["batchSize"],
+            "batch_delay": version["maxBatchDelay"],
         }
-        for each in torchserve.describe("all")
+        for version in torchserve.describe("all")
     ]
 
 

@@ -51,16 +51,16 @@ ALONE = {  # a Ray that is started for one command is reached from this machine 
 def classify(
     named: list[str], absent: Collection[str], archive: Path, output: str, address: str | None
 ) -> tuple[list[Row], list[Row], list[str]]:
-    """Classify the images that paths and URLs name, but for those that have a row in the output already.
+    """Predict the images that paths and URLs name, except those that have a row in the output already.
 
-    Returns the beginning of each row, up to the error, also of images that have none in the output, as they could not
-    be read (such as the paths in `absent`), and the classes. Raises Stopped.
+    Returns three lists: the rows without probabilities; such rows for images that are not in the output because they
+    could not be read, as the paths in `absent`; and the classes. Raises Stopped.
     """
     classes = classes_of(archive)
     folder = open_output(output)
     sources = list(find_sources(named, absent))
     given = [file for source in sources for file in source.files]
-    check_once(given, "what was named")
+    check_once(given, "the named places")
     done = read_rows(folder, classes)["file"]
     if not set(done.to_pylist()) <= set(given):
         raise other(folder)
@@ -74,25 +74,25 @@ def classify(
     files = rows["file"].to_pylist()
     check_once(files, folder.name)
     if missing := set(given).difference(files, (row[0] for row in again)):
-        raise Stopped(f"{len(missing):,} images have no row in {folder.name}; the same command asks for them again.")
+        raise Stopped(f"{len(missing):,} images have no row in {folder.name}; run the same command again for them.")
     return list(map(list, zip(*(column.to_pylist() for column in rows.columns), strict=True))), again, classes
 
 
 def classes_of(archive: Path) -> list[str]:
-    """Return the class names of an archive that is what was built. Raises Stopped."""
+    """Return the class names of an archive whose digest is right. Raises Stopped."""
     try:
         check_digest(archive)
     except DigestError as error:
         raise Stopped(str(error)) from None
     with zipfile.ZipFile(archive) as file:
         if CODE not in file.namelist():
-            raise Stopped(f"{archive} is older than {CODE}; pack it again with '.venv/bin/python -m training.archive'.")
+            raise Stopped(f"{archive} is older than {CODE}; pack it again with 'classifier archive'.")
         names = json.loads(file.read("index_to_name.json"))
     return [names[str(index)] for index in range(len(names))]
 
 
 def open_output(name: str) -> Folder:
-    """Open or make the folder of the rows, and remove what a kill has left there of files. Raises Stopped."""
+    """Open or make the folder of the rows, and remove unfinished files that a kill has left. Raises Stopped."""
     if Path(name).suffix in FORMS:
         raise Stopped(f"--engine ray writes a folder of Parquet files, which cannot end in {Path(name).suffix}.")
     folder = open_folder(name)
@@ -107,7 +107,7 @@ def open_output(name: str) -> Folder:
 
 
 def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
-    """Return what is in the output, without the probabilities. Raises Stopped where it is none of ours."""
+    """Return the rows of the output, without the probabilities. Raises Stopped if another program wrote it."""
     names = ["file", *FIGURES]
     paths = [path for path in files_in(folder) if path.endswith(".parquet")]
     if not paths:
@@ -124,14 +124,14 @@ def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
 
 
 def other(folder: Folder) -> Stopped:
-    return Stopped(f"{folder.name} holds rows of other images or classes; remove it to begin anew.")
+    return Stopped(f"{folder.name} holds rows of other images or classes; remove it to start over.")
 
 
 def check_once(files: list[str], place: str) -> None:
-    """Raise Stopped where a name is there twice."""
+    """Raise Stopped if a name is there twice."""
     for file, count in Counter(files).most_common(1):
         if count > 1:
-            raise Stopped(f"{file} is {count} times in {place}; have each image there once.")
+            raise Stopped(f"{file} is {count} times in {place}; name each image once.")
 
 
 @contextmanager
@@ -168,9 +168,9 @@ def last_error(text: str) -> str:
 def run(
     sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Have Ray classify all images that are not done.
+    """Have Ray predict all images that are not done.
 
-    Yields, as each group is written, how many rows it has, and why which of its images could not be read.
+    Yields for each written group the number of its rows, and the reason for each image that could not be read.
     """
     import ray.data
 

@@ -1,4 +1,4 @@
-"""What Ray is to classify: image files, here or in an object store, and images in Parquet files."""
+"""The images for Ray: files, on this machine or in an object store, and images in Parquet files."""
 
 import sys
 from collections.abc import Collection, Iterator
@@ -42,7 +42,7 @@ def find_sources(named: list[str], absent: Collection[str] = ()) -> Iterator[Sou
 def find_files(named: list[str], absent: Collection[str]) -> Source:
     """Find image files; those of an object store are named by URLs. Raises Stopped."""
     filesystems: list[FileSystem] = [LocalFileSystem()]
-    found: dict[str, tuple[str, int, str]] = {}
+    places: dict[str, tuple[str, int, str]] = {}
     for name in named:
         if "://" in name:
             folder = open_folder(name)
@@ -51,20 +51,20 @@ def find_files(named: list[str], absent: Collection[str]) -> Source:
             for line in Findings(leavings=sorted(map(Path, left))).notes():
                 print(f"{folder.name}: {line}.", file=sys.stderr)
             images = [path for path in files if is_image(PurePosixPath(path)) and path not in left]
-            places = [(folder.name + path.removeprefix(folder.path), path) for path in images]
-            found |= {file: (file, len(filesystems), path) for file, path in places}
+            files_there = [(folder.name + path.removeprefix(folder.path), path) for path in images]
+            places |= {file: (file, len(filesystems), path) for file, path in files_there}
             filesystems.append(folder.filesystem)
         else:
             paths = [Path(name)]
-            found |= {
+            places |= {
                 str(path): (str(path), 0, str(path.absolute()))
                 for path in (paths if name in absent else find_images(paths))
             }
-    if not found:
-        raise Stopped(f"There are no {FORMAT_NAMES} files in what was named.")
-    rows = list(found.values())
+    if not places:
+        raise Stopped(f"There are no {FORMAT_NAMES} files in the named places; name others.")
+    rows = list(places.values())
     groups = [as_group(rows[first : first + GROUP]) for first in range(0, len(rows), GROUP)]
-    return Source(list(found), groups, Files(filesystems))
+    return Source(list(places), groups, Files(filesystems))
 
 
 def as_group(rows: list[tuple[str, int, str]]) -> pyarrow.Table:

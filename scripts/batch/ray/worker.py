@@ -1,4 +1,4 @@
-"""What Ray's workers run for scripts.batch.ray.engine: an archive's own code, on groups of images.
+"""The code of Ray's workers for scripts.batch.ray.engine: it runs an archive's own code on groups of images.
 
 This module travels to the workers, with scripts.batch.rows, so machines need Ray and what the archive needs, not this
 repository.
@@ -31,7 +31,7 @@ Contents = Callable[[pyarrow.Table], Iterator[Content]]  # of each image in a ta
 class Folder:
     """A folder that every machine sees, or a prefix in an object store, as a path or URL names it.
 
-    Raises OSError or ValueError where there can be none.
+    Raises OSError or ValueError if there can be no such folder.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,11 +41,11 @@ class Folder:
 
     def files(self) -> list[str]:
         """Return the paths, in its file system, of all files in and below it, in order."""
-        found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True, recursive=True))
-        return sorted(info.path for info in found if info.type == FileType.File)
+        infos = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True, recursive=True))
+        return sorted(info.path for info in infos if info.type == FileType.File)
 
     def write(self, name: str, table: pyarrow.Table) -> None:
-        """Write a Parquet file whole or not at all; until it is whole, UNFINISHED finds its path."""
+        """Write a Parquet file completely or not at all; until it is complete, UNFINISHED finds its path."""
         part = f"{self.path}/.{name}.{uuid4().hex}.part"
         with self.filesystem.open_output_stream(part) as stream:
             parquet.write_table(table, stream)
@@ -53,7 +53,7 @@ class Folder:
 
 
 class Classifier:
-    """Classifies groups of images by the code that `archive`, the bytes of an archive, brings along.
+    """Predicts groups of images by the code that `archive`, the bytes of an archive, brings along.
 
     A group is a table whose first column names the images; `contents` reads them. Those named in `done` are left out.
     """
@@ -71,7 +71,7 @@ class Classifier:
     def __call__(self, images: pyarrow.Table) -> pyarrow.Table:
         """Write the rows of a group to a file of the output.
 
-        Returns a table that tells how many they are, and which images have none, as they could not be read, and why.
+        Returns a table with their number, the images without a row because they could not be read, and the reasons.
         """
         images = images.filter(compute.invert(compute.is_in(images[0].cast(pyarrow.string()), self.done)))
         files = images[0].to_pylist()

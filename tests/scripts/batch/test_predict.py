@@ -158,7 +158,7 @@ def test_watching_waits_for_a_gateway_that_has_gone_away(
             os.kill(os.getpid(), signal.SIGTERM)
             yield [prediction("red")]
 
-    monkeypatch.setattr(predict, "AWAY_INTERVAL", 0)
+    monkeypatch.setattr(predict, "AWAY_SECONDS", 0)
     draw("red", 1).save(tmp_path / "red.png")
     rows_there = follow([tmp_path], Leaving("http://127.0.0.1:1", 1), ["red"], tmp_path / "out.csv")
     assert (list(rows_there.final), rows_there.again) == ([str(tmp_path / "red.png")], {})
@@ -238,7 +238,7 @@ def test_goes_on_after_the_rows_of_whole_requests(
     (tmp_path / "out.csv.part").write_bytes(whole[:length])
     done = batch_predict(*arguments, "-o", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == whole
-    assert (f"Going on after the {kept} images in " in done.stderr) is (kept > 0)
+    assert (f"Continuing after the {kept} images in " in done.stderr) is (kept > 0)
     assert f"{len(lines) - 2} of {len(lines) - 1} images classified" in done.stdout
     assert f"of {len(lines) - 2} in folders named as classes" in done.stdout
 
@@ -259,7 +259,7 @@ def test_every_format_goes_on_and_says_the_same(
     for length in (len(left) // 2, len(left)):
         output.unlink(missing_ok=True)
         part.write_bytes(left[:length])
-        assert "Going on after" in batch_predict(*arguments, "-o", output).stderr
+        assert "Continuing after" in batch_predict(*arguments, "-o", output).stderr
         assert output.read_bytes() == whole
         assert not part.exists()
 
@@ -284,7 +284,7 @@ def test_does_not_mix_rows_of_other_images(stack: Stack, dataset: Path, tmp_path
     left = part.read_bytes()
     done = batch_predict(dataset / "test" / "blue", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{part} holds rows of other images or classes; remove it to begin anew.\n"
+    assert done.stderr == f"{part} holds rows of other images or classes; remove it to start over.\n"
     assert part.read_bytes() == left
 
 
@@ -303,7 +303,7 @@ def photos(tmp_path: Path) -> Path:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "DELAYS", (0.01,))
     monkeypatch.setattr(client, "PATIENCE", 0.1)
-    monkeypatch.setattr(predict, "SETTLED", 0.05)
+    monkeypatch.setattr(predict, "SETTLED_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -374,7 +374,7 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
             1,
             [
                 f"78 of 80 images classified; wrote {output}",
-                "2 images could not be read or asked; the same command asks for them again",
+                "2 images could not be read or predicted; run the same command again for them",
             ],
         )
         found = table(output)
@@ -430,9 +430,9 @@ def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_ans
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (
-        (watch, "SETTLED", 0.1),
-        (watch, "LOOK_INTERVAL", 0.05),
-        (predict, "AGAIN_INTERVAL", 0.5),
+        (watch, "SETTLED_SECONDS", 0.1),
+        (watch, "LOOK_SECONDS", 0.05),
+        (predict, "RETRY_SECONDS", 0.5),
     ):
         monkeypatch.setattr(module, name, value)
     for path in sorted(photos.iterdir())[3:]:

@@ -21,8 +21,8 @@ from training.outcome import Stopped
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SETTLED", 0.5)
-    monkeypatch.setattr(watch, "LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.1)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_another_program_on_the_port(body: bytes, status: int) -> None:
 
 
 def test_a_program_that_never_answers() -> None:
-    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as silent, patch.object(checks, "TIMEOUT", 0.2):
+    with socket.create_server(("127.0.0.1", free_ports(1)[0])) as silent, patch.object(checks, "TIMEOUT_SECONDS", 0.2):
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert gateway(url)[1].startswith(f"The gateway does not answer at {url} (timed out): stop the program")
 

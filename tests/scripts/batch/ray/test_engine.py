@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
     assert main(command, standalone_mode=False) == 1
     assert capsys.readouterr().out.splitlines()[:2] == [
         "1 of 3 images classified; wrote rows",
-        "1 image could not be read or asked; the same command asks for it again",
+        "1 image could not be read or predicted; run the same command again for it",
     ]
     assert rows(Path("rows"))["file"].to_pylist() == ["broken.png", "red.png"]
     draw("blue", 1).save("gone.png")
@@ -217,7 +217,7 @@ def test_says_why_nothing_was_done(
         (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
         (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
         (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),
-        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to begin anew."),
+        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to start over."),
         (["one.png", "-o", "torn"], "torn cannot be read"),
         (["none.png"], "There is no file or folder none.png."),
         (["no://photos"], "no://photos cannot be reached"),
@@ -225,7 +225,7 @@ def test_says_why_nothing_was_done(
         (["none.parquet"], "none.parquet cannot be read as Parquet"),
         (["empty.parquet"], "(it has no column bytes or image of binary); name another."),
         (["unnamed.parquet"], "(not every image in it has a file); name another."),
-        (["twice.parquet"], "one.png is 2 times in what was named; have each image there once."),
+        (["twice.parquet"], "one.png is 2 times in the named places; name each image once."),
     ):
         known = ["--engine", "ray", "--archive", str(archive), "-o", "rows"]
         assert main(known + arguments, standalone_mode=False) == 2
