@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.stack import ROOT
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["training.train", "training.archive", "training.evaluate", "training.tune"])
+PRELOADED = ["train", "archive", "export", "evaluate", "tune", "ensemble"]  # and what they load only when they need it
+LATER = ["torchvision", "torchmetrics.functional.classification", "onnx_ir.passes.common", "onnxruntime"]
+FORKS.set_forkserver_preload([*(f"training.{name}" for name in PRELOADED), *LATER])
 SHELL = re.compile(r"[|&;<>()$`*?\[\]#~]")  # what only a shell understands
 TIMEOUT = 200  # seconds
 ACTIVATED = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # as bin/activate does

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import io
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser import CHROMIUM_OPTIONS
+from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import TEN, draw_dataset
 from tests.replies import assert_tells_nothing
 from tests.stack import ROOT, Stack, serve
@@ -171,9 +170,9 @@ def stack(workspace: Path, archive: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium as the distribution ships it, or else as Playwright does."""
+    """Chromium without a window, as the distribution ships it, or else as Playwright does."""
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         yield running
         running.close()
 

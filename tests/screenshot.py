@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
-from tests.browser import CHROMIUM_OPTIONS
+from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import encode
 from tests.stack import ROOT, Stack, serve
 from training.archive import archive
@@ -75,7 +75,7 @@ def main(released: Path) -> None:
         for file in (released, released.with_name(f"{released.name}.sha256")):
             shutil.copy(file, folder / "store")
         archive(load_checkpoint(OTHER), folder / "store" / "other.mar", "2.0")
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         (DOCS / "pages").mkdir(exist_ok=True)
         with serve(folder / "store" / released.name, folder) as stack:
             shoot(browser, stack, DOCS / "page.png", airplane)

@@ -8,7 +8,7 @@ missing() {
 	for tool in "$@"; do command -v "$tool" > /dev/null || echo "$tool"; done
 }
 
-if [ -z "$(missing chromium wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
+if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
 	exit
 fi
 if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
@@ -16,7 +16,7 @@ if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
 	own=/etc/postgresql-common/createcluster.d/none.conf
 	mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"
 	apt-get update -qq
-	apt-get install -y -qq chromium fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
+	apt-get install -y -qq chromium-headless-shell fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
 	apt-get install -y -qq --no-install-recommends nginx postgresql prometheus > /dev/null
 	rm "$own"
 	for service in $services; do # Debian begins to run them where it installs them; the tests start their own

@@ -86,7 +86,7 @@ def test_killed_at_any_moment_a_file_is_whole(
     for kill in range(kills):
         process = FORKS.Process(target=write_for_ever, args=(write, checkpoint, folder))
         process.start()
-        until = time.monotonic() + dice.uniform(0, seconds)
+        until = time.monotonic() + dice.uniform(0, seconds / 2)  # the time of one version
         # Every other kill falls into a write: its file is there, but not yet in place.
         while time.monotonic() < until or (kill % 2 and not list(folder.glob(".*.part"))):
             time.sleep(0.0005)

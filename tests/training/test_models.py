@@ -62,7 +62,7 @@ def test_whitened_cnn_starts_as_one_that_passes_its_input_on() -> None:
 def test_one_batch_can_be_learned_by_heart(architecture: str) -> None:
     torch.manual_seed(0)
     model = ARCHITECTURES[architecture](4, 0.0)
-    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 4
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 4
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for _ in range(20):
         loss = F.cross_entropy(model(images), labels)

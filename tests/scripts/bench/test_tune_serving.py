@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bench import tune_serving
 from scripts.bench.tune_serving import Setting, measure, table
 from tests.stack import write_config
 from training.outcome import Stopped
 
 
-def test_measures_with_the_setting_in_force(archive: Path, tmp_path: Path) -> None:
+def test_measures_with_the_setting_in_force(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_serving, "WARMING_SECONDS", 1)
     config = write_config(tmp_path / "config.properties")
     one, four = measure(archive, Setting(2, 4, 3), config, tmp_path, [1, 4], seconds=1)
     assert one["rate"] > 1

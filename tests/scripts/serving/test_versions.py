@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.conftest import run_module
-from tests.stack import ROOT, Stack, serve
+from tests.stack import ROOT, Stack, serve, wait_until
 from training.files import write_digest
 
 
@@ -32,6 +32,7 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
     whole = (store / "second.mar").read_bytes()
 
     with serve(store / "drawn.mar", tmp_path / "stack") as stack:
+        wait_until(lambda: len(stack.workers()) == 2)
         assert models(stack, "list").startswith("1.0      default  drawn.mar, 2 of 2 workers ready")
         assert "registered" in models(stack, "register", "model_store/second.mar")
         with (store / "second.mar").open("r+b") as file:
