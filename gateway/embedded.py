@@ -81,7 +81,7 @@ def _import_code(folder: Path, *names: str) -> list[ModuleType]:
     package = folder / CODE
     spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
     if not spec or not spec.loader:
-        raise ImportError(f"{package} is no package. Unpack an archive that 'python -m training.archive' has made.")
+        raise ImportError(f"{package} is no package. Unpack an archive that 'classifier archive' has made.")
     if not all((package / f"{name}.py").is_file() for name in names):
         raise OutdatedArchive
     code = module_from_spec(spec)

@@ -22,22 +22,46 @@ ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
 PAUSE = 0.02  # seconds between a client's requests, which leaves something of the machine for a version to start
 PICTURE = encode(draw("azure", 5))
-INITIALIZE = "super().initialize(context)"
-WARM = 'self.classifier.warm(settings["batchSize"])'
-READ = "return [[read(file) for file in request.values()] or [read(None)] for request in data]"
-BAD = {
-    "renamed": ("index_to_name.json", "azure", "teal"),
-    "confused": ("image_classifier.py", WARM, f"{WARM}; self.classifier.classes.reverse()"),
-    "raising": ("image_classifier.py", READ, "raise RuntimeError"),
-    "dying": ("image_classifier.py", INITIALIZE, "raise RuntimeError"),
-    "sleeping": ("image_classifier.py", READ, f"__import__('time').sleep(0.25); {READ}"),
-    "refusing": ("image_classifier.py", READ, "return [[ImageError('No image at all.')] for request in data]"),
-    "taken": ("model-config.yaml", "responseTimeout: 20", "responseTimeout: 21"),
+# Handlers of versions that must not be served: each is the released one with a method of its own.
+BAD_HANDLERS = {
+    "confused": """
+    def initialize(self, context):
+        super().initialize(context)
+        self.classifier.classes.reverse()
+""",
+    "raising": """
+    def preprocess(self, data):
+        raise RuntimeError
+""",
+    "dying": """
+    def initialize(self, context):
+        raise RuntimeError
+""",
+    "sleeping": """
+    def preprocess(self, data):
+        time.sleep(0.25)
+        return super().preprocess(data)
+""",
+    "refusing": """
+    def preprocess(self, data):
+        return [[ImageError("No image at all.")] for request in data]
+""",
 }
+BAD_HANDLER = """
+import time
+from handler.transforms import ImageError
+from released_handler import ImageClassifier
 
 
-def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]]) -> None:
-    """Copy an archive with some of its files changed, each in one place, and with one worker, which starts sooner."""
+class BadImageClassifier(ImageClassifier):
+{method}"""
+
+
+def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]], bad_handler: str = "") -> None:
+    """Copy an archive with changes of its data, each in one place, and with one worker, which starts sooner.
+
+    `bad_handler` names the method that its handler has in place of the released one's.
+    """
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
             content = source.read(name)
@@ -47,6 +71,9 @@ def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]]) -> N
                 old, new = (text.encode() for text in changes[name])
                 assert content.count(old) == 1, (name, old)
                 content = content.replace(old, new)
+            if bad_handler and name == "image_classifier.py":
+                target.writestr("released_handler.py", content)
+                content = BAD_HANDLER.format(method=BAD_HANDLERS[bad_handler]).encode()
             target.writestr(name, content)
     write_digest(path, path)
 
@@ -67,8 +94,10 @@ def rolling(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     store.mkdir()
     rebuild(archive, store / "first.mar", numbered("1.0"))
     rebuild(archive, store / "second.mar", numbered("2.0"))
-    for name, (file, old, new) in BAD.items():
-        rebuild(archive, store / f"{name}.mar", numbered("1.0" if name == "taken" else "3.0") | {file: (old, new)})
+    rebuild(archive, store / "renamed.mar", numbered("3.0") | {"index_to_name.json": ("azure", "teal")})
+    rebuild(archive, store / "taken.mar", numbered("1.0"), "sleeping")
+    for name in BAD_HANDLERS:
+        rebuild(archive, store / f"{name}.mar", numbered("3.0"), name)
     with serve(store / "first.mar", folder / "stack") as running:
         yield running
 
