@@ -86,24 +86,20 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
     return text
 
 
-@pytest.fixture(scope="module")
-def done() -> set[str]:
-    """Hold the commands that have run: two pages may say how to train, and the second finds it done."""
-    return set()
-
-
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", PAGES)
-def test_commands(page: str, released: Stack, recipe: Path, dataset: Path, done: set[str]) -> None:
-    for command in commands(page):
-        if command in NOT_HERE or (command in done and "models" not in command):
-            continue
-        line = translated(command, released, recipe, dataset)
-        ran = run_line(line)
-        assert ran.returncode == 0, f"{line}\n{ran.stdout}{ran.stderr}"
-        if "curl" in line:
-            assert '"error"' not in ran.stdout
-        done.add(command)
+def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
+    """Run all pages in one test, because a reader who reaches one page has followed those before it."""
+    ran = set()
+    for page in PAGES:
+        for command in commands(page):
+            if command in NOT_HERE or (command in ran and "models" not in command):  # two pages may say how to train
+                continue
+            line = translated(command, released, recipe, dataset)
+            done = run_line(line)
+            assert done.returncode == 0, f"{page}: {line}\n{done.stdout}{done.stderr}"
+            if "curl" in line:
+                assert '"error"' not in done.stdout
+            ran.add(command)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])

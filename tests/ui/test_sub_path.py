@@ -58,6 +58,7 @@ def proxy(stack: Stack) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize("end", ["/", "/?from=portal"])
 def test_the_page_works_below_a_path(page: Page, proxy: tuple[str, list[str]], end: str) -> None:
     url, beside = proxy
+    beside.clear()  # of other tests
     page.goto(url + end)
     page.set_input_files("#file", upload())
     expect(page.locator(".predicted")).to_have_text("green")
