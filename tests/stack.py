@@ -28,7 +28,7 @@ WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
 
 # Below those that the system hands out, and others for each process of pytest-xdist: a server binds its own only later.
-PORTS_OF_A_PROCESS = 4_000  # so that those of three processes end below 32,768
+PORTS_OF_A_PROCESS = 3_000  # so that those of four processes end below 32,768
 FIRST_PORT = 20_000 + PORTS_OF_A_PROCESS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 PORTS = cycle(random.sample(range(FIRST_PORT, FIRST_PORT + PORTS_OF_A_PROCESS), PORTS_OF_A_PROCESS))
 

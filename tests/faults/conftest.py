@@ -16,8 +16,8 @@ def pictures(checkpoint: Path) -> Pictures:
 @pytest.fixture(scope="module")
 def capacity(stack: Stack, pictures: Pictures) -> float:
     """The rate that the product and this client sustain together on this machine, in answers a second."""
-    Ledger(stack.url, pictures).closed_loop(2)
-    return Ledger(stack.url, pictures).closed_loop(times(3, 10))
+    Ledger(stack.url, pictures).closed_loop(times(1, 2))
+    return Ledger(stack.url, pictures).closed_loop(times(2, 10))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

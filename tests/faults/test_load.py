@@ -21,7 +21,7 @@ from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_
 from tests.stack import GATEWAY, JAVA, LONG, ROOT, Record, Stack, free_ports, seconds_until, serve, times, wait_until
 
 pytestmark = pytest.mark.alone
-CONNECTIONS = times(400, 1000)  # of a flood: more than wait in the product, and than are refused within 0.1 s
+CONNECTIONS = times(320, 1000)  # of a flood: more than wait in the product, and than are refused within 0.1 s
 RELEASED = ROOT / "model_store" / "cifar10_whitened_resnet.pth"
 
 
@@ -39,7 +39,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def sustained(ledger: Ledger) -> float:
     """Return right answers a second to as many clients as ask again when they have one."""
-    seconds = times(3, 10)
+    seconds = times(2, 10)
     ledger.flood(1e6, seconds, CLIENTS)
     return ledger.rate(seconds)
 
@@ -52,7 +52,7 @@ def sustainable(stack: Stack, pictures: Pictures) -> float:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("factor", [2, 10])
 def test_overload(stack: Stack, sustainable: float, pictures: Pictures, factor: int, record_property: Record) -> None:
-    seconds = times(3, 60)
+    seconds = times(2, 60)
     ledger, after = (Ledger(stack.url, pictures) for _ in range(2))
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(ledger.flood, factor * sustainable, seconds, CONNECTIONS)
@@ -168,7 +168,7 @@ def test_an_upload_needs_no_temporary_file(limited: str) -> None:
 def test_memory_and_descriptors_stay(
     stack: Stack, capacity: float, pictures: Pictures, record_property: Record
 ) -> None:
-    seconds = times(10, 1800)
+    seconds = times(6, 1800)
     ledger = Ledger(stack.url, pictures)
     ledger.open_loop(0.7 * capacity, seconds / 3)
     memory, descriptors = megabytes(stack.processes("")), opened(stack)
