@@ -29,7 +29,7 @@ _REQUEST = Histogram(
 )
 _GATEWAY = Counter(
     "classifier_gateway_seconds",
-    "What requests spent in the gateway itself, all together.",
+    "Seconds that all requests together spent in the gateway itself.",
     ["route"],
     registry=_COUNTED,
 )
@@ -54,7 +54,7 @@ IMAGES_WAITING = Gauge(
 )
 _PREDICTIONS = Counter(
     "classifier_predictions",
-    "Images classified.",
+    "Predicted images.",
     ["version", "class", "in_distribution"],
     registry=_COUNTED,
 )
@@ -97,7 +97,7 @@ class _Deployed(Collector):
     def collect(self) -> Iterator[Metric]:
         workers = self._details["workers"] if self._details else 0
         yield GaugeMetricFamily(
-            "classifier_workers_ready", "Processes of the default version that can classify.", workers
+            "classifier_workers_ready", "Processes of the default version that can predict.", workers
         )
         if self._details:
             yield _baseline(self._details)

@@ -1,4 +1,4 @@
-"""The versions of the model that TorchServe has: listed, registered, scaled, rolled, as `classifier models` asks."""
+"""The commands of `classifier models`: list, register, scale and roll the versions that TorchServe has."""
 
 import json
 from pathlib import Path
