@@ -1,4 +1,4 @@
-"""What the gateway counts and times, as Prometheus reads it at /metrics.
+"""The counts and times of the gateway, as Prometheus reads them at /metrics.
 
 If PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in its own files there, and any of them returns
 the sum. Without it a process returns its own counts.
@@ -89,7 +89,7 @@ def exposition(details: Details | None) -> bytes:
 
 
 class _Deployed(Collector):
-    """What the model that is deployed says of itself, as gauges."""
+    """The deployed model's figures about itself, as gauges."""
 
     def __init__(self, details: Details | None) -> None:
         self._details = details

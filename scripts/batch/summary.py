@@ -113,7 +113,7 @@ def confusion_table(summary: Summary, classes: list[str], width: int) -> list[st
         if margin + sum(columns) + len(columns) <= width:
             break
     else:
-        return [f"{len(classes)} classes make too wide a table of what is confused for this terminal; --json has it."]
+        return [f"{len(classes)} classes make the table of confused classes too wide for this terminal; --json has it."]
 
     def line(name: str, cells: Iterable[object]) -> str:
         return " ".join(

@@ -178,7 +178,7 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `classifier serve --host` may have named it."""
+    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `classifier serve --host` takes it."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -188,7 +188,7 @@ def _is_here(host: str) -> bool:
 
 def _keys(key_file: Path) -> str:
     if not key_file.exists():
-        return "none, as TorchServe was not started here"
+        return "none, because TorchServe was not started here"
     if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
         raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
     return f"{key_file} is for its owner alone"

@@ -235,7 +235,7 @@ def test_the_environment_names_the_certificate_authority(
         clean.setenv(variable, str(certificate.with_suffix(".crt")))
         assert Gateway(f"https://{address}", 1).classes() == ["red"]
         clean.setenv(variable, "/none.pem")
-        with pytest.raises(Stopped, match=r"cannot be asked \(.*/none.pem\)"):
+        with pytest.raises(Stopped, match=r"cannot be reached \(.*/none.pem\)"):
             Gateway(f"https://{address}", 1).classes()
     clean.delenv(variable)
     with answering(gateway_that((200, RED))) as address, pytest.raises(Stopped, match="There is no TLS"):

@@ -45,7 +45,7 @@ def test_names_that_do_not_fit_are_numbered_and_a_thousand_are_not_tried(monkeyp
     ]
     classes = [f"number {index}" for index in range(1000)]
     assert as_text(summarise([row("number 7/1.png", "number 7")], classes), classes)[1].startswith(
-        "1000 classes make too wide a table"
+        "1000 classes make the table of confused classes too wide"
     )
 
 
