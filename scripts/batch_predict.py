@@ -10,8 +10,8 @@
 Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. If the first
 folders below the named ones are classes, the accuracy and the confused classes are printed. Rows are gathered in
 <output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
-again. It continues after these rows, and predicts again the images that have changed, could not be read, or got no answer.
-With --watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
+again. It continues after these rows, and predicts again the images that have changed, could not be read, or got no
+answer. With --watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
 
 With --engine ray an archive's own code predicts, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and

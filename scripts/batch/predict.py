@@ -17,7 +17,7 @@ from scripts.batch.client import Gateway, GatewayGone, may_pass
 from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
 from scripts.batch.output import check_output, writing
-from scripts.batch.rows import NUMBER_OF_FIGURES, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
+from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
 from training.folders import few
