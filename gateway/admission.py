@@ -1,7 +1,7 @@
 """One gate for every route that costs: it counts the images that wait and the bytes that are held, and refuses more.
 
-A flood would take the memory and time of all clients. So a request that declares its length is refused before Flask begins
-with it, and before its body is read.
+A flood would take the memory and time of all clients. So a request that declares its length is refused before Flask
+begins with it, and before its body is read.
 """
 
 import json

@@ -52,7 +52,7 @@ class ImageClassifier(BaseHandler):
         ]
 
     def postprocess(self, data: list[list[Reply]]) -> list[str]:
-        """Return a JSON text for each request: a list for several files; the refusal of a single file sets the status."""
+        """Return a JSON text for each request, a list for several files; a refusal of a single file sets the status."""
         for index, replies in enumerate(data):
             if len(replies) == 1 and not replies[0]["success"]:
                 self.context.set_response_status(replies[0]["status"], "Refused", index)

@@ -89,7 +89,7 @@ class Predictor:
 
 
 def read(file: Any) -> Tensor | ImageError:
-    """Decode the bytes of an image file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or return the reason as an ImageError."""
+    """Decode the bytes of an image file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or return an ImageError."""
     if not isinstance(file, (bytes, bytearray)):
         return ImageError("Send the image file itself as the body of the request.")
     try:
