@@ -1,4 +1,4 @@
-"""Say by the exit status whether a worker of this TorchServe node can classify; /ping says Healthy without one."""
+"""Say by the exit status whether a worker of this TorchServe node can predict; /ping says Healthy without one."""
 
 import json
 from http.client import HTTPConnection, HTTPException

@@ -1,7 +1,7 @@
 """One gate for every route that costs: it counts the images that wait and the bytes that are held, and refuses more.
 
-A flood is paid for with what serves the others. So a request that declares its length is refused before Flask begins
-with it, and before its body is read.
+A flood would take the memory and time of all clients. So a request that declares its length is refused before Flask
+begins with it, and before its body is read.
 """
 
 import json
@@ -103,7 +103,7 @@ class Line(Generic[Work]):
 
 
 class Gate:
-    """What a process holds and has under way: small images in one line, everything else in another.
+    """The images and bytes that a process holds, and its calls: small images in one line, all others in another.
 
     At most `calls` are under way at once for each line, because TorchServe holds several copies of each in memory.
     """

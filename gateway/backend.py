@@ -18,7 +18,7 @@ LikelyClass = TypedDict("LikelyClass", {"class": str, "probability": float})
 
 
 class Prediction(TypedDict):
-    """One image classified. `class_probabilities` has every class in the model's order; they sum to 1.
+    """The prediction for one image. `class_probabilities` has every class in the model's order; they sum to 1.
 
     The handler makes all of it but `top_k`, the likeliest classes in order, which a request may ask for.
     """
@@ -89,10 +89,10 @@ class Backend(Protocol):
     """
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
-        """Classify the bytes of an image file. Raises ImageRefused for a refusal."""
+        """Predict the bytes of an image file. Raises ImageRefused for a refusal."""
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
-        """Classify two image files or more in one call; returns their answers in order."""
+        """Predict two image files or more in one call; returns their answers in order."""
 
     def explain(self, image: bytes, class_name: str, version: str | None = None) -> Explanation:
         """Explain a class, or the predicted class if `class_name` is empty. Raises ImageRefused for a refusal."""
@@ -121,7 +121,7 @@ class NoSuchVersion(BackendError):
 class OutdatedArchive(BackendError):
     def __init__(self) -> None:
         super().__init__(
-            "An earlier version of this project has packed the archive; pack it again with 'make archive'."
+            "An earlier version of this project has packed the archive; pack it again with 'classifier archive'."
         )
 
 

@@ -1,4 +1,7 @@
-"""How gunicorn runs the gateway; scripts/serve.py adds address and log, and the folder PROMETHEUS_MULTIPROC_DIR."""
+"""How gunicorn runs the gateway.
+
+scripts/serving/product.py adds address and log, and the folder PROMETHEUS_MULTIPROC_DIR.
+"""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""What the gateway counts and times, as Prometheus reads it at /metrics.
+"""The counts and times of the gateway, as Prometheus reads them at /metrics.
 
 If PROMETHEUS_MULTIPROC_DIR names a folder, each gunicorn process counts in its own files there, and any of them returns
 the sum. Without it a process returns its own counts.
@@ -29,7 +29,7 @@ _REQUEST = Histogram(
 )
 _GATEWAY = Counter(
     "classifier_gateway_seconds",
-    "What requests spent in the gateway itself, all together.",
+    "Seconds that all requests together spent in the gateway itself.",
     ["route"],
     registry=_COUNTED,
 )
@@ -54,7 +54,7 @@ IMAGES_WAITING = Gauge(
 )
 _PREDICTIONS = Counter(
     "classifier_predictions",
-    "Images classified.",
+    "Predicted images.",
     ["version", "class", "in_distribution"],
     registry=_COUNTED,
 )
@@ -89,7 +89,7 @@ def exposition(details: Details | None) -> bytes:
 
 
 class _Deployed(Collector):
-    """What the model that is deployed says of itself, as gauges."""
+    """The deployed model's figures about itself, as gauges."""
 
     def __init__(self, details: Details | None) -> None:
         self._details = details
@@ -97,7 +97,7 @@ class _Deployed(Collector):
     def collect(self) -> Iterator[Metric]:
         workers = self._details["workers"] if self._details else 0
         yield GaugeMetricFamily(
-            "classifier_workers_ready", "Processes of the default version that can classify.", workers
+            "classifier_workers_ready", "Processes of the default version that can predict.", workers
         )
         if self._details:
             yield _baseline(self._details)

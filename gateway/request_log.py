@@ -66,7 +66,7 @@ def register(app: Flask) -> None:
 
 @contextmanager
 def upstream() -> Iterator[Access]:
-    """Count the time of what is done within as TorchServe's."""
+    """Count the time of the block as TorchServe's."""
     access: Access = g.access
     started = time.perf_counter()
     try:

@@ -1,1 +1,1 @@
-"""What runs inside a TorchServe worker, and nothing else."""
+"""The code that runs inside a TorchServe worker, and no other code."""

@@ -1,4 +1,4 @@
-"""Why a class: how much of its probability goes where a part of the image is hidden."""
+"""Explanations: how much the probability of a class falls when a part of the image is hidden."""
 
 import base64
 import io
@@ -9,18 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 METHOD = "occlusion"
-WINDOW, STRIDE = 8, 4  # pixels; of the square that hides, and from one place of it to the next
-MAX_BATCH = 64  # hidden places in a batch
-HIDDEN_VALUE = 0.0  # a normalised image's grey, which tells no class
+WINDOW, STRIDE = 8, 4  # pixels: the side of the hiding square, and its step
+MAX_BATCH = 64  # images in a batch, each with another part hidden
+HIDDEN_VALUE = 0.0  # grey in a normalised image, which supports no class
 
 
 def heat_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
-    """Return for each pixel by how much the probability of class `target` falls where squares around it are hidden.
+    """Return for each pixel how much the probability of class `target` falls if squares around it are hidden.
 
     `image` is normalised, (3, S, S); `probabilities` takes (N, 3, S, S) to (N, C). The result is float32 (S, S), from
-    -1 to 1: what is positive speaks for the class. Method: Zeiler and Fergus 2014, by captum.
+    -1 to 1; positive values support the class. Method: Zeiler and Fergus 2014, by captum.
     """
-    from captum.attr import Occlusion  # not with the worker, whose start it would delay by a second
+    from captum.attr import Occlusion  # here, because it would delay the worker's start by a second
 
     heat = Occlusion(probabilities).attribute(
         image.unsqueeze(0),
@@ -30,7 +30,7 @@ def heat_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, target: i
         baselines=HIDDEN_VALUE,
         perturbations_per_eval=MAX_BATCH,
     )
-    return heat[0, 0].to(torch.float32)  # every channel has the same, as a square hides all of them
+    return heat[0, 0].to(torch.float32)  # all channels are equal, because a square hides all of them
 
 
 def as_data_url(pixels: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The TorchServe handler: image files in, one or several a request, class probabilities out."""
+"""The TorchServe handler: a request brings one image file or several, and gets class probabilities."""
 
 import json
 import logging
@@ -17,14 +17,14 @@ from handler.transforms import ImageError
 
 
 class ImageClassifier(BaseHandler):
-    """Classifies a batch of image files; an image that cannot be read fails alone, with status 400 or 415."""
+    """Predicts a batch of image files; an image that cannot be read fails alone, with status 400 or 415."""
 
     model: torch.jit.ScriptModule
 
     def initialize(self, context: Context) -> None:
-        """Load what the archive holds and settle the network for inference on every batch size it will see."""
+        """Load the files of the archive, and warm up the network."""
         super().initialize(context)
-        # The worker reports every request at INFO; TorchServe counts them already.
+        # The worker would log every request at INFO; TorchServe counts them already.
         logging.getLogger().setLevel(logging.WARNING)
         settings = context.model_yaml_config
         torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
@@ -33,13 +33,13 @@ class ImageClassifier(BaseHandler):
         self.classifier.warm(settings["batchSize"])
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Tensor | ImageError]]:
-        """Decode each request's files to pixels, or say why they cannot be."""
+        """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
         return [[read(file) for file in request.values()] or [read(None)] for request in data]
 
     def inference(self, data: list[list[Tensor | ImageError]]) -> list[list[Reply]]:
-        """Run the network on all images that could be read, of all requests; returns its replies, in place.
+        """Run the network on the readable images of all requests; returns the replies in the same order.
 
-        Of an image that came to be explained, it is the explanation.
+        A request to explain an image gets the explanation.
         """
         explained = [self._header(index, "explain") == "True" for index in range(len(data))]
         others = [item for items, explain in zip(data, explained, strict=True) if not explain for item in items]
@@ -52,14 +52,14 @@ class ImageClassifier(BaseHandler):
         ]
 
     def postprocess(self, data: list[list[Reply]]) -> list[str]:
-        """Return one JSON text a request, a list where it brought several files; set the status of a single one."""
+        """Return a JSON text for each request, a list for several files; a refusal of a single file sets the status."""
         for index, replies in enumerate(data):
             if len(replies) == 1 and not replies[0]["success"]:
                 self.context.set_response_status(replies[0]["status"], "Refused", index)
         return [json.dumps(replies if len(replies) > 1 else replies[0]) for replies in data]
 
     def describe_handle(self) -> str:
-        """Return the model card, the device and the process that says so as JSON."""
+        """Return the model card, the device and the worker's process id as JSON."""
         return json.dumps({"card": self.classifier.card, "device": str(self.device), "pid": os.getpid()})
 
     def _header(self, index: int, header: str) -> str:
@@ -67,5 +67,5 @@ class ImageClassifier(BaseHandler):
         return self.context.get_request_header(index, header) or ""
 
     def _is_explain(self) -> bool:
-        """Deny what the base class asks of the first request alone, as it goes for itself only."""
+        """Return False, because `inference` finds out which requests of a batch ask for an explanation."""
         return False

@@ -1,4 +1,4 @@
-"""An archive's network by ONNX Runtime, in whatever process: it needs neither TorchServe nor TorchScript."""
+"""Run an archive's network with ONNX Runtime in any process, without TorchServe and TorchScript."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 from handler.predictor import Network, Predictor
 
-NETWORK = "network.onnx"  # its file in an archive
-BATCH_SIZE = 16  # that it settles for; others work too
+NETWORK = "network.onnx"  # in an archive
+BATCH_SIZE = 16  # for the warm-up; other sizes work too
 
 
 def load(folder: Path, threads: int) -> Predictor:
-    """Make an archive that is unpacked in `folder` ready to answer; several threads may share it."""
+    """Load the archive that is unpacked in `folder`; several threads may share the Predictor."""
     predictor = Predictor(folder, open_network(folder / NETWORK, threads))
     predictor.warm(BATCH_SIZE)
     return predictor
 
 
 def open_network(path: Path, threads: int) -> Network:
-    """Open an ONNX file as the network of a Predictor. Each call of it runs on `threads` threads."""
+    """Open an ONNX file as the network of a Predictor. Each call runs on `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""What an archive holds, made ready to answer in any process: image files in, class probabilities out."""
+"""The predictor of an archive, for any process: image files in, class probabilities out."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Predictor:
     """An archive unpacked into `folder`, and the engine that runs its network.
 
     `network` takes normalised images (N, 3, INPUT_SIZE, INPUT_SIZE) on `device` to calibrated logits (N, C) and
-    scores (N,), all float32. The higher its score, the more an image is like the training images.
+    scores (N,), all float32. The higher the score, the closer an image is to the training images.
     """
 
     def __init__(self, folder: Path, network: Network, device: torch.device = CPU) -> None:
@@ -38,7 +38,7 @@ class Predictor:
             self._outputs([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
 
     def predict(self, items: list[Tensor | ImageError]) -> list[Reply]:
-        """Return a prediction for each of what `read` returned, in order, or a refusal if it could not be read."""
+        """Return a prediction for each result of `read`, in order; an ImageError gets a refusal."""
         readable = [item for item in items if isinstance(item, Tensor)]
         chunks = (readable[first : first + MAX_BATCH] for first in range(0, len(readable), MAX_BATCH))
         outputs = iter([output for chunk in chunks for output in self._outputs(chunk)])
@@ -89,7 +89,7 @@ class Predictor:
 
 
 def read(file: Any) -> Tensor | ImageError:
-    """Decode the bytes of an image file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or say why they cannot be."""
+    """Decode the bytes of an image file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or return an ImageError."""
     if not isinstance(file, (bytes, bytearray)):
         return ImageError("Send the image file itself as the body of the request.")
     try:

@@ -1,4 +1,4 @@
-"""The only home of preprocessing: from the bytes of an image file to the tensor a network sees.
+"""All preprocessing: from the bytes of an image file to the tensor that the network takes.
 
 Training, export and serving all import this module, so a prediction is made the way the network was trained.
 """
@@ -23,12 +23,12 @@ from torch import Tensor
 INPUT_SIZE = 32
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-MAX_PIXELS = 50_000_000  # decoded at once
-MAX_JPEG_PIXELS = 200_000_000  # decoded in rows of blocks, to an eighth of its size
-MAX_PROGRESSIVE_SAMPLES = 200_000_000  # of all colours, for which a decoder holds 400 MB
-# Pixels of a JPEG that is decoded at a half, a quarter or an eighth of its size.
+MAX_PIXELS = 50_000_000  # of an image that is decoded as one piece
+MAX_JPEG_PIXELS = 200_000_000  # of a JPEG, which is decoded row by row at an eighth of its size
+MAX_PROGRESSIVE_SAMPLES = 200_000_000  # values of all colours; a decoder holds 400 MB for them
+# The least width and height, in pixels, of a JPEG that is decoded at a half, a quarter or an eighth of its size.
 MIN_DECODED_SIZE = (4 * INPUT_SIZE, 4 * INPUT_SIZE)
-# What no image goes on with: in all, 256 bytes and each of the eight restart marks a row may wait for.
+# Bytes that no image continues with: 256 bytes, and each of the eight restart markers that a row may wait for.
 IMPROBABLE_BYTES = b"".join(
     bytes((73 * number + 90) % 251 for number in range(256)) + bytes([0xFF, mark]) for mark in range(0xD0, 0xD8)
 )
@@ -46,14 +46,16 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"
 GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # a byte 0 follows a 255 that is none, and 255 may fill up before one
-JPEG_AFTER_ROWS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # the next marker but restarts, which stand among rows
-MARKERS_WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}  # markers without content
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # 255 before a 0 is no marker; 255 may also pad before a marker
+JPEG_AFTER_ROWS = re.compile(
+    rb"\xff([^\x00\xff\xd0-\xd7])"
+)  # the next marker that is no restart; restarts stand between rows
+MARKERS_WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
 SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE_MARKERS = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
-MAX_SCANS = 50  # a usual progressive JPEG has 10; each costs a walk over all pixels, and takes but some bytes
+MAX_SCANS = 50  # a usual progressive JPEG has 10; a scan of a few bytes costs a pass over all pixels
 
 GIF_BLOCK = re.compile(rb"[,!;]")
 IMAGE, EXTENSION, CONTROL = b",", b"!", 0xF9
@@ -62,11 +64,11 @@ WEBP_HEADER, WEBP_ALPHA, WEBP_FRAME, WEBP_LOSSY, WEBP_LOSSLESS = b"VP8X", b"ALPH
 ANIMATED, TRANSPARENT = 0x02, 0x10  # flags in the header of a WebP
 
 ORIENTATION, UPRIGHT = 0x0112, 1
-EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # of EXIF: numbers of 16 and 32 bits
+EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # by EXIF's code: numbers of 16 and 32 bits
 
 
 class ImageError(ValueError):
-    """An image that cannot be classified; `status` is the HTTP status that says so."""
+    """An image that cannot be predicted; `status` is the HTTP status that says so."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -74,18 +76,18 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an image of FORMATS, the first frame of an animation, to an upright RGB image, transparency over white.
+    """Decode an image of one of FORMATS to an upright RGB image; transparent pixels are laid over white.
 
-    Raises ImageError, as `decode_upright` does.
+    Of an animation it is the first frame. Raises ImageError, as `decode_upright` does.
     """
     return decode_upright(data, _to_rgb)
 
 
 def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Decode an image, turn it as EXIF tells, and convert it, which is where damaged pixels may show.
+    """Decode an image, turn it upright by its EXIF orientation, and convert it; damaged pixels may show only then.
 
-    Broken metadata counts as none. A large JPEG comes smaller, but no side below MIN_DECODED_SIZE, which takes a third
-    of the time. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
+    Broken metadata is ignored. A large JPEG is decoded at a smaller size, in a third of the time; no side falls below
+    MIN_DECODED_SIZE. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
     """
     known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
     if known is None:
@@ -106,12 +108,12 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -
         raise
     except Image.DecompressionBombError as error:
         raise _too_many_pixels() from error
-    except Exception as error:  # Pillow's parsers raise whatever damage makes them stumble over.
+    except Exception as error:  # Pillow's parsers raise many kinds of errors for damaged files.
         raise _damaged() from error
 
 
 def to_pixels(image: Image.Image) -> Tensor:
-    """Resize an RGB image to what the network takes: uint8 of shape (3, INPUT_SIZE, INPUT_SIZE)."""
+    """Resize an RGB image to the size that the network takes: uint8 of shape (3, INPUT_SIZE, INPUT_SIZE)."""
     resized = image.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
@@ -133,13 +135,13 @@ def _check_size(size: tuple[int, int], limit: int) -> None:
 
 
 def _samples(image: JpegImageFile) -> float:
-    """Return the pixels of all colours together, some of which may be stored at half the width or height."""
+    """Return the number of stored values of all colours; a colour may have half the width or height."""
     shares = [width * height for _, width, height, _ in image.layer]
     return image.width * image.height * sum(shares) / max(shares)
 
 
 def _with_end(jpeg: bytes) -> bytes:
-    """Return a JPEG that lacks its end mark with one. Raises ImageError where rows are missing as well.
+    """Return a JPEG with the end marker that it lacks. Raises ImageError if rows are missing too.
 
     The decoder would fill missing rows with the bytes that follow, so two continuations give two images.
     """
@@ -163,7 +165,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_pointer(data: bytes) -> bool:
-    """Say whether Git LFS put this file in the place of the image."""
+    """Return whether this is a pointer that Git LFS left in place of the image."""
     return data.startswith(b"version https://git-lfs.github.com/spec/")
 
 
@@ -188,16 +190,16 @@ def _damaged() -> ImageError:
     return ImageError(f"The file cannot be read as a {FORMAT_NAMES}; it may be damaged.")
 
 
-# What of an image file its pixels need. Metadata is left out unread, as browsers show an image whose text, colour
-# profile or comments cannot be read.
+# The parts of an image file that its pixels need. Metadata is left out unread, because browsers also show an image
+# whose text, colour profile or comments cannot be read.
 
 
 class Damaged(ValueError):
-    """A file that breaks off, or is contradictory, where its pixels are at stake."""
+    """A file whose pixels are cut short, or contradict each other."""
 
 
 class Essence(NamedTuple):
-    """A file of the same format with the same pixels and no metadata, and what EXIF said of its orientation (1 to 8).
+    """A file of the same format and pixels, without metadata, and the orientation that EXIF named (1 to 8).
 
     `at_once` says that a decoder has to hold all of it in memory, as with a progressive JPEG.
     """
@@ -208,10 +210,10 @@ class Essence(NamedTuple):
 
 
 def of_png(data: bytes) -> Essence:
-    """Keep the critical chunks, and transparency of the right length.
+    """Keep the critical chunks, and the transparency if its length is right.
 
-    Raises Damaged for a critical chunk with a wrong check sum. If the file breaks off in the last of its pixels, the
-    decoder has to find out whether some are missing.
+    Raises Damaged for a critical chunk with a wrong check sum. If the file is cut short in its last pixels, the
+    decoder finds out whether some are missing.
     """
     critical: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
@@ -245,7 +247,7 @@ def of_png(data: bytes) -> Essence:
 
 
 def _is_transparency(content: bytes, colour_type: int, palette: bytes) -> bool:
-    """Say whether this is as long as the standard has it; another counts as none."""
+    """Return whether transparency has the length that the standard demands; otherwise it is ignored."""
     if colour_type == PALETTE:
         return 0 < len(content) <= len(palette) // 3
     return len(content) == {GREY: 2, COLOUR: 6}.get(colour_type)
@@ -256,7 +258,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def of_jpeg(data: bytes) -> Essence:
-    """Keep what is no comment and no application's but JFIF and Adobe, which say how colours are stored.
+    """Leave out comments and application segments, except JFIF and Adobe, which say how colours are stored.
 
     Raises Damaged without a scan, or with more than MAX_SCANS.
     """
@@ -282,7 +284,7 @@ def of_jpeg(data: bytes) -> Essence:
             components, progressive = content[5], marker in PROGRESSIVE_MARKERS
         if _is_of_pixels(marker, content):
             kept.append(data[at - 2 : at + max(length, 2)])
-        at += max(length, 2)  # a shorter one is wrong, and read as one without content
+        at += max(length, 2)  # a shorter length is wrong; the segment counts as empty
     raise Damaged("There is no scan.")
 
 
@@ -299,11 +301,11 @@ def has_end(jpeg: bytes) -> bool:
 
 
 def without_end(jpeg: bytes) -> bytes:
-    """Return a JPEG, of which `of_jpeg` left the essence, without the zeros that a copy which broke off is filled with.
+    """Return the essence of a JPEG without the zeros that fill up an interrupted copy.
 
-    Raises Damaged where scans are missing: then it is the whole image, but a coarse one.
+    Raises Damaged if scans are missing: such a file shows the complete image, but only a coarse one.
     """
-    bits: dict[tuple[int, int], int] = {}  # by component and coefficient: how many bits are still to come
+    bits: dict[tuple[int, int], int] = {}  # by component and coefficient: the number of missing bits
     components: list[int] = []
     progressive, at = False, 2
     while match := JPEG_AFTER_ROWS.search(jpeg, at):
@@ -320,19 +322,19 @@ def without_end(jpeg: bytes) -> bytes:
     if any(bits.get((name, place), 1) for name in components for place in range(64)):
         raise Damaged("There are scans missing.")
     stripped = jpeg.rstrip(b"\0")
-    # Rows may end with zeros, but hardly with more than two; the 0 that belongs to a 255 may have been cut off.
+    # Rows may end with zeros, but hardly with more than two. The 0 that follows a 255 may have been cut off.
     zeros = max(len(jpeg) - len(stripped), stripped.endswith(b"\xff"))
     return stripped + bytes(min(zeros, 2))
 
 
 def of_gif(data: bytes) -> Essence:
-    """Keep the first frame, and which of its colours is transparent; what follows it is not decoded."""
+    """Keep the first frame and its transparent colour; later frames are not decoded."""
     at, control = 13 + _palette_size(data[10]), b""
     while (block := GIF_BLOCK.search(data, at)) and block[0] == EXTENSION:
         at = block.end()
         label, size = data[at], data[at + 1]
         if label == CONTROL and size >= 4:
-            transparent = data[at + 2] & 1  # how it is disposed of, and when, matters to what follows alone
+            transparent = data[at + 2] & 1  # the disposal method and delay matter to later frames only
             control = bytes([0x21, CONTROL, 4, transparent, 0, 0, data[at + 5], 0])
         at += 1
         while data[at]:
@@ -345,15 +347,15 @@ def of_gif(data: bytes) -> Essence:
 
 
 def _palette_size(flags: int) -> int:
-    """Return the bytes of a palette that flags tell of."""
+    """Return the size in bytes of the palette that these flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def of_webp(data: bytes) -> Essence:
     """Keep the pixels with their transparency; of an animation, those of its first frame.
 
-    Raises Damaged if the file breaks off in its pixels, and ImageError if they are too many. The decoder sets memory
-    aside for all of them before it tells their number, so it is read here.
+    Raises Damaged if the pixels are cut short, and ImageError if there are too many. The number is read here, because
+    the decoder allocates memory for all of them before it tells their number.
     """
     header, transparency, pixels, orientation = b"", b"", b"", UPRIGHT
     for kind, content in _webp_chunks(data):
@@ -367,7 +369,7 @@ def of_webp(data: bytes) -> Essence:
             transparency = transparency or _webp_chunk(kind, content)
         elif kind == WEBP_FRAME:
             pixels = _webp_chunk(b"ANIM", bytes(6)) + _webp_chunk(kind, content)
-            header = header and bytes([ANIMATED | TRANSPARENT]) + header[1:]  # around a small frame there is nothing
+            header = header and bytes([ANIMATED | TRANSPARENT]) + header[1:]  # transparent around a smaller frame
         elif kind in (WEBP_LOSSY, WEBP_LOSSLESS):
             _check_size(_webp_size(kind, content), MAX_PIXELS)
             pixels = transparency + _webp_chunk(kind, content)
@@ -382,7 +384,7 @@ def of_webp(data: bytes) -> Essence:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the chunks that are there as a whole."""
+    """Yield the complete chunks."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     at = 12
     while at + 8 <= end:
@@ -399,7 +401,7 @@ def _webp_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _webp_size(kind: bytes, content: bytes) -> tuple[int, int]:
-    """Return the width and height that the pixels themselves begin with."""
+    """Return the width and height that stand at the beginning of the pixels."""
     if kind == WEBP_LOSSY:
         width, height = struct.unpack_from("<HH", content, 6)
         return width & 0x3FFF, height & 0x3FFF
@@ -408,12 +410,12 @@ def _webp_size(kind: bytes, content: bytes) -> tuple[int, int]:
 
 
 def _read_webp(file: io.BytesIO) -> Image.Image:
-    """Decode a WebP and let go of its decoder, which holds 8 bytes for each pixel."""
+    """Decode a WebP and release its decoder, which holds 8 bytes for each pixel."""
     return WebPImageFile(file).copy()
 
 
 def orientation_of(exif: bytes) -> int:
-    """Return what EXIF, in its TIFF form, says of the orientation; UPRIGHT where that cannot be read."""
+    """Return the orientation in EXIF data, which has TIFF's form; UPRIGHT if it cannot be read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     try:
         if order is None:
@@ -425,13 +427,13 @@ def orientation_of(exif: bytes) -> int:
             if tag == ORIENTATION and kind in EXIF_NUMBER_FORMATS and values == 1:
                 (value,) = struct.unpack_from(order + EXIF_NUMBER_FORMATS[kind], exif, entry + 8)
                 return value if 1 <= value <= 8 else UPRIGHT
-    except struct.error:  # it breaks off, or points beyond its end
+    except struct.error:  # the data is cut short, or points beyond its end
         pass
     return UPRIGHT
 
 
 class Format(NamedTuple):
-    """What a file of a format begins with, how it is read, its media type, and the suffixes of its files."""
+    """An image format: the first bytes of its files, their readers, its media type, and its suffixes."""
 
     magic: re.Pattern[bytes]
     essence_of: Callable[[bytes], Essence]

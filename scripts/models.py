@@ -18,15 +18,18 @@ from training.commands import PATH, Command, Group, as_json
 
 main = as_json(options.product(Group("models", help=__doc__, callback=click.pass_context(options.keep))))
 ARCHIVE = click.Argument(["archive"], help="its file, which is in the model store")
-VERSION = click.Argument(["version"])
-ANY_VERSION = click.Argument(["version"], required=False, help="(default: the default version)")
+VERSION = click.Argument(["version"], help="a version, as `classifier models list` shows it")
+ANY_VERSION = click.Argument(["version"], required=False, help="a version (default: the default version)")
+WORKERS = click.Argument(["workers"], type=int, help="how many workers the version gets")
 SAMPLE = click.Option(["--sample"], type=PATH, metavar="FOLDER", help="compare accuracy on folders named as classes")
 NEW_CLASSES = click.Option(["--new-classes"], is_flag=True, help="allow different classes (skips the accuracy check)")
 
 
-def add(name: str, words: str, *parameters: click.Parameter) -> None:
+def add(name: str, words: str, example: str, *parameters: click.Parameter) -> None:
+    """Add a command with its arguments and one example of them."""
     call = click.pass_obj(lambda product, **given: manage(name, **product, **given))
-    main.add_command(as_json(Command(name, params=[*parameters], help=words, callback=call)))
+    help_text = f"{words}\n\n    classifier models {name} {example}".rstrip()
+    main.add_command(as_json(Command(name, params=[*parameters], help=help_text, callback=call)))
 
 
 def limit(name: str, field: str, words: str) -> click.Option:
@@ -34,17 +37,18 @@ def limit(name: str, field: str, words: str) -> click.Option:
     return click.Option([name, field], type=float, default=default, metavar="X", help=f"{words} (default: {default:g})")
 
 
-add("list", "Show all versions.")
-add("register", "Load an archive.", ARCHIVE)
-add("describe", "Print all that TorchServe knows of a version.", ANY_VERSION)
-add("scale", "Change the number of workers.", click.Argument(["workers"], type=int), ANY_VERSION)
-add("set-default", "Serve a version to requests that name none.", VERSION)
-add("unregister", "Stop and forget a version.", VERSION)
+add("list", "Show all versions.", "--json")
+add("register", "Load an archive.", "second.mar", ARCHIVE)
+add("describe", "Print all that TorchServe knows of a version.", "2.0", ANY_VERSION)
+add("scale", "Change the number of workers.", "2", WORKERS, ANY_VERSION)
+add("set-default", "Serve a version to requests that name none.", "2.0", VERSION)
+add("unregister", "Stop and forget a version.", "1.0", VERSION)
 TOLERANCE = limit("--tolerance", "tolerance", "share of accuracy that may be lost")
 SLOWER = limit("--slower", "slower", "times as long as before that an image may take in the median")
 LIMIT = limit("--limit", "seconds", "seconds for any image")
-add("roll", "Serve an archive, if it is no worse.", ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, LIMIT)
-add("rollback", "Serve the version again that the last roll replaced.")
+ROLLED = "second.mar --sample my-images/test"
+add("roll", "Serve an archive, if it is no worse.", ROLLED, ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, LIMIT)
+add("rollback", "Serve the version again that the last roll replaced.", "")
 
 if __name__ == "__main__":
     main()

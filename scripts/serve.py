@@ -33,7 +33,12 @@ from training.commands import CHECKPOINT, command
 )
 @click.option("--host", default=HOST, help=f"address of the gateway; 0.0.0.0 opens it to the network (default: {HOST})")
 @click.option("--port", type=int, default=PORT, metavar="N", help=f"port of the gateway (default: {PORT})")
-@click.option("--backend", type=click.Choice(BACKENDS), default=TORCHSERVE, help=f"(default: {TORCHSERVE})")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default=TORCHSERVE,
+    help=f"program that runs the model (default: {TORCHSERVE})",
+)
 @click.option(
     "--version", help="pack the checkpoint as this version (default: that of the archive in its place, or 1.0)"
 )

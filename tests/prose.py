@@ -17,6 +17,8 @@ END = re.compile(r"""(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)["')*_]*\s+(?=["'(
 CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 VERBATIM = re.compile("\b\n.*?(?=\n\n|$(?!\n))", re.DOTALL)  # a paragraph that click leaves as it is
 SPOKEN = {"help", "short_help", "description", "epilog"}  # arguments that a command line shows
+SENTENCE = re.compile(r"\s*(?:[A-Z]|\{value\} ).*\s.*\.\s*", re.DOTALL)  # a literal that people read
+PATTERNS = {"compile", "sub", "search", "match", "fullmatch", "findall", "split"}  # functions of `re`
 ENDING = {"abort", "fail", "stop", "error", "exit"}  # functions whose words end a request or a command
 
 
@@ -153,17 +155,24 @@ def called(node: ast.Call) -> str:
 
 
 def of_python(path: Path, name: str) -> Iterator[Sentence]:
-    """Read docstrings, the messages of exceptions, and the help of options."""
+    """Read docstrings, the messages of exceptions, the help of options, and all literals that look like sentences."""
     found: list[tuple[int, str]] = []
+    read: set[ast.AST] = set()  # parts of a literal, docstrings and regular expressions; a node comes before its parts
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp) and node not in read:
+            texts = list(written(node))
+            found += [(line, text) for line, text in texts if SENTENCE.fullmatch(text)]
+            read |= set(ast.walk(node)) if texts else set()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node):
                 statement = node.body[0]
+                read |= set(ast.walk(statement))
                 found.append((statement.lineno, VERBATIM.sub(blank, ast.get_docstring(node) or "")))
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             for argument in node.exc.args:
                 found += written(argument)
         elif isinstance(node, ast.Call):
+            read |= set(node.args[:1]) if called(node) in PATTERNS else set()
             arguments = [keyword.value for keyword in node.keywords if keyword.arg in SPOKEN]
             for argument in arguments + (node.args if called(node) in ENDING else []):
                 found += written(argument)

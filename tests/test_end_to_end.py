@@ -20,7 +20,7 @@ from training.checkpoint import load_checkpoint
 
 
 def offline(checkpoint: Path, image: bytes) -> dict[str, float]:
-    """Classify with the checkpoint itself, in this process."""
+    """Predict with the checkpoint itself, in this process."""
     loaded = load_checkpoint(checkpoint)
     with torch.inference_mode():
         logits, _ = loaded.classifier()(transforms.test_transform(transforms.decode_image(image))[None])

@@ -7,12 +7,13 @@ from unittest.mock import patch
 
 import pytest
 
-from scripts import cli, doctor
+from scripts import cli, doctor, models
 from scripts.cli import BENCHMARKS, COMMANDS
 from training.commands import Command
 
 NAMES = [name for section in COMMANDS.values() for name in section if name != "bench"]
 NAMES += [f"bench {name}" for section in BENCHMARKS.values() for name in section]
+NAMES += [f"models {name}" for name in models.main.commands]
 EXAMPLE = re.compile(r"^ *(?:[^`|]+ \| )?classifier (.*)$", re.MULTILINE)
 
 
@@ -22,7 +23,7 @@ def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(f"models {name}" for name in ("list", "roll", "rollback"))])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_line_is_wider_than_a_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line for line in help_of(name, capsys).splitlines() if len(line) > 80] == []
 

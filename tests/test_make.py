@@ -70,7 +70,7 @@ def test_serve_names_a_missing_checkpoint(tmp_path: Path) -> None:
     done = make("serve", f"CHECKPOINT={tmp_path / 'none.pth'}")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; 'make train' makes one.")
+    assert done.stderr.startswith(f"There is no checkpoint {tmp_path / 'none.pth'}; 'classifier train' makes one.")
 
 
 def test_archive_refuses_a_version_that_no_one_could_ask_for(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_no_puzzling_phrase(name: str) -> None:
     assert not found, f"say it in other words:{lines(found)}"
 
 
-@pytest.mark.parametrize("name", [*PAGES, "gateway/openapi.yaml", "classifier --help"])
+@pytest.mark.parametrize("name", READ)
 def test_a_noun_instead_of_a_clause(name: str) -> None:
     found = [sentence for sentence in READ[name]() if NOUN_EXISTS.search(sentence.text)]
     assert not found, f'"the served model", not "what is served":{lines(found)}'
@@ -148,6 +148,8 @@ def test_source_is_read(tmp_path: Path) -> None:
         '    raise ValueError(f"{x} is too small; take" + " more.")\n'
         'parser.add_argument("--x", help="how many there are" if y else "how few")\n'
         'print("not read here")\n'
+        'say(f"{x} is read here" " too.")\n'
+        'COMPILED = re.compile("Not a sentence.")\n'
         'def g() -> None:\n    """Do it.\n\n    \\b\n    classifier it\n    classifier that\n\n    Or not."""\n'
     )
     assert [(sentence.line, sentence.text) for sentence in of_python(path, "module.py")] == [
@@ -156,8 +158,9 @@ def test_source_is_read(tmp_path: Path) -> None:
         (3, "{value} is too small; take more."),
         (4, "how few"),
         (4, "how many there are"),
-        (7, "Do it."),
-        (13, "Or not."),
+        (6, "{value} is read here too."),
+        (9, "Do it."),
+        (15, "Or not."),
     ]
 
 

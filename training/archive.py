@@ -24,7 +24,7 @@ from training import commands
 from training.files import DigestError, check_digest, write_digest, written_whole
 from training.outcome import Stopped
 
-# PyTorch and the exporters are imported only when an archive is made, because every 'make serve' checks if it must be.
+# PyTorch and the exporters are imported only to make an archive: every start of the server checks whether it has to.
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
 
@@ -142,7 +142,7 @@ def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
             "and begin with a letter or a digit."
         )
     if not checkpoint.is_file():
-        raise Stopped(f"There is no checkpoint {checkpoint}; 'make train' makes one.")
+        raise Stopped(f"There is no checkpoint {checkpoint}; 'classifier train' makes one.")
     sources = digest_sources(checkpoint, path, version)
     if is_current(path, sources):
         print(f"{path} is current, version {version}")

@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         not isinstance(card, dict)
         or not {"weights", "classes", "normalisation", "recipe", "calibration"} <= card.keys()
     ):
-        raise CheckpointError(f"{path} is no checkpoint of a classifier; 'make train' makes one.")
+        raise CheckpointError(f"{path} is no checkpoint of a classifier; 'classifier train' makes one.")
     if card["normalisation"] != NORMALISATION:
         raise CheckpointError(
             f"{path} was trained with {card['normalisation']}, but handler/transforms.py has {NORMALISATION}; "
@@ -129,7 +129,7 @@ def load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}; 'make train' makes one.") from None
+        raise CheckpointError(f"There is no checkpoint {path}; 'classifier train' makes one.") from None
     except Exception as error:  # the unpickler and the zip reader raise many kinds
         raise CheckpointError(f"{path} cannot be read as a checkpoint; it may be damaged.") from error
 

@@ -1,4 +1,4 @@
-"""What all commands share: how they end, their help, and options that have one name and one meaning everywhere.
+"""The common parts of all commands: their end, their help, and options with one name and meaning everywhere.
 
 It loads the standard library and click alone, so that help is there at once.
 """

@@ -1,8 +1,9 @@
 """The fields of a recipe: everything that decides a training run, read from YAML and checked once."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from handler.transforms import INPUT_SIZE
 from training.models import ARCHITECTURES
 from training.outcome import Stopped
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 RUN_FILES = ("last", "training_history")  # .pth, beside the checkpoint; compared in lower case
 
@@ -157,8 +161,13 @@ def load_recipe(path: Path) -> Recipe:
 
 def make_recipe(values: Any, name: str) -> Recipe:
     """Make a recipe of plain values. Raises RecipeError as `load_recipe` does, and calls the recipe `name`."""
-    recipe = _validated(values, name)
-    _refuse({field: reason for field, reason in recipe.without_effect().items() if _is_set(recipe, field)}, name)
+    return _made(values, f"{name} cannot be followed.")
+
+
+def _made(values: Any, beginning: str) -> Recipe:
+    """Make a recipe of plain values. Raises RecipeError, whose message starts with `beginning`."""
+    recipe = _validated(values, beginning)
+    _refuse({field: reason for field, reason in recipe.without_effect().items() if _is_set(recipe, field)}, beginning)
     return recipe
 
 
@@ -168,7 +177,8 @@ def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recip
     Fields of the recipe that lose their effect by the change return to their defaults. With `drop`, so do those of
     `values` that have no effect; otherwise they raise RecipeError, as wrong fields do.
     """
-    name, plain = f"A recipe with {values}", recipe.plain()
+    beginning = " ".join(f"--set {field}={value}" for field, value in values.items()) + ":"
+    plain = recipe.plain()
     for field, value in values.items():
         *sections, last = field.split(".")
         section: Any = plain
@@ -177,18 +187,34 @@ def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recip
             if not isinstance(section, dict):
                 raise RecipeError(f"The recipe has no field '{field}'.")
         section[last] = value
-    for field in _validated(plain, name).without_effect():
+    for field in _validated(plain, beginning).without_effect():
         if drop or field not in values:
             _remove(plain, field)
-    return make_recipe(plain, name)
+    return _made(plain, beginning)
 
 
-def _validated(values: Any, name: str) -> Recipe:
+def _validated(values: Any, beginning: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"{name} cannot be followed. " + "; ".join(problems)) from None
+        raise RecipeError(f"{beginning} {'; '.join(map(_problem, error.errors()))}.") from None
+
+
+def _problem(detail: "ErrorDetails") -> str:
+    """Say in plain words what pydantic found wrong."""
+    field = ".".join(map(str, detail["loc"])) or "the recipe"
+    match detail["type"]:
+        case "value_error":
+            return str(detail["ctx"]["error"])
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden":
+            return f"{field} is no field of a recipe; remove it"
+        case "string_pattern_mismatch":
+            return f"{field} must consist of the letters A to Z and a to z, digits, '_' and '-'"
+        case "model_type":
+            return f"{field} must have fields, one a line"
+    return f"{field} {re.sub('^[A-Z][a-z]+ should', 'must', detail['msg']).partition(', unable')[0]}"
 
 
 def with_settings(recipe: Recipe, settings: Iterable[tuple[str, str]]) -> Recipe:
@@ -216,11 +242,11 @@ def check_field(field: str) -> None:
         place = repr(name)
 
 
-def _refuse(without_effect: dict[str, str], name: str) -> None:
+def _refuse(without_effect: dict[str, str], beginning: str) -> None:
     """Raise RecipeError if there are fields without effect."""
     if without_effect:
         problems = (f"{field} has no effect {reason}; remove it." for field, reason in without_effect.items())
-        raise RecipeError(f"{name} cannot be followed. " + " ".join(problems))
+        raise RecipeError(f"{beginning} {' '.join(problems)}")
 
 
 def _is_set(recipe: Recipe, field: str) -> bool:

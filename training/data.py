@@ -295,9 +295,11 @@ def write_images(images: Images, folder: Path) -> None:
 @command("data")
 @click.argument("folder", type=PATH, help="the folder to write")
 def main(folder: Path) -> None:
-    """Write CIFAR-10 as a folder `train/<class>/*`, `test/<class>/*` of PNG files, to look at or to send to a server.
+    """Write CIFAR-10 as PNG files, to look at or to send to a server.
 
-    classifier data data/cifar10
+    The folder gets `train/<class>/*` and `test/<class>/*`.
+
+        classifier data data/cifar10
     """
     for split in ("train", "test"):
         write_images(load_images(None, split), folder / split)

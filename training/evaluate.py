@@ -90,7 +90,7 @@ def reliability(probabilities: Tensor, labels: Tensor) -> list[dict[str, float]]
 
 
 def worst_mistakes(probabilities: Tensor, labels: Tensor) -> list[int]:
-    """Return the numbers of wrongly classified images, those of the highest confidence first."""
+    """Return the numbers of wrongly predicted images, those of the highest confidence first."""
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero().flatten()
     return wrong[confidence[wrong].argsort(descending=True)][:MAX_MISTAKES].tolist()
@@ -195,7 +195,11 @@ def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"
     loaded, images = load_checkpoint(checkpoint), load_images(data, "test")
     if images.classes != loaded.card["classes"]:
-        raise Stopped(f"The images show {images.classes}, the checkpoint knows {loaded.card['classes']}.")
+        shown, known = (", ".join(names) for names in (images.classes, loaded.card["classes"]))
+        raise Stopped(
+            f"The images show the classes {shown}; the checkpoint predicts {known}. "
+            "Name a folder of the checkpoint's classes with --data, or another checkpoint."
+        )
     report = write_report(loaded, images, output)
     low, high = wilson_interval(report["accuracy"], report["images"])
     print(

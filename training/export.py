@@ -1,6 +1,9 @@
 """Export a checkpoint as TorchScript or ONNX, proven equal to the classifier it came from.
 
-classifier export cifar10_whitened_resnet --output build/resnet.pt
+    classifier export cifar10_whitened_resnet --output build/resnet.pt
+    classifier export cifar10_cnn --output build/cnn.onnx
+
+If --output ends in .onnx, the file is ONNX, for engines other than PyTorch; otherwise it is TorchScript.
 """
 
 import io
@@ -27,6 +30,7 @@ from training.outcome import Stopped
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
+ONNX_SUFFIX = ".onnx"
 # Of the largest value of an output, because float32 rounds sums in proportion to their largest terms. The order of a
 # sum depends on the processor: with AVX-512, AVX2 and SSE4.1, the released networks differ by 10 steps of float32.
 TOLERANCE = 64 * torch.finfo(torch.float32).eps
@@ -102,18 +106,23 @@ def _compare(classifier: nn.Module, exported: Network, kind: str, examples: Path
                 if not difference <= TOLERANCE * largest:  # also if it is not a number
                     raise ExportError(
                         f"{kind} differs from the classifier by {difference:.1e} on {name} images, "
-                        f"where the largest output is {largest:.1e}."
+                        f"where the largest output is {largest:.1e}. Nothing was written; train the checkpoint again, "
+                        "or install the versions of requirements.lock."
                     )
 
 
 @torch.inference_mode()
 def milliseconds(path: Path, batch_size: int = 16) -> float:
-    """Return the median milliseconds that TorchScript takes for an image on one core, optimised as in the handler."""
+    """Return the median milliseconds that an export takes for an image on one core, optimised as in the handler."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        model = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.load(path).eval()))
+        model: Network = (
+            open_network(path, threads=1)
+            if path.suffix == ONNX_SUFFIX
+            else torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.load(path).eval()))
+        )
     images, times = torch.randn(batch_size, 3, INPUT_SIZE, INPUT_SIZE), []
     for _ in range(40):
         started = time.perf_counter()
@@ -125,7 +134,7 @@ def milliseconds(path: Path, batch_size: int = 16) -> float:
 
 @commands.command("export", help=__doc__)
 @commands.checkpoint
-@commands.output("the TorchScript file to write", required=True)
+@commands.output("the file to write: ONNX if it ends in .onnx, else TorchScript", required=True)
 @click.option(
     "--examples",
     type=commands.PATH,
@@ -134,7 +143,8 @@ def milliseconds(path: Path, batch_size: int = 16) -> float:
     help="JPEG images to compare on (default: ui/examples)",
 )
 def main(checkpoint: Path, output: Path, examples: Path) -> None:
-    export(load_checkpoint(checkpoint), output, examples)
+    write = export_onnx if output.suffix == ONNX_SUFFIX else export
+    write(load_checkpoint(checkpoint), output, examples)
     print(
         f"wrote {output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
         f"real images; "

@@ -281,7 +281,7 @@ def main(recipe: Path, settings: tuple[tuple[str, str], ...], storage: str | Non
 
 
 def tune(
-    whole: Recipe,
+    full_recipe: Recipe,
     *,
     space: Path,
     data: Path | None,
@@ -293,7 +293,7 @@ def tune(
     storage: str,
 ) -> None:
     """Search around a recipe and write the report. Raises Stopped, and what `open_storage` raises."""
-    recipe = changed(whole, {"epochs": epochs, "smaller_images": []})
+    recipe = changed(full_recipe, {"epochs": epochs, "smaller_images": []})
     fields = load_space(space, recipe)
     opened = open_storage(storage)
     images = load_images(data, "train")
@@ -305,7 +305,7 @@ def tune(
     search(searched, lambda trial: objective(trial, suggest(trial, fields, recipe), *parts), count, begun)
     if not searched.get_trials(states=(TrialState.COMPLETE,), deepcopy=False):
         raise Stopped("No trial came to its end; try a space of lower learning rates.")
-    write_report(searched, recipe, whole, output)
+    write_report(searched, recipe, full_recipe, output)
     print(f"best validation accuracy {searched.best_value:.2%}; wrote {output}/recipe.yaml and report.md")
 
 

@@ -33,15 +33,15 @@ page.explanation = (() => {
     explaining = true;
     const explanation = await request(chosen, name);
     explaining = false;
-    if (!explanation.error) explanations.set(name, explanation);
+    if (explanation.success) explanations.set(name, explanation);
     if (explanations !== state.chosen.explanations || name !== element("why").value) return explain();
     isLost = explanation.lost;
-    if (explanation.error) showMessage(page.result.withRetry(explanation.error, explanation.lost));
-    else showExplanation(explanation);
+    if (explanation.success) showExplanation(explanation);
+    else showMessage(page.result.withRetry(explanation.error, explanation.lost));
   }
 
   function request({ file, name, replies }, className) {
-    const { version } = replies.find(({ answer }) => !answer.error).answer;
+    const { version } = replies.find(({ answer }) => answer.success).answer;
     return page.server.post(`explain?${new URLSearchParams({ class: className, version })}`, file, name);
   }
 

@@ -14,7 +14,7 @@ page.result = (() => {
 
   // Why there is nothing to show. If only one version failed, its error stands beside the other's prediction.
   function failure({ replies }) {
-    if (!replies.every(({ answer }) => answer.error)) return null;
+    if (replies.some(({ answer }) => answer.success)) return null;
     const [{ answer, lost }] = replies;
     return withRetry(answer.error, lost);
   }
@@ -47,7 +47,7 @@ page.result = (() => {
   }
 
   function agreement(replies) {
-    const answers = replies.map(({ answer }) => answer).filter(({ error }) => !error);
+    const answers = replies.map(({ answer }) => answer).filter(({ success }) => success);
     if (answers.length < 2) return "One version did not answer.";
     const [one, other] = answers.map(({ predicted_class: name }) => name);
     if (one === other) return `The versions agree: both predict ${one}.`;
@@ -57,8 +57,8 @@ page.result = (() => {
 
   // For the history, in a few words.
   function summary({ replies }) {
-    const words = ({ answer: { error, predicted_class: name, confidence, in_distribution: isIn } }) =>
-      error || `${name} ${percent(confidence)}${isIn === false ? " (outlier)" : ""}`;
+    const words = ({ answer: { success, error, predicted_class: name, confidence, in_distribution: isIn } }) =>
+      success ? `${name} ${percent(confidence)}${isIn === false ? " (outlier)" : ""}` : error;
     if (replies.length === 1) return words(replies[0]);
     return replies.map((reply) => `${reply.answer.version ?? "?"}: ${words(reply)}`).join("\n");
   }
@@ -75,7 +75,7 @@ page.result = (() => {
     const heading = answer.version ? `Version ${answer.version}${before ? ", with differences" : ""}` : "No answer";
     fill("version", replies.length > 1 && heading);
     fill("refused", answer.error);
-    if (answer.error) for (const name of ["outlier", "answer", "bars", "spent"]) fill(name, null);
+    if (!answer.success) for (const name of ["outlier", "answer", "bars", "spent"]) fill(name, null);
     else {
       if (answer.in_distribution !== false) fill("outlier", null);
       fill("predicted", answer.predicted_class);

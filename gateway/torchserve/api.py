@@ -106,7 +106,7 @@ def result(response: BaseHTTPResponse) -> Any:
     if reply.get("success") is False:  # the handler's words, not TorchServe's
         raise ImageRefused(reply["error"], reply["status"])
     if response.status == VERSION_TAKEN:
-        remedy = "Give the new archive another number, 'training.archive --version', or unregister that version."
+        remedy = "Pack it with another number, 'classifier archive --version', or unregister that version."
         raise BackendError(f"{reply['message']}. {remedy}")
     if reply.get("type") == "ModelVersionNotFoundException":
         raise NoSuchVersion(reply["message"])

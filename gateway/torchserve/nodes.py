@@ -118,7 +118,7 @@ class _Node:
         try:
             self._check(send)
         except (HTTPError, BackendError) as error:
-            LOG.warning("The node %s is not asked now: %s", self._address, error)
+            LOG.warning("The node %s gets no requests now: %s", self._address, error)
             raise Unavailable("TorchServe cannot be reached.") from None
 
 

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from gateway.backend import Answer, Refusal
 from training.outcome import Stopped
 
-ABOUT_THE_IMAGE = (400, 413, 415, 422)  # what the gateway answers with these, it will always answer
-PASSING = (408, 429, 500, 502, 503, 504)  # these, it may not answer next time
-PATIENCE = 60  # seconds without an answer, after which a request is given up
+ABOUT_THE_IMAGE = (400, 413, 415, 422)  # the gateway will always refuse this image
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # the gateway may answer otherwise next time
+RETRY_SECONDS = 60  # without an answer, after which a request is given up
 DELAYS = (0.5, 1, 2, 4, 8)  # seconds between tries; the last is repeated
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes of the reply
 READ_DELAYS = (0, 0.5, 1)  # seconds before each try to read a file
@@ -160,7 +160,7 @@ class Gateway:
             except PassingError as error:
                 waiting = max(next(delays), error.after)
                 # Many images are not waited for one after the other if none is answered.
-                if time.monotonic() + waiting > min(started, self.answered) + PATIENCE or self.stop.wait(waiting):
+                if time.monotonic() + waiting > min(started, self.answered) + RETRY_SECONDS or self.stop.wait(waiting):
                     raise
             else:
                 self.answered = time.monotonic()
@@ -189,7 +189,7 @@ class Gateway:
             return _unanswered(
                 f"The proxy refuses uploads of this size ({size:.1f} MB); raise its client_max_body_size."
             )
-        if status in PASSING:
+        if status in RETRY_STATUSES:
             raise PassingError(self._refusal(response, answer), _seconds(response.headers.get("Retry-After", "")))
         raise GatewayGone(self._refusal(response, answer))
 
@@ -229,10 +229,10 @@ class Gateway:
             case requests.exceptions.ReadTimeout():
                 return f"The gateway at {self.url} took longer than {TIMEOUT[1]} s."
             case requests.exceptions.ConnectionError() | requests.exceptions.Timeout():
-                return f"There is no gateway at {self.url}; start one with 'make serve', or name another --url."
+                return f"There is no gateway at {self.url}; start one with 'classifier serve', or name another --url."
             case requests.exceptions.RequestException():
                 return str(self._another(type(error).__name__))
-        return f"{self.url} cannot be asked ({reason_of(error)}); see REQUESTS_CA_BUNDLE."
+        return f"{self.url} cannot be reached ({reason_of(error)}); see REQUESTS_CA_BUNDLE."
 
     def _refusal(self, response: requests.Response, answer: Any) -> str:
         """Say why a reply is no answer."""
@@ -262,7 +262,7 @@ class Gateway:
 
 
 def is_this_machine(host: str) -> bool:
-    """Say whether a host of a URL is this machine; `make serve HOST=0.0.0.0` may have named it so."""
+    """Say whether a host of a URL is this machine; `classifier serve --host 0.0.0.0` may have named it so."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -280,7 +280,7 @@ def _without_query(url: str) -> str:
 
 
 def may_pass(answer: Answer) -> bool:
-    """Say whether an image may be classified another time, because it was not the image that was refused."""
+    """Say whether a later try may predict an image, because the refusal was not about the image."""
     return not answer["success"] and answer["status"] not in ABOUT_THE_IMAGE
 
 

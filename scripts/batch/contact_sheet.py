@@ -53,5 +53,7 @@ def _end_of(file: str) -> str:
 def _picture(file: Path) -> Image.Image:
     from handler.transforms import decode_upright  # loads PyTorch, which few runs need
 
-    upright = decode_upright(file.read_bytes(), lambda image: image.convert("RGB"))  # takes what was classified
+    upright = decode_upright(
+        file.read_bytes(), lambda image: image.convert("RGB")
+    )  # takes every image that has a prediction
     return ImageOps.contain(upright, (PICTURE, PICTURE))

@@ -17,7 +17,7 @@ from scripts.batch.client import Gateway, GatewayGone, may_pass
 from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
 from scripts.batch.output import check_output, writing
-from scripts.batch.rows import BEGINNING, ERROR, FORMS, Journal, OtherRows, Row, Rows, columns, legible, rows_of
+from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
 from training.folders import few
@@ -139,7 +139,7 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
             for final, again in predict_all(gateway, list(grouped(states)), classes):
                 rows.add(final, again)
                 done |= {row[0]: states[Path(row[0])] for row in final}
-                for file, *_, error in (row[:BEGINNING] for row in again):
+                for file, *_, error in (row[:NUMBER_OF_FIGURES] for row in again):
                     if file not in later:
                         say(f"{legible(file)}: {error} It is tried again every {RETRY_SECONDS} s.")
                     later[file] = time.monotonic() + RETRY_SECONDS
@@ -190,7 +190,7 @@ def predict_by_ray(options: Options) -> Done:
     from scripts.batch.ray import engine
 
     names = options.names()
-    rows, again, classes = engine.classify(
+    rows, again, classes = engine.predict(
         names, absent_of(names, options.paths), options.archive, options.output, options.address
     )
     return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
@@ -205,7 +205,7 @@ def predict(options: Options) -> Outcome:
     if sheet:
         check_output("--contact-sheet", sheet, [".png"])
     summary, classes, others, again = ENGINES[options.engine](options)
-    text = f"{summary.images - summary.failed:,} of {summary.images:,} images classified; wrote {output}"
+    text = f"{summary.images - summary.failed:,} of {summary.images:,} images predicted; wrote {output}"
     if sheet and summary.uncertain:
         with writing(sheet, f" The rows are in {output}."):
             draw_sheet(sheet, summary.uncertain)

@@ -20,8 +20,8 @@ FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
 Row = list[Any]  # the file, FIGURES, the probability of every class; None where there is none
 KINDS = (str, str, float, bool, str)  # of the first in a Row; the others are floats
 ERROR = len(FIGURES)  # its place in a Row
-BEGINNING = ERROR + 1  # as many values are no probabilities
-AS_IT_WAS = " Run the same command again to continue after its rows."
+NUMBER_OF_FIGURES = ERROR + 1  # values at the beginning of a Row; the others are probabilities
+HOW_TO_CONTINUE = " Run the same command again to continue after its rows."
 
 
 def columns(classes: list[str]) -> list[str]:
@@ -145,7 +145,7 @@ class Journal:
     def keep(self, rows: list[Row]) -> None:
         """Leave no others than these rows in the file, or begin it."""
         content = self._bytes(rows)
-        with writing(self.path, AS_IT_WAS):
+        with writing(self.path, HOW_TO_CONTINUE):
             if not rows:
                 self.path.write_bytes(content)
             elif self.path.exists() and self.path.read_bytes().startswith(content):
@@ -155,7 +155,7 @@ class Journal:
                     temporary.write_bytes(content)
 
     def append(self, rows: list[Row]) -> None:
-        with writing(self.path, AS_IT_WAS), self.path.open("ab") as file:
+        with writing(self.path, HOW_TO_CONTINUE), self.path.open("ab") as file:
             file.write(self.form.encode(rows))
 
     def drop(self, files: Collection[str]) -> list[Row]:
@@ -180,14 +180,14 @@ class Rows:
 
     def __init__(self, journal: Journal, kept: list[Row]) -> None:
         self.journal = journal
-        self.final = {row[0]: row[:BEGINNING] for row in kept}  # in the order of the journal
+        self.final = {row[0]: row[:NUMBER_OF_FIGURES] for row in kept}  # in the order of the journal
         self.again: dict[str, Row] = {}
 
     def add(self, rows: list[Row], again: list[Row]) -> None:
         self.journal.append(rows)
         for row in rows:
             self.again.pop(row[0], None)
-            self.final[row[0]] = row[:BEGINNING]
+            self.final[row[0]] = row[:NUMBER_OF_FIGURES]
         self.again |= {row[0]: row for row in again}
 
     def reopen(self, files: Collection[str]) -> None:

@@ -19,7 +19,7 @@ UNCERTAIN = 36  # images that are kept for a contact sheet
 class Summary:
     """Counts of images, and the least certain of them as (confidence, file, class), the lowest confidence first.
 
-    `labelled` counts images in folders named as classes, `confusion` those of them that were classified, by true and
+    `labelled` counts images in folders named as classes, `confusion` those of them that were predicted, by true and
     predicted class; `strangers` names the other folders.
     """
 
@@ -76,14 +76,14 @@ def as_document(summary: Summary, classes: list[str]) -> dict[str, Any]:
 
 def as_text(summary: Summary, classes: list[str]) -> list[str]:
     """Return lines with the accuracy, the images that are not in it, and the confusion, as wide as the terminal."""
-    classified = summary.confusion.total()
-    failed, strangers = summary.labelled - classified, _strangers(summary)
+    predicted = summary.confusion.total()
+    failed, strangers = summary.labelled - predicted, _strangers(summary)
     if summary.accuracy is None:
-        lines = [f"no accuracy: {failed:,} images in folders named as classes, none classified"] if failed else []
+        lines = [f"no accuracy: {failed:,} images in folders named as classes, none predicted"] if failed else []
         return lines + [f"no accuracy: {note}" for note in strangers]
     return [
-        f"accuracy {summary.accuracy:.2%} ({summary.right:,} of {classified:,} in folders named as classes"
-        f"{f'; {failed:,} not classified' if failed else ''})",
+        f"accuracy {summary.accuracy:.2%} ({summary.right:,} of {predicted:,} in folders named as classes"
+        f"{f'; {failed:,} not predicted' if failed else ''})",
         *(f"not in accuracy: {note}" for note in strangers),
         *confusion_table(summary, classes, shutil.get_terminal_size((WIDTH, 0)).columns),
     ]
@@ -113,7 +113,7 @@ def confusion_table(summary: Summary, classes: list[str], width: int) -> list[st
         if margin + sum(columns) + len(columns) <= width:
             break
     else:
-        return [f"{len(classes)} classes make too wide a table of what is confused for this terminal; --json has it."]
+        return [f"{len(classes)} classes make the table of confused classes too wide for this terminal; --json has it."]
 
     def line(name: str, cells: Iterable[object]) -> str:
         return " ".join(

@@ -86,6 +86,9 @@ def verify(
     gateway = Gateway(url, connections, token_file)
     classes = gateway.classes()
     if classes != trained.card["classes"]:
-        raise Stopped(f"{url} serves other classes than those of {checkpoint}.")
+        raise Stopped(
+            f"{url} serves other classes than those of {checkpoint}; name the checkpoint that is served, "
+            "or another --url."
+        )
     comparison = compare(served(gateway, images, classes), offline(trained, images), images, classes, named)
     return Outcome(0 if comparison["same"] else 1, as_text(comparison), comparison)

@@ -51,8 +51,8 @@ PEERS = ("flask", "fastapi", "litserve")
 SYSTEMS = (PRODUCT, LOCAL, *PEERS)
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 15  # seconds
-WARMING_SECONDS = 4  # seconds
-LONGER = {"large": 2}  # times as long for what few are answered of
+WARMING_SECONDS = 4
+TIMES_AS_LONG = {"large": 2}  # because only a few large images are answered a second
 IDLE_CORES = 0.3  # of a core; LitServe looks for work all the time
 Figures = dict[str, float]
 
@@ -105,7 +105,7 @@ def photograph(size: tuple[int, int], seed: int) -> bytes:
 
 @contextlib.contextmanager
 def running(system: System, image: bytes) -> Iterator[tuple[psutil.Process, float]]:
-    """Start a system; yields its process and the seconds until it had classified an image."""
+    """Start a system; yields its process and the seconds until it had predicted an image."""
     started = time.monotonic()
     with (
         tempfile.TemporaryFile() as log,
@@ -113,7 +113,7 @@ def running(system: System, image: bytes) -> Iterator[tuple[psutil.Process, floa
     ):
         watched = psutil.Process(process.pid)
         try:
-            while not _classifies(system.url, image):
+            while not _predicts(system.url, image):
                 if process.poll() is not None or time.monotonic() - started > START_TIMEOUT:
                     log.seek(0)
                     raise Stopped(f"{system.name} did not start:\n{log.read().decode()}")
@@ -133,7 +133,7 @@ def stop(process: psutil.Process) -> None:
         process.kill()
 
 
-def _classifies(url: str, image: bytes) -> bool:
+def _predicts(url: str, image: bytes) -> bool:
     with requests.Session() as session:
         session.trust_env = False  # a proxy for the web does not lead to this machine
         try:
@@ -149,7 +149,10 @@ def load(url: str, image: Path, connections: int, seconds: int, *arguments: str)
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     figures = json.loads(printed.splitlines()[-1])
     if figures["failed"]:
-        raise Stopped(f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections.")
+        raise Stopped(
+            f"{figures['failed']} requests to {url} failed, of {image.name} on {connections} connections. "
+            "Stop other programs that use the processor or the ports, and run the command again."
+        )
     return figures
 
 
@@ -182,7 +185,7 @@ def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
             figures["torchserve small 32"] = load(*_torchserve(folder / "run", small, seconds))
         for image, connections in CELLS:
             settle(process)
-            duration = seconds * LONGER.get(image, 1)
+            duration = seconds * TIMES_AS_LONG.get(image, 1)
             figures[f"{image} {connections}"] = load(url, folder / f"{image}.jpg", connections, duration, "file")
         figures["process"] = {"start": start, "memory": memory(process)}
     return figures
@@ -196,7 +199,7 @@ def _torchserve(run: Path, image: Path, seconds: int) -> tuple[Any, ...]:
 
 
 def batch_prediction(folder: Path, url: str) -> float:
-    """Return how many files a second the product's command classifies."""
+    """Return how many files a second the product's command predicts."""
     command = [sys.executable, "-m", "scripts.batch_predict", str(folder / "files")]
     command += ["-o", str(folder / "predictions.csv"), "--url", url]
     started = time.monotonic()
@@ -205,7 +208,7 @@ def batch_prediction(folder: Path, url: str) -> float:
 
 
 def plain_loop(folder: Path) -> float:
-    """Return how many files a second a loop of PyTorch classifies, in batches of 64 on two threads."""
+    """Return how many files a second a loop of PyTorch predicts, in batches of 64 on two threads."""
     command = [sys.executable, "-m", "scripts.bench.peers", "loop", str(folder)]
     return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
@@ -313,12 +316,17 @@ def need(program: str, package: str) -> None:
 
 
 @command("serving", help=__doc__)
-@click.argument("archive", type=PATH)
-@click.option("--rounds", type=COUNT, default=5, metavar="N", help="of all measurements (default: 5)")
-@click.option("--seconds", type=COUNT, default=6, metavar="N", help="of load in a cell (default: 6)")
+@click.argument("archive", type=PATH, help="the archive to serve")
+@click.option("--rounds", type=COUNT, default=5, metavar="N", help="how often all measurements are made (default: 5)")
+@click.option("--seconds", type=COUNT, default=6, metavar="N", help="seconds of load in each measurement (default: 6)")
 @output("path of the results, without suffix (default: runs/benchmark)", "PATH", default="runs/benchmark")
 @click.option(
-    "--systems", type=click.Choice(SYSTEMS), multiple=True, default=SYSTEMS, metavar="NAME...", help="(default: all)"
+    "--systems",
+    type=click.Choice(SYSTEMS),
+    multiple=True,
+    default=SYSTEMS,
+    metavar="NAME...",
+    help="systems to measure (default: all)",
 )
 @click.option("--minutes", type=COUNT, metavar="N", help="load the product alone, and measure minute by minute")
 def main(archive: Path, rounds: int, seconds: int, output: Path, systems: tuple[str, ...], minutes: int | None) -> None:

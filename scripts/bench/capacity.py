@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, fields
 from statistics import mean, median
 from typing import Any
 
+from gateway.limits import MAX_IMAGE_BYTES
 from training.project import ROOT
 
 BENCHMARK = json.loads((ROOT / "docs" / "benchmark.json").read_text())["product"]
 VCPUS = 2  # in a pod, as in the benchmark's machine
 DAY = 24 * 3600  # seconds
-MAX_IMAGE_BYTES = 10 * 2**20
 REFERENCE, DEFAULT = "cnn", "whitened_resnet"  # the two networks whose rates are measured
 MFLOP = {REFERENCE: 23, "whitened_cnn": 236, DEFAULT: 321, "resnet18": 1110}  # an image; docs/training.md
 DEFAULT_RATE = (194, 238)  # measured images a second on two cores; docs/performance.md

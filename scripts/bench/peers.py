@@ -3,7 +3,7 @@
     .venv/bin/python -m scripts.bench.peers fastapi build --port 9000
 
 Each takes network.pt and model_card.json of a folder, and answers POST /predict with the same fields. `loop` serves
-nothing: it classifies the images in files/ in batches and prints how many a second.
+nothing: it predicts the images in files/ in batches and prints how many a second.
 """
 
 import io
@@ -36,7 +36,7 @@ class Model:
 
     @torch.inference_mode()
     def probabilities(self, images: list[bytes]) -> Tensor:
-        """Classify the bytes of image files; returns (N, C)."""
+        """Predict the bytes of image files; returns (N, C)."""
         pixels = torch.stack([decode(image) for image in images])
         return self.network(normalise(pixels))[0].softmax(dim=1)
 
@@ -88,7 +88,7 @@ def litserve(folder: Path, port: int) -> None:
 
 
 def loop(folder: Path) -> float:
-    """Classify all files of folder/files, and return how many a second."""
+    """Predict all files of folder/files, and return how many a second."""
     model, files, started = Model(folder), sorted((folder / "files").iterdir()), time.monotonic()
     for first in range(0, len(files), BATCH_SIZE):
         model.probabilities([file.read_bytes() for file in files[first : first + BATCH_SIZE]])

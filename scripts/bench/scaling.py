@@ -20,12 +20,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from gateway.limits import MAX_WAITING_IMAGES
 from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
 from training.commands import command, output
 from training.files import save_figure, write_whole
 from training.project import ROOT
 
-MAX_WAITING = 300  # small images in a pod: 150 in each gateway process
+GATEWAYS = 2  # processes in a pod; `workers` in gateway/gunicorn.conf.py
+MAX_WAITING = GATEWAYS * MAX_WAITING_IMAGES  # small images in a pod
 LATE_SECONDS = 1.0  # of waiting, as in the alert in deploy/monitoring
 MIN_PODS = 4  # because some may be lost
 # Kubernetes' HorizontalPodAutoscaler with its documented defaults.
@@ -170,7 +172,7 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
 
 @command("scaling", help=__doc__)
 @assumptions
-@click.option("--seed", type=int, default=1, metavar="N", help="of chance (default: 1)")
+@click.option("--seed", type=int, default=1, metavar="N", help="seed of the random requests (default: 1)")
 @output("path of the results, without suffix (default: docs/scaling)", "PATH", default=ROOT / "docs" / "scaling")
 def main(seed: int, output: Path, **assumed: float | None) -> None:
     plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})

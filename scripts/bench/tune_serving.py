@@ -99,7 +99,7 @@ def several(name: str, words: str, *default: int) -> Callable[[Callable[..., Any
 
 
 @command("tune-serving", help=__doc__)
-@click.argument("archive", type=PATH)
+@click.argument("archive", type=PATH, help="the archive to serve")
 @several("--workers", "processes that run the network", 1, 2)
 @several("--batch-sizes", "images that a worker takes at once, at most", 8, 16, 32)
 @several("--delays", "milliseconds that an image may wait for others, from 1 because TorchServe takes 0 for 100", 1, 5)
@@ -111,8 +111,8 @@ def several(name: str, words: str, *default: int) -> Callable[[Callable[..., Any
     metavar="FILE",
     help="TorchServe's configuration (default: config.properties)",
 )
-@click.option("--rounds", type=COUNT, default=3, metavar="N", help="of all measurements (default: 3)")
-@click.option("--seconds", type=COUNT, default=5, metavar="N", help="of load in a measurement (default: 5)")
+@click.option("--rounds", type=COUNT, default=3, metavar="N", help="how often all measurements are made (default: 3)")
+@click.option("--seconds", type=COUNT, default=5, metavar="N", help="seconds of load in each measurement (default: 5)")
 def main(
     archive: Path,
     workers: tuple[int, ...],

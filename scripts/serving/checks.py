@@ -140,7 +140,7 @@ def _gateway(url: str, config: Path) -> str:
         from scripts.serving.product import check_ports
 
         check_ports(address.hostname, address.port or HTTP, read_properties(config))
-        return "not running, and its ports are free; start it with 'make serve'"
+        return "not running, and its ports are free; start it with 'classifier serve'"
     if health["status"] != "healthy":
         raise WrongError(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
     return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
@@ -170,7 +170,7 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
     if isinstance(health, dict) and (HEALTHY if health.get("status") == "healthy" else UNHEALTHY) <= health.keys():
         return health
     remedy = (
-        "stop the program that listens there, or take another port with 'make serve PORT=5002'"
+        "stop the program that listens there, or take another port with 'classifier serve --port 5002'"
         if here
         else "start the gateway there, or name another --url"
     )
@@ -178,7 +178,7 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `make serve HOST=` may have named it."""
+    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `classifier serve --host` takes it."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -188,7 +188,7 @@ def _is_here(host: str) -> bool:
 
 def _keys(key_file: Path) -> str:
     if not key_file.exists():
-        return "none, as TorchServe was not started here"
+        return "none, because TorchServe was not started here"
     if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
         raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
     return f"{key_file} is for its owner alone"

@@ -31,7 +31,7 @@ from training.files import check_digest
 from training.outcome import Stopped
 from training.project import ROOT
 
-ELSEWHERE = "in a copy of config.properties, named with CONFIG="
+IN_A_COPY = "in a copy of config.properties, and name the copy with --config"
 OLDEST_JAVA = 17
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image must have been predicted
@@ -121,7 +121,7 @@ def _alone_in(run: Path) -> Iterator[None]:
     except Timeout:
         raise ServeError(
             f"A server that was started here already keeps its files in {run}: stop it, or name another folder with "
-            f"'make serve RUN=.run2'."
+            f"'classifier serve --run .run2'."
         ) from None
 
 
@@ -185,13 +185,13 @@ def find_java() -> Path:
 
 def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
     """Raise ServeError, with a line for each, if ports that are needed are taken."""
-    wanted = [(host, port, "choose another with 'make serve PORT=5002'")]
+    wanted = [(host, port, "choose another with 'classifier serve --port 5002'")]
     for name, value in properties.items():
         if name.endswith("_address"):
             address = urlsplit(value)
-            wanted.append((address.hostname or "", address.port or 0, f"set another {name} {ELSEWHERE}"))
+            wanted.append((address.hostname or "", address.port or 0, f"set another {name} {IN_A_COPY}"))
         elif name.startswith("grpc_") and name.endswith("_port"):
-            wanted.append(("127.0.0.1", int(value), f"set another {name} {ELSEWHERE}"))
+            wanted.append(("127.0.0.1", int(value), f"set another {name} {IN_A_COPY}"))
     taken = []
     for address_host, number, remedy in wanted:
         try:
@@ -257,7 +257,7 @@ def _wait_until_serving(url: str, services: list[Service], memory: Path, run: Pa
     while not _ready(url):
         _watch(services, memory, run)
         if time.monotonic() > started + START_TIMEOUT:
-            raise ServeError(f"No image was classified within {START_TIMEOUT} s. {services[0].last_lines()}")
+            raise ServeError(f"No image was predicted within {START_TIMEOUT} s. {services[0].last_lines()}")
     say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
 
 

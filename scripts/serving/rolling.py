@@ -72,7 +72,9 @@ def roll(torchserve: Management, archive: str, run: Path, sample: Path | None, l
     images = _images(sample)
     old = _served(torchserve)
     if archive == old["archive"]:
-        raise Refused(f"{archive} is what is served, and a rollback could not return to it; use another file name.")
+        raise Refused(
+            f"{archive} is already the served version, and a rollback could not return to it; use another file name."
+        )
 
     def check(new: str) -> str:
         return _compare(torchserve, old["version"], new, images, sample, limits)
@@ -84,7 +86,7 @@ def rollback(torchserve: Management, run: Path) -> str:
     """Serve the version again that the last roll, or rollback, has replaced; returns a sentence. Raises Refused."""
     old, last = _served(torchserve), served.last_roll(run)
     if last is None:
-        raise Refused("there is nothing to return to, as no version was rolled.")
+        raise Refused("there is nothing to return to, because no version was rolled.")
     if old != last["new"]:
         raise Refused(
             f"there is nothing to return to: version {old['version']} of {old['archive']} is served, "
@@ -191,7 +193,7 @@ def _compare_classes(
     if classes[old] != classes[new] and not limits.new_classes:
         raise Refused(
             f"version {new} has other classes, {_listed(classes[new] - classes[old])} and not "
-            f"{_listed(classes[old] - classes[new])}; --new-classes if that is wanted."
+            f"{_listed(classes[old] - classes[new])}; add --new-classes to allow that."
         )
     roots = roots_of([sample] if sample else [])
     strange = {label_of(image, roots, classes[new]) for image in images} - classes[new]

@@ -1,7 +1,7 @@
 """The served versions and the last roll, in one file of the run folder; a restart serves them again.
 
-The file names the archive that `make serve` was given (`named`), every version that `classifier models` has served
-since, the default first (`versions`, empty if it changed nothing), and the last roll (`last_roll`).
+`named` is the archive that `classifier serve` was given. `versions` has every version that `classifier models` has
+served since, the default first; it is empty if nothing changed. `last_roll` is the last roll.
 """
 
 import json

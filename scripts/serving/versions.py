@@ -1,4 +1,4 @@
-"""The versions of the model that TorchServe has: listed, registered, scaled, rolled, as `classifier models` asks."""
+"""The commands of `classifier models`: list, register, scale and roll the versions that TorchServe has."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
 
 
 def change(command: str, torchserve: Management, run: Path, **given: Any) -> str:
-    """Carry out a command that changes what is served, and note it; returns what happened."""
+    """Carry out a command that changes the served versions, and note it; returns the result as a sentence."""
     match command:
         case "scale":
             return torchserve.scale(**given)

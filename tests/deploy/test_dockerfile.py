@@ -25,7 +25,7 @@ from training.files import digest_path, write_digest
 
 LOCKS = {target: ROOT / "deploy" / f"{target}.lock" for target in ("gateway", "torchserve")}
 VERSION_OR_HASH = re.compile(r"==[^ ]+|sha256:\w+")
-CLASSIFY = """
+PREDICT = """
 import sys
 from urllib.request import Request, urlopen
 image = bytes.fromhex(sys.argv[1])
@@ -198,7 +198,7 @@ def test_a_node_serves_its_archive_and_writes_nowhere_else(archive: Path, tmp_pa
     image.copied |= {str(file): store / file.name for file in (archive, digest_path(archive))}
     with container(image, LOCKS["torchserve"], tmp_path) as running:
         wait_until(lambda: healthy(running), START_TIMEOUT)
-        answer = running.run("python", "-c", CLASSIFY, encode(draw("red", 1)).hex())
+        answer = running.run("python", "-c", PREDICT, encode(draw("red", 1)).hex())
         assert json.loads(answer.stdout)["predicted_class"] in TEN
         assert running.run("touch", "here").returncode != 0
         assert stops(running), running.log.read_text()

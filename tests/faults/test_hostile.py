@@ -38,9 +38,7 @@ def test_mutants_are_classified_or_refused_and_kill_nobody(stack: Stack, record_
     count, workers = times(500, 10_000), stack.processes(WORKER)
     with ThreadPoolExecutor(16) as pool:
         outcomes = Counter(pool.map(lambda mutant: outcome(stack, mutant), mutants(count, seed=5)))
-    record_property(
-        f"{count:,} mutants", f"{outcomes[200, True]:,} classified, {count - outcomes[200, True]:,} refused"
-    )
+    record_property(f"{count:,} mutants", f"{outcomes[200, True]:,} predicted, {count - outcomes[200, True]:,} refused")
     # A few take on the looks of another format.
     assert {(200, True), (400, False)} <= set(outcomes) <= {(200, True), (400, False), (415, False)}
     assert stack.processes(WORKER) == workers

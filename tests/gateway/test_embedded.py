@@ -79,7 +79,7 @@ def test_an_archive_of_an_earlier_version_is_to_be_packed_again(
         change(tmp_path / file, old, new)
     else:
         (tmp_path / "handler" / "predictor.py").rename(tmp_path / "handler" / "model.py")
-    with pytest.raises(OutdatedArchive, match="pack it again with 'make archive'"):
+    with pytest.raises(OutdatedArchive, match="pack it again with 'classifier archive'"):
         Embedded(tmp_path, workers=1)
 
 

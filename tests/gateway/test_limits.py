@@ -11,6 +11,7 @@ from urllib3.filepost import encode_multipart_formdata
 from gateway import limits
 from handler.transforms import FORMAT_NAMES, FORMATS, MAX_JPEG_PIXELS, MAX_PIXELS
 from scripts.batch.images import BYTES_AT_ONCE
+from scripts.bench.scaling import GATEWAYS
 from tests.stack import ROOT
 from training import folders
 
@@ -28,6 +29,7 @@ COPIES = [
     ("config.properties", r"A (\d+) MB image", limits.MAX_IMAGE_BYTES, MB),
     ("deploy/nginx/*", r"client_(?:max_body|body_buffer)_size (\d+);", limits.MAX_TORCHSERVE_BYTES, 1),
     ("README.md", r"at most (\d+) MB", limits.MAX_IMAGE_BYTES, MB),
+    ("gateway/gunicorn.conf.py", r"\bworkers = (\d+)", GATEWAYS, 1),
 ]
 # In these files it may stand, in whichever words there are.
 MENTIONS = [

@@ -41,7 +41,7 @@ def test_it_is_installed_and_works_in_any_folder(tmp_path: Path) -> None:
     installed = Path(sys.executable).with_name("classifier")
     done = subprocess.run([installed, "serve", "none.pth"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "There is no checkpoint none.pth; 'make train' makes one.\n"
+    assert done.stderr == "There is no checkpoint none.pth; 'classifier train' makes one.\n"
 
 
 def test_an_archive_has_its_version_already(capsys: pytest.CaptureFixture[str]) -> None:

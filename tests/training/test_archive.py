@@ -108,4 +108,4 @@ def test_its_digest_is_beside_it_for_sha256sum(archive: Path) -> None:
 def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as end:
         run_module(module, tmp_path / "none.pth")
-    assert str(end.value) == f"There is no checkpoint {tmp_path}/none.pth; 'make train' makes one.\n"
+    assert str(end.value) == f"There is no checkpoint {tmp_path}/none.pth; 'classifier train' makes one.\n"

@@ -118,7 +118,7 @@ def test_works_from_any_folder(
         ("optimizer.momentun=0.9", r"no field 'optimizer.momentun'; 'optimizer' has the fields name, lr, other_lr, "),
         ("learning_rate=0.1", r"no field 'learning_rate'; it has the fields name, architecture, "),
         ("seed.first=1", r"no field 'seed.first'; 'seed' has no fields"),
-        ("optimizer.lr=-1", r"cannot be followed. optimizer.lr: Input should be greater than 0"),
+        ("optimizer.lr=-1", r"^--set optimizer.lr=-1: optimizer.lr must be greater than 0\."),
         ("epochs=[", r"--set epochs: '\[' is not YAML"),
         ("epochs", r"'epochs' must be FIELD=VALUE"),
     ],

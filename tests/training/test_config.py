@@ -47,8 +47,8 @@ TAUGHT = {"teacher": "a.pth", "weight": 1.0}
             "augment.border has no effect without augment.crop_padding or augment.",
         ),
         ({"distillation": TAUGHT, "label_smoothing": 0.1}, "label_smoothing has no effect with distillation.weight 1"),
-        ({"distillation": {"temperature": 2.0}}, "distillation.teacher: Field required"),
-        ({"optimizer": SGD | {"nesterov": True}}, "optimizer.nesterov: Extra inputs are not permitted"),
+        ({"distillation": {"temperature": 2.0}}, "distillation.teacher is missing"),
+        ({"optimizer": SGD | {"nesterov": True}}, "optimizer.nesterov is no field of a recipe; remove it."),
     ],
 )
 def test_refuses_a_field_that_would_change_nothing(tmp_path: Path, changes: dict, sentence: str) -> None:
@@ -76,7 +76,7 @@ def test_a_change_takes_the_fields_along_that_lose_their_effect_by_it() -> None:
     with pytest.raises(RecipeError, match=r"optimizer\.momentum has no effect with optimizer adam"):
         changed(recipe, {"optimizer.momentum": 0.5})
     for field in ("epochs.first", "optimizer.rate"):
-        with pytest.raises(RecipeError, match=rf"{field.replace('.', '[.]')}(: Extra|'\.)"):
+        with pytest.raises(RecipeError, match=rf"{field.replace('.', '[.]')}( is no field|'\.)"):
             changed(recipe, {field: 1})
 
 
@@ -104,11 +104,11 @@ def test_reference_recipe_is_the_reference() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"epochs": 0}, "epochs: Input should be greater than 0"),
-        ({"epocs": 3}, "epocs: Extra inputs are not permitted"),
-        ({"architecture": "vgg"}, "architecture: Input should be"),
-        ({"optimizer": {"name": "adam"}}, "optimizer.lr: Field required"),
-        ({"name": "../escape"}, "name: String should match"),
+        ({"epochs": 0}, "epochs must be greater than 0"),
+        ({"epocs": 3}, "epocs is no field of a recipe; remove it"),
+        ({"architecture": "vgg"}, "architecture must be 'cnn'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.lr is missing"),
+        ({"name": "../escape"}, "name must consist of the letters"),
         ({"name": "last"}, r"a run writes a file last\.pth besides its checkpoint; choose another name"),
         ({"name": "Training_History"}, r"a file training_history\.pth"),
     ],

@@ -55,7 +55,12 @@ def test_shows_what_the_model_sees_and_what_supports_the_class(explained: Page) 
 
 
 def test_what_hardly_changes_the_answer_is_not_exaggerated(served: Page) -> None:
-    unchanging = {"input": PIXEL, "explained_class": "green", "heat_map": [[0.004, -0.003], [0, 0.001]]}
+    unchanging = {
+        "input": PIXEL,
+        "explained_class": "green",
+        "heat_map": [[0.004, -0.003], [0, 0.001]],
+        "success": True,
+    }
     served.route("**/explain?*", lambda route: route.fulfill(json=unchanging))
     served.set_input_files("#file", upload())
     served.get_by_text("Explain the prediction").click()

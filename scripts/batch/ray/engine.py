@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 CODE = "handler/onnx_engine.py"  # in an archive; without it an installed repository's would be taken
 BLOCK = 4 * 1024 * 1024  # bytes of images from a Parquet file that one worker takes at once
-QUIET = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # a cluster that is not there is known after a minute, not a quarter of an hour
 }
-ALONE = {  # a Ray that is started for one command is reached from this machine alone, and with a key
+LOCAL_RAY_SETTINGS = {  # a Ray that is started for one command is reached from this machine alone, and with a key
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on loopback, on Linux as well
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(),
 }
 
 
-def classify(
+def predict(
     named: list[str], absent: Collection[str], archive: Path, output: str, address: str | None
 ) -> tuple[list[Row], list[Row], list[str]]:
     """Predict the images that paths and URLs name, except those that have a row in the output already.
@@ -138,7 +138,7 @@ def check_once(files: list[str], place: str) -> None:
 def cluster(address: str | None) -> Iterator[None]:
     """Connect to the Ray that `address` or RAY_ADDRESS names, or start one on this machine until the block ends."""
     address = address or os.environ.get("RAY_ADDRESS")
-    os.environ |= QUIET if address else QUIET | ALONE  # Ray reads them as it is imported
+    os.environ |= RAY_SETTINGS if address else RAY_SETTINGS | LOCAL_RAY_SETTINGS  # Ray reads them as it is imported
     import ray
 
     ray.cloudpickle.register_pickle_by_value(worker)

@@ -50,4 +50,4 @@ def test_the_operator_is_told_that_the_token_is_wrong(tmp_path: Path, caplog: py
     with serving(lambda path: (401, said)) as (server,):
         with pytest.raises(Unavailable):
             several_nodes([server.url], file).predict(b"image")
-        assert f"The node {server.url} is not asked now: This is not the token of the nodes" in caplog.text
+        assert f"The node {server.url} gets no requests now: This is not the token of the nodes" in caplog.text

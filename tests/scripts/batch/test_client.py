@@ -29,7 +29,7 @@ def images(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "DELAYS", (0.01,))
-    monkeypatch.setattr(client, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(client, "READ_DELAYS", (0, 0))
 
 
@@ -231,11 +231,11 @@ def test_the_environment_names_the_certificate_authority(
     with answering(gateway_that((200, RED)), tls=certificate) as address:
         with pytest.raises(Stopped, match=r"cannot be trusted .*self-signed.*REQUESTS_CA_BUNDLE") as refused:
             Gateway(f"https://{address}", 1).classes()
-        assert "make serve" not in str(refused.value)
+        assert "classifier serve" not in str(refused.value)
         clean.setenv(variable, str(certificate.with_suffix(".crt")))
         assert Gateway(f"https://{address}", 1).classes() == ["red"]
         clean.setenv(variable, "/none.pem")
-        with pytest.raises(Stopped, match=r"cannot be asked \(.*/none.pem\)"):
+        with pytest.raises(Stopped, match=r"cannot be reached \(.*/none.pem\)"):
             Gateway(f"https://{address}", 1).classes()
     clean.delenv(variable)
     with answering(gateway_that((200, RED))) as address, pytest.raises(Stopped, match="There is no TLS"):
@@ -248,7 +248,7 @@ def test_password_of_netrc_or_url_and_token(clean: pytest.MonkeyPatch, tmp_path:
     with answering(guarded) as address:
         with pytest.raises(Stopped, match=r"asks for a password or token; write it into ~/\.netrc") as refused:
             Gateway(f"http://{address}", 1).classes()
-        assert "make serve" not in str(refused.value)
+        assert "classifier serve" not in str(refused.value)
         assert Gateway(f"http://{address}", 1, token).classes() == ["red"]
         named = Gateway(f"http://ann:s%C3%A9cret%401@{address}", 1)
         assert (named.classes(), named.url) == (["red"], f"http://{address}")

@@ -13,7 +13,7 @@ def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # a camera held upright
     Image.new("RGB", (40, 20), "blue").save(tmp_path / "turned.jpg", exif=turned)
-    (tmp_path / "torn.png").write_bytes((tmp_path / "small.png").read_bytes()[:40])  # since it was classified
+    (tmp_path / "torn.png").write_bytes((tmp_path / "small.png").read_bytes()[:40])  # since it was predicted
     names = ["large.jpg", *["small.png"] * 5, "turned.jpg", "gone.png", "torn.png"]
     draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / name), "a cat") for name in names])
 
@@ -36,7 +36,7 @@ def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
         assert min(cell(1, column).crop((0, 0, PICTURE, PICTURE)).tobytes()) < 200
 
 
-def test_an_image_with_broken_metadata_is_shown_as_it_was_classified(tmp_path: Path) -> None:
+def test_an_image_with_broken_metadata_is_shown_as_it_was_predicted(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "blue").save(tmp_path / "odd.jpg", exif=b"Exif\0\0IIU\0\x08\0\0\0", dpi=(300, 300))
     draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / "odd.jpg"), "a cat")])
     with Image.open(tmp_path / "sheet.png") as sheet:

@@ -60,7 +60,7 @@ def test_folders_and_files_in_order_with_errors_beside(stack: Stack, dataset: Pa
     done = batch_predict(broken, dataset / "test" / "cyan", other, "-o", output, "--url", stack.url)
 
     assert done.returncode == 1
-    assert "8 of 10 images classified" in done.stdout
+    assert "8 of 10 images predicted" in done.stdout
     assert "accuracy " in done.stdout
     assert "of 8 in folders named as classes)" in done.stdout
     assert "skipped" not in done.stdout
@@ -81,7 +81,7 @@ def test_no_accuracy_where_folders_are_no_classes(stack: Stack, tmp_path: Path) 
     done = batch_predict(tmp_path / "holiday", "-o", tmp_path / "out.csv", "--url", stack.url)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        f"1 of 1 images classified; wrote {tmp_path / 'out.csv'}",
+        f"1 of 1 images predicted; wrote {tmp_path / 'out.csv'}",
         "3 other files skipped (.bmp 2, .txt 1)",
         "no accuracy: the folder holiday is no class of the model",
     ]
@@ -126,10 +126,10 @@ def test_watches_a_folder_and_asks_no_file_twice(stack: Stack, tmp_path: Path) -
     with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
         wait_until(lambda: output.exists() and table(output))
         (drop / "broken.png").write_bytes(b"broken")
-        assert watch_until(2, signal.SIGTERM) == f"1 of 2 images classified; wrote {output}"
+        assert watch_until(2, signal.SIGTERM) == f"1 of 2 images predicted; wrote {output}"
     draw("red", 2).save(drop / "another.png")
     with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as process:
-        assert watch_until(3, signal.SIGINT) == f"2 of 3 images classified; wrote {output}"
+        assert watch_until(3, signal.SIGINT) == f"2 of 3 images predicted; wrote {output}"
     assert [Path(row["file"]).name for row in table(output)] == ["there.png", "broken.png", "another.png"]
 
 
@@ -172,7 +172,7 @@ def test_says_why_nothing_was_done(stack: Stack, tmp_path: Path) -> None:
     for arguments, sentence in (
         ((tmp_path / "none",), "There is no file or folder"),
         ((tmp_path,), "There are no JPEG, PNG, GIF or WebP files"),
-        ((__file__, "--url", f"http://127.0.0.1:{port}"), "start one with 'make serve'"),
+        ((__file__, "--url", f"http://127.0.0.1:{port}"), "start one with 'classifier serve'"),
         ((__file__, "-o", tmp_path / "out.txt"), "must end in .csv or .jsonl or .parquet."),
         ((__file__, "--contact-sheet", tmp_path / "sheet.jpg"), "must end in .png."),
         ((__file__, "-o", tmp_path / "out.parquet", "--watch"), "name a .csv or .jsonl as --output."),
@@ -239,7 +239,7 @@ def test_goes_on_after_the_rows_of_whole_requests(
     done = batch_predict(*arguments, "-o", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == whole
     assert (f"Continuing after the {kept} images in " in done.stderr) is (kept > 0)
-    assert f"{len(lines) - 2} of {len(lines) - 1} images classified" in done.stdout
+    assert f"{len(lines) - 2} of {len(lines) - 1} images predicted" in done.stdout
     assert f"of {len(lines) - 2} in folders named as classes" in done.stdout
 
 
@@ -302,7 +302,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "DELAYS", (0.01,))
-    monkeypatch.setattr(client, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(predict, "SETTLED_SECONDS", 0.05)
 
 
@@ -320,7 +320,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 Here = Callable[..., tuple[int, str, str]]
 
 
-def classified(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+def predicted(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
     """Answer as a gateway that is well; the photo's number is its confidence."""
     if request.command == "GET":
         return 200, CLASSES | {"status": "ready"}
@@ -336,9 +336,9 @@ def test_stops_where_the_gateway_goes_away_and_the_same_command_continues(
 
     def leaving(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
         if well or request.path == "/classes":
-            return classified(request, body)
+            return predicted(request, body)
         posts.append(1)
-        return classified(request, body) if len(posts) == 1 else (status, {"error": "No model."})
+        return predicted(request, body) if len(posts) == 1 else (status, {"error": "No model."})
 
     with answering(leaving) as address:
         stopped, printed, said = here(photos, "-o", output, "--url", f"http://{address}")
@@ -365,7 +365,7 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
 
     def slow_for_one(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
         asked.extend(re.findall(rb"photo (\d+)", body))
-        return (504, {"error": "It takes too long."}) if b"photo 07" in body and not well else classified(request, body)
+        return (504, {"error": "It takes too long."}) if b"photo 07" in body and not well else predicted(request, body)
 
     with answering(slow_for_one) as address:
         arguments = "--list", listed, "-o", output, "--url", f"http://{address}"
@@ -373,7 +373,7 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
         assert (status, printed.splitlines()[:2]) == (
             1,
             [
-                f"78 of 80 images classified; wrote {output}",
+                f"78 of 80 images predicted; wrote {output}",
                 "2 images could not be read or predicted; run the same command again for them",
             ],
         )
@@ -393,7 +393,7 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
 @pytest.mark.usefixtures("_impatient")
 def test_other_images_may_follow_a_run_that_has_ended(photos: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "list.txt").write_text(f"{photos / '01.png'}\n{tmp_path / 'gone.png'}\n")
-    with answering(classified) as address:
+    with answering(predicted) as address:
         arguments = "-o", tmp_path / "out.csv", "--url", f"http://{address}"
         assert here("--list", tmp_path / "list.txt", *arguments)[0] == 1
         assert here(photos / "02.png", *arguments)[0] == 0
@@ -401,7 +401,7 @@ def test_other_images_may_follow_a_run_that_has_ended(photos: Path, tmp_path: Pa
 
 
 def test_a_missing_path_on_the_command_line_is_refused(photos: Path, tmp_path: Path, here: Here) -> None:
-    with answering(classified) as address:
+    with answering(predicted) as address:
         status, _, said = here(photos, photos / "gone.png", "-o", tmp_path / "out.csv", "--url", f"http://{address}")
     assert (status, said) == (2, f"There is no file or folder {photos / 'gone.png'}.\n")
 
@@ -412,7 +412,7 @@ def test_a_half_copied_file_is_asked_again_once_it_is_whole(photos: Path, tmp_pa
 
     def copying(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
         if b"half" not in body:
-            return classified(request, body)
+            return predicted(request, body)
         (photos / "03.png").write_bytes(b"photo 03")
         good = re.findall(rb"photo (\d+)|half", body)
         damaged = {"error": "It is damaged.", "status": 400, "success": False}
@@ -447,7 +447,7 @@ def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_ans
             return tried
         if b"half" in body:
             return 400, {"error": "It is damaged.", "success": False}
-        return classified(request, body)
+        return predicted(request, body)
 
     def operate() -> None:
         wait_until(lambda: output.exists() and [row["error"] for row in rows(output)] == ["", "It is damaged."])
@@ -487,7 +487,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_what_is_there_stays(
     if "--watch" not in options:
         for name in map("{:02}.png".format, range(0, 80, 2)):
             (photos / name).unlink()
-    with answering(classified) as address:
+    with answering(predicted) as address:
         arguments = command(photos, *options, "--url", f"http://{address}", "--connections", 1)
         done = subprocess.run(
             arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, preexec_fn=limited(limit)
@@ -499,7 +499,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_what_is_there_stays(
 
 
 def test_an_output_that_nobody_reads_is_told_in_a_sentence(photos: Path, tmp_path: Path) -> None:
-    with answering(classified) as address:
+    with answering(predicted) as address:
         arguments = command(photos, "-o", tmp_path / "out.csv", "--url", f"http://{address}")
         for end in ("/dev/full", None):
             reader, writer = os.pipe()

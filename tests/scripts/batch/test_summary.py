@@ -26,7 +26,7 @@ ROWS = [
 def test_the_table_has_true_classes_down_and_predicted_ones_across(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert as_text(summarise(ROWS, CLASSES), CLASSES) == [
-        "accuracy 99.80% (1,000 of 1,002 in folders named as classes; 1 not classified)",
+        "accuracy 99.80% (1,000 of 1,002 in folders named as classes; 1 not predicted)",
         "not in accuracy: the folder holiday is no class of the model",
         "rows: true class, columns: predicted class",
         "           airplane automobile bird",
@@ -45,7 +45,7 @@ def test_names_that_do_not_fit_are_numbered_and_a_thousand_are_not_tried(monkeyp
     ]
     classes = [f"number {index}" for index in range(1000)]
     assert as_text(summarise([row("number 7/1.png", "number 7")], classes), classes)[1].startswith(
-        "1000 classes make too wide a table"
+        "1000 classes make the table of confused classes too wide"
     )
 
 
@@ -73,7 +73,7 @@ def test_without_labels_there_is_nothing_to_be_right(files: list[str], said: lis
 
 def test_labels_of_files_that_all_failed() -> None:
     summary = summarise([row("bird/1.png", None), row("bird/2.png", None)], CLASSES)
-    assert as_text(summary, CLASSES) == ["no accuracy: 2 images in folders named as classes, none classified"]
+    assert as_text(summary, CLASSES) == ["no accuracy: 2 images in folders named as classes, none predicted"]
     document = as_document(summary, CLASSES)
     assert {document[name] for name in ("labelled", "labelled_failed")} == {2}
     assert (document["accuracy"], document["confusion"]) == (None, None)

@@ -53,7 +53,7 @@ def test_another_program_on_the_port(body: bytes, status: int) -> None:
         right, said = gateway(url)
     assert not right
     assert said.startswith(f"The gateway does not answer at {url} (")
-    assert "take another port with 'make serve PORT=5002'" in said
+    assert "take another port with 'classifier serve --port 5002'" in said
 
 
 def test_a_program_that_never_answers() -> None:

@@ -161,7 +161,7 @@ def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
         ("sleeping", [], "version 3.0 takes .* more than 3 times as long"),
         ("sleeping", ["--limit", "0.2"], "version 3.0 takes .* --limit allows 0.2 s"),
         ("taken", [], "Model version 1.0 is already registered .* --version"),
-        ("first", [], "first.mar is what is served"),
+        ("first", [], "first.mar is already the served version"),
     ],
 )
 def test_a_version_that_is_no_good_is_refused(

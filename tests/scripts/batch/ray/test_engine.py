@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for room in ("scripts", "training", "gateway", "handler"):
         (elsewhere / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
-    access = engine.QUIET | engine.ALONE | KEYS | NICENESS
+    access = engine.RAY_SETTINGS | engine.LOCAL_RAY_SETTINGS | KEYS | NICENESS
     with patch.dict(os.environ, access):
         with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
             from ray.cluster_utils import Cluster
@@ -155,7 +155,7 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
         cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
         printed, noted = process.communicate(timeout=200)
     assert process.returncode == 0, noted
-    assert printed.startswith(f"{GROUPS * GROUP:,} of {GROUPS * GROUP:,} images classified; wrote {output}\n")
+    assert printed.startswith(f"{GROUPS * GROUP:,} of {GROUPS * GROUP:,} images predicted; wrote {output}\n")
     assert rows(output)["file"].to_pylist() == sorted(map(str, many.iterdir()))
     assert set(rows(output)["predicted_class"].to_pylist()) == {"red"}
     assert left.items() <= times_written(output).items(), "it asked again for what was there"
@@ -185,13 +185,13 @@ def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
 
     assert main(command, standalone_mode=False) == 1
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "1 of 3 images classified; wrote rows",
+        "1 of 3 images predicted; wrote rows",
         "1 image could not be read or predicted; run the same command again for it",
     ]
     assert rows(Path("rows"))["file"].to_pylist() == ["broken.png", "red.png"]
     draw("blue", 1).save("gone.png")
     assert main(command, standalone_mode=False) == 1
-    assert capsys.readouterr().out.startswith("2 of 3 images classified; wrote rows\n")
+    assert capsys.readouterr().out.startswith("2 of 3 images predicted; wrote rows\n")
     assert rows(Path("rows"))["predicted_class"].to_pylist() == [None, "blue", "red"]
 
 
