@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import served
+from scripts.serving.archives import check_archive
 from scripts.serving.defaults import TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
-from training.files import check_digest
 from training.outcome import Stopped
 from training.project import ROOT
 
@@ -75,9 +75,9 @@ def _archive_of(model: Path, version: str | None) -> Path:
 def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
     """Serve `archive`, or what was rolled in its place, until interrupted.
 
-    Raises ServeError or DigestError; leaves nothing running, and the signal handlers as they were.
+    Raises Stopped; leaves nothing running, and the signal handlers as they were.
     """
-    check_digest(archive)
+    check_archive(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
     with _alone_in(run), _memory(run) as memory:
