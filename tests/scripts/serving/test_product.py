@@ -159,7 +159,7 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.mar"
-    rebuild(archive, broken, {"MAR-INF/MANIFEST.json": ('"modelName"', '"name"')})
+    rebuild(archive, broken, {"MAR-INF/MANIFEST.json": ('"createdOn"', "createdOn")})
     monkeypatch.setattr(product, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     handlers = [signal.getsignal(number) for number in SIGNALS]
