@@ -14,7 +14,6 @@ CLASSIFIER = $(VENV)/python -m scripts.cli
 # The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.
 quoted = '$(subst ','\'',$(value $(1)))'
 option = $(if $(value $(2)),$(1) $(call quoted,$(2)))
-ARCHIVE = "$$(file=$(call quoted,CHECKPOINT); echo "$${file%.pth}.mar")"
 # Every step of a training asks for the same large tensors; jemalloc, where there is one, keeps them for the next.
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
@@ -55,14 +54,14 @@ check: .venv/test ## lint, and check types, who imports whom, and spelling
 faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
 	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/batch/test_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
-bench: .venv/test tools archive ## measure CHECKPOINT as it is served against what one would build instead
-	@$(CLASSIFIER) bench serving $(ARCHIVE) --output docs/benchmark
+bench: .venv/test tools ## measure CHECKPOINT as it is served against what one would build instead
+	@$(CLASSIFIER) bench serving $(call quoted,CHECKPOINT) --config $(call quoted,CONFIG) --output docs/benchmark
 
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet
 
-screenshot: .venv/test tools archive ## take the pictures of the page that the documentation shows
-	@$(VENV)/python -m tests.screenshot $(ARCHIVE)
+screenshot: .venv/test tools ## take the pictures of the page that the documentation shows
+	@$(VENV)/python -m tests.screenshot $(call quoted,CHECKPOINT)
 
 lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -15,19 +15,18 @@ from typing import Any, TypeVar
 from gevent import get_hub
 
 from gateway import metrics
+from gateway.archives import CODE, MODULES, check_files
 from gateway.backend import (
     Answer,
     Details,
     Explanation,
     ImageRefused,
     NoSuchVersion,
-    OutdatedArchive,
     Prediction,
     Version,
 )
 
 T = TypeVar("T")
-CODE = "handler"  # the package that every archive brings along
 _IMPORTING = Lock()
 
 
@@ -39,11 +38,10 @@ class Embedded:
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
-        predictor, onnx_engine = _import_code(folder, "predictor", "onnx_engine")
+        check_files(folder)
+        predictor, onnx_engine = _import_code(folder)
         self._read, self._model = predictor.read, onnx_engine.load(folder, threads=1)
         self._workers = workers
-        if "in_distribution" not in self._model.card["calibration"]:
-            raise OutdatedArchive
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = self.predict_all([image], version)
@@ -72,25 +70,23 @@ class Embedded:
         return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
 
 
-def _import_code(folder: Path, *names: str) -> list[ModuleType]:
-    """Import modules of the archive's own code, whatever code of that name this process has already.
+def _import_code(folder: Path) -> list[ModuleType]:
+    """Import MODULES of the archive's own code, whatever code of that name this process has already.
 
     They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
-    itself when it is loaded. Raises OutdatedArchive if it has other modules.
+    itself when it is loaded.
     """
     package = folder / CODE
     spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
     if not spec or not spec.loader:
         raise ImportError(f"{package} is no package. Unpack an archive that 'classifier archive' has made.")
-    if not all((package / f"{name}.py").is_file() for name in names):
-        raise OutdatedArchive
     code = module_from_spec(spec)
     with _IMPORTING:
         others = _forget_code()
         sys.modules[CODE] = code
         try:
             spec.loader.exec_module(code)
-            return [import_module(f"{CODE}.{name}") for name in names]
+            return [import_module(f"{CODE}.{name}") for name in MODULES]
         finally:
             _forget_code()
             sys.modules.update(others)

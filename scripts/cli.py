@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from scripts import options
-from scripts.serving.defaults import ARCHIVE
-from training.commands import PATH, Group, as_json, command
+from scripts.serving.defaults import RELEASED
+from training.commands import MODEL, Group, as_json, command
 from training.outcome import Outcome
 
 Sections = dict[str, dict[str, tuple[str, str]]]  # by heading and name: the command's place, and what it does
@@ -62,14 +62,21 @@ class Lazy(Group):
 
 
 @command("doctor")
-@click.argument("archive", type=PATH, default=ARCHIVE, help=f"the served archive (default: {ARCHIVE.stem})")
+@click.argument(
+    "model",
+    type=MODEL,
+    default=RELEASED,
+    metavar="[CHECKPOINT|ARCHIVE]",
+    help=f"the served model, as 'classifier serve' takes it (default: {RELEASED.stem})",
+)
 @options.url
 @options.product
 @as_json
-def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
+def doctor(model: Path, url: str, config: Path, run: Path) -> Outcome:
     """Find every reason why the product cannot serve, and say how to mend it.
 
         classifier doctor
+        classifier doctor cifar10_cnn
         classifier doctor my.mar --url http://127.0.0.1:5002 --json
 
     If this command is not installed or does not start, run 'python3 scripts/doctor.py', which needs nothing installed.
@@ -77,7 +84,7 @@ def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
     """
     from scripts.serving import checks
 
-    return checks.doctor(archive, url, config, run)
+    return checks.doctor(model.with_suffix(".mar"), url, config, run)
 
 
 bench = Lazy("bench", BENCHMARKS, help="Measure the product. 'classifier bench COMMAND --help' has examples.")

@@ -20,13 +20,13 @@ import click
 
 from scripts import options
 from scripts.serving.defaults import BACKENDS, HOST, PORT, RELEASED, TORCHSERVE
-from training.commands import CHECKPOINT, command
+from training.commands import MODEL, command
 
 
 @command("serve", help=__doc__)
 @click.argument(
     "model",
-    type=CHECKPOINT,
+    type=MODEL,
     default=RELEASED,
     metavar="[CHECKPOINT|ARCHIVE]",
     help=f"a checkpoint, by its name in model_store or as a file, or an archive (default: {RELEASED.stem})",

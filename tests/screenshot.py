@@ -15,8 +15,9 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import encode
 from tests.stack import ROOT, Stack, serve
-from training.archive import archive
+from training.archive import archive, archive_of
 from training.checkpoint import load_checkpoint
+from training.commands import MODEL
 
 DOCS = ROOT / "docs"
 DESK, PHONE = {"width": 1040, "height": 720}, {"width": 390, "height": 720}
@@ -89,4 +90,4 @@ def main(released: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(archive_of(MODEL.convert(sys.argv[1], None, None)))

@@ -95,6 +95,12 @@ def test_settings_reach_the_command_as_they_were_given(value: str) -> None:
     assert shown[14:] == ["--backend", "torchserve", "--version", value]
 
 
+def test_bench_and_screenshot_take_what_serve_takes() -> None:
+    for target, before in (("bench", "serving"), ("screenshot", "tests.screenshot")):
+        words = shlex.split(make("-n", target, "CHECKPOINT=cifar10_cnn").stdout.replace("\\\n", ""))
+        assert words[words.index(before) + 1] == "cifar10_cnn"
+
+
 PYTHON = """#!/bin/sh
 # Makes an environment as Python does, only that nothing can be installed into it.
 if [ "$2" = venv ]; then

@@ -12,6 +12,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -66,6 +68,23 @@ def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "
         with written_whole(path) as temporary:
             _zip(build / name, temporary, sources)
             write_digest(path, temporary)  # first, so that after a kill the old archive counts as outdated
+
+
+def archive_of(model: Path, version: str | None = None) -> Path:
+    """Return the archive of a checkpoint, packed as 'classifier archive' does; an archive is returned as it is.
+
+    Another process packs it, because servers need no PyTorch in memory. Raises Stopped, and SystemExit if the
+    checkpoint cannot be packed; the reason has been printed then.
+    """
+    if model.suffix == ".mar":
+        if version:
+            raise Stopped("--version is for a checkpoint; an archive has its version already.")
+        return model
+    command = [sys.executable, "-m", "training.archive", str(model), *(["--version", version] if version else [])]
+    packed = subprocess.run(command)
+    if packed.returncode:
+        raise SystemExit(packed.returncode)
+    return model.with_suffix(".mar")
 
 
 def digest_sources(checkpoint: Path, path: Path, version: str) -> str:

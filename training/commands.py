@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from training.outcome import INTERRUPTED, STOPPED, end
+from training.outcome import INTERRUPTED, STOPPED, Outcome, Stopped, end
 from training.project import CHECKPOINTS, RECIPES, SPACES
 
 AS_JSON = f"{__name__}.as_json"  # set in the context when you ask for JSON
@@ -32,7 +32,17 @@ class Named(click.ParamType):
         if path.is_file() or path.suffix or path.name != str(value):
             return path
         names = ", ".join(sorted(file.stem for file in self.folder.glob(f"*{self.suffix}")))
-        raise click.UsageError(f"There is no {self.name} {value!r}; name a file, or one of: {names}.", ctx)
+        raise Stopped(f"There is no {self.name} {value!r}; name a file, or one of: {names}.")
+
+
+class Model(Named):
+    """A checkpoint, or an archive by its path, or by its file name in the project's folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path, known = Path(value), self.folder / value
+        if path.suffix == ".mar" and path.name == str(value) and not path.is_file() and known.is_file():
+            return known
+        return super().convert(value, param, ctx)
 
 
 class Count(click.ParamType):
@@ -65,6 +75,7 @@ COUNT = Count()
 RECIPE = Named("recipe", RECIPES, ".yaml")
 SPACE = Named("search space", SPACES, ".yaml")
 CHECKPOINT = Named("checkpoint", CHECKPOINTS, ".pth")
+MODEL = Model("checkpoint", CHECKPOINTS, ".pth")
 
 
 class _Ours(click.Command):
@@ -122,10 +133,21 @@ class Command(_Ours):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        return super().parse_args(ctx, _repeated(args, several))
+        try:
+            return super().parse_args(ctx, _repeated(args, several))
+        except Stopped as error:
+            self._refuse(ctx, error)
 
     def invoke(self, ctx: click.Context) -> int:
         return end(lambda: super(Command, self).invoke(ctx), ctx.meta.get(AS_JSON, False), self.interrupted)
+
+    def _refuse(self, ctx: click.Context, error: Stopped) -> NoReturn:
+        """End the command as one that was stopped, because a word of its line names nothing."""
+
+        def refuse() -> Outcome:
+            raise error
+
+        ctx.exit(end(refuse, ctx.meta.get(AS_JSON, False)))
 
 
 def _repeated(words: list[str], options: set[str]) -> list[str]:
@@ -178,11 +200,24 @@ settings = click.option(
 checkpoint = click.argument("checkpoint", type=CHECKPOINT, help="a checkpoint of model_store by its name, or a file")
 
 
+model = click.argument(
+    "model",
+    type=MODEL,
+    metavar="CHECKPOINT|ARCHIVE",
+    help="a checkpoint, by its name in model_store or as a file, or an archive",
+)
+
+
 def _ask_for_json(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     if wanted:
         ctx.meta[AS_JSON] = True
 
 
 as_json = click.option(
-    "--json", is_flag=True, expose_value=False, callback=_ask_for_json, help="print one JSON document, for machines"
+    "--json",
+    is_flag=True,
+    is_eager=True,  # so that a wrong name, wherever it stands, is reported so too
+    expose_value=False,
+    callback=_ask_for_json,
+    help="print one JSON document, for machines",
 )

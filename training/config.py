@@ -151,10 +151,19 @@ class Recipe(_Section):
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from a YAML file. Raises RecipeError, which names each wrong field and each without effect."""
+    return make_recipe(read_yaml(path, "recipe", "training/recipes"), str(path))
+
+
+def read_yaml(path: Path, kind: str, folder: str) -> Any:
+    """Return the contents of a YAML file, a `kind` of which `folder` has examples. Raises RecipeError."""
     try:
-        return make_recipe(yaml.safe_load(path.read_text()), str(path))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}; training/recipes has some to start from.") from None
+        raise RecipeError(f"There is no {kind} {path}; {folder} has some to start from.") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}); name a file with a {kind}.") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8; save it as that, or name a file with a {kind}.") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
 
@@ -175,7 +184,7 @@ def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recip
     """Return the recipe with other values in some fields, which have dotted names such as `optimizer.lr`.
 
     Fields of the recipe that lose their effect by the change return to their defaults. With `drop`, so do those of
-    `values` that have no effect; otherwise they raise RecipeError, as wrong fields do.
+    `values` that have no effect, also within a section; otherwise they raise RecipeError, as wrong fields do.
     """
     beginning = " ".join(f"--set {field}={value}" for field, value in values.items()) + ":"
     plain = recipe.plain()
@@ -187,8 +196,9 @@ def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recip
             if not isinstance(section, dict):
                 raise RecipeError(f"The recipe has no field '{field}'.")
         section[last] = value
+    inside = {f"{field}.{name}" for field, value in values.items() if isinstance(value, dict) for name in value}
     for field in _validated(plain, beginning).without_effect():
-        if drop or field not in values:
+        if drop or field not in values.keys() | inside:
             _remove(plain, field)
     return _made(plain, beginning)
 

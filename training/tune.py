@@ -42,7 +42,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from training import commands
-from training.config import Recipe, RecipeError, changed, load_recipe, with_settings
+from training.config import Recipe, RecipeError, changed, load_recipe, read_yaml, with_settings
 from training.data import Images, load_images, stratified_split
 from training.files import save_figure, write_whole
 from training.outcome import Stopped
@@ -60,10 +60,8 @@ def load_space(path: Path, recipe: Recipe) -> Space:
     Raises RecipeError if the file is no search space, or if it varies a field that no trial could use.
     """
     try:
-        space = TypeAdapter(Space).validate_python(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise RecipeError(f"There is no search space {path}; training/spaces has some to start from.") from None
-    except (yaml.YAMLError, ValidationError):
+        space = TypeAdapter(Space).validate_python(read_yaml(path, "search space", "training/spaces"))
+    except ValidationError:
         raise RecipeError(f"{path} is no search space; give each field a list of choices, or low and high.") from None
     for field, values in space.items():
         value = _read(recipe, field)
@@ -250,8 +248,8 @@ def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
 )
 @commands.data("train/<class>/*")
 @commands.output("folder for the report (default: runs/tune)", "FOLDER", default="runs/tune")
-@click.option("--trials", type=int, default=20, metavar="N", help="trials of the study in all (default: 20)")
-@click.option("--epochs", type=int, default=3, metavar="N", help="epochs of a trial (default: 3)")
+@click.option("--trials", type=commands.COUNT, default=20, metavar="N", help="trials of the study in all (default: 20)")
+@click.option("--epochs", type=commands.COUNT, default=3, metavar="N", help="epochs of a trial (default: 3)")
 @click.option("--grid", is_flag=True, help="try all combinations instead of searching")
 @click.option("--study", metavar="NAME", help="name of the study (default: the recipe's)")
 @click.option(

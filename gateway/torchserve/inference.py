@@ -9,6 +9,7 @@ from urllib.parse import quote
 from urllib3.filepost import encode_multipart_formdata
 
 from gateway import metrics
+from gateway.archives import check_card
 from gateway.backend import (
     Answer,
     Details,
@@ -90,8 +91,7 @@ class Inference:
         if description["modelVersion"] != version:
             raise NoSuchVersion(f"Version {version!r} is not the default here.")
         card, device = (description["customizedMetadata"][key] for key in ("card", "device"))
-        if "in_distribution" not in card["calibration"]:
-            raise OutdatedArchive
+        check_card(card)
         return {"card": card, "device": device, "version": version, "workers": len(starts)}
 
     def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:

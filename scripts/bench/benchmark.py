@@ -1,12 +1,13 @@
 """Compare the product with the servers that you might build instead, each alone on the machine, in turns.
 
-    classifier bench serving model_store/cifar10_cnn.mar -o docs/benchmark
+    classifier bench serving cifar10_cnn --output docs/benchmark
     classifier bench serving my.mar --rounds 2 --systems product local
     classifier bench serving my.mar --minutes 10
 
-All serve the network of the archive, as TorchScript but for the product's local backend, which has it as ONNX. Writes
-<output>.json and .png, and prints the medians over the rounds. With --minutes it loads the product alone for so long,
-and prints the figures of each minute. It needs wrk and the extra `bench`; nothing else should run meanwhile.
+A checkpoint is packed first. All serve the network of the archive, as TorchScript but for the product's local backend,
+which has it as ONNX. Writes <output>.json and .png, and prints the medians over the rounds. With --minutes it loads the
+product alone for so long, and prints the figures of each minute. It needs wrk and the extra `bench`; nothing else
+should run meanwhile.
 """
 
 import contextlib
@@ -37,8 +38,9 @@ from skimage import data
 from tqdm import tqdm
 
 from gateway.torchserve.properties import MODEL, read_properties
-from training.commands import COUNT, PATH, command, output
-from training.files import save_figure, write_digest, write_whole
+from training.archive import archive_of
+from training.commands import COUNT, PATH, command, model, output
+from training.files import check_digest, save_figure, write_digest, write_whole
 from training.outcome import Stopped
 from training.project import ROOT
 
@@ -53,6 +55,7 @@ START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 15  # seconds
 WARMING_SECONDS = 4
 TIMES_AS_LONG = {"large": 2}  # because only a few large images are answered a second
+CONFIG = ROOT / "config.properties"
 IDLE_CORES = 0.3  # of a core; LitServe looks for work all the time
 Figures = dict[str, float]
 
@@ -66,12 +69,16 @@ class System:
     url: str
 
 
-def systems(folder: Path) -> list[System]:
-    """Return the product and its peers, which serve what `prepare` has laid out in a folder, on a port that is free."""
+def systems(folder: Path, config: Path = CONFIG) -> list[System]:
+    """Return the product and its peers, which serve what `prepare` has laid out in a folder, on a port that is free.
+
+    `config` is the TorchServe configuration of the product, and has its other ports.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     product = ["scripts.serve", str(folder / "network.mar"), "--run", str(folder / "run")]
+    product += ["--config", str(config.resolve())]
     modules = {PRODUCT: product, LOCAL: [*product, "--backend", "local"]}
     modules |= {name: ["scripts.bench.peers", name, str(folder)] for name in PEERS}
     url = f"http://127.0.0.1:{port}"
@@ -174,7 +181,7 @@ def memory(process: psutil.Process) -> float:
     return sum(member.memory_full_info().pss for member in [process, *process.children(recursive=True)]) / 2**20
 
 
-def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
+def measure(system: System, folder: Path, seconds: int, config: Path = CONFIG) -> dict[str, Figures]:
     """Start a system, load it in every way, and return its figures."""
     url, small = f"{system.url}/predict", folder / "small.jpg"
     with running(system, small.read_bytes()) as (process, start):
@@ -182,7 +189,7 @@ def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
         figures = {}
         if system.name == PRODUCT:
             figures["files"] = {"rate": batch_prediction(folder, system.url)}
-            figures["torchserve small 32"] = load(*_torchserve(folder / "run", small, seconds))
+            figures["torchserve small 32"] = load(*_torchserve(folder / "run", config, small, seconds))
         for image, connections in CELLS:
             settle(process)
             duration = seconds * TIMES_AS_LONG.get(image, 1)
@@ -191,9 +198,9 @@ def measure(system: System, folder: Path, seconds: int) -> dict[str, Figures]:
     return figures
 
 
-def _torchserve(run: Path, image: Path, seconds: int) -> tuple[Any, ...]:
+def _torchserve(run: Path, config: Path, image: Path, seconds: int) -> tuple[Any, ...]:
     """Return the arguments of `load` for the TorchServe of the running product."""
-    address = read_properties(ROOT / "config.properties")["inference_address"]
+    address = read_properties(config)["inference_address"]
     key = json.loads((run / "key_file.json").read_text())["inference"]["key"]
     return f"{address}/predictions/{MODEL}", image, 32, seconds, "data", key
 
@@ -213,9 +220,9 @@ def plain_loop(folder: Path) -> float:
     return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def by_minute(folder: Path, minutes: int, seconds: int = 60) -> Iterator[Figures]:
+def by_minute(folder: Path, minutes: int, seconds: int = 60, config: Path = CONFIG) -> Iterator[Figures]:
     """Load the product with small images on 32 connections; yields the figures of each minute."""
-    product = systems(folder)[0]
+    product = systems(folder, config)[0]
     small = folder / "small.jpg"
     with running(product, small.read_bytes()):
         for _ in range(minutes):
@@ -225,14 +232,14 @@ def by_minute(folder: Path, minutes: int, seconds: int = 60) -> Iterator[Figures
 Rounds = dict[str, dict[str, list[Figures]]]  # of a system, of a cell: one entry a round
 
 
-def run(folder: Path, rounds: int, seconds: int, names: Iterable[str] = SYSTEMS) -> Rounds:
+def run(folder: Path, rounds: int, seconds: int, names: Iterable[str] = SYSTEMS, config: Path = CONFIG) -> Rounds:
     """Measure every system that is named once a round, in an order that turns."""
     measured: Rounds = defaultdict(lambda: defaultdict(list))
-    contenders = [system for system in systems(folder) if system.name in names]
+    contenders = [system for system in systems(folder, config) if system.name in names]
     for number in range(rounds):
         turned = contenders[number % len(contenders) :] + contenders[: number % len(contenders)]
         for system in tqdm(turned, desc=f"round {number + 1} of {rounds}", leave=False):
-            for cell, figures in measure(system, folder, seconds).items():
+            for cell, figures in measure(system, folder, seconds, config).items():
                 measured[system.name][cell].append(figures)
         measured["loop"]["files"].append({"rate": plain_loop(folder)})
     return measured
@@ -315,8 +322,24 @@ def need(program: str, package: str) -> None:
         raise Stopped(f"{program} is not installed; on Debian, apt-get install {package}.")
 
 
+def whole_archive_of(model: Path) -> Path:
+    """Return the archive of a checkpoint, which is packed first, or an archive. Raises Stopped if it has changed."""
+    archive = archive_of(model)
+    check_digest(archive)
+    return archive
+
+
+torchserve_config = click.option(
+    "--config",
+    type=PATH,
+    default=CONFIG,
+    metavar="FILE",
+    help="TorchServe's configuration (default: config.properties)",
+)
+
+
 @command("serving", help=__doc__)
-@click.argument("archive", type=PATH, help="the archive to serve")
+@model
 @click.option("--rounds", type=COUNT, default=5, metavar="N", help="how often all measurements are made (default: 5)")
 @click.option("--seconds", type=COUNT, default=6, metavar="N", help="seconds of load in each measurement (default: 6)")
 @output("path of the results, without suffix (default: runs/benchmark)", "PATH", default="runs/benchmark")
@@ -328,17 +351,27 @@ def need(program: str, package: str) -> None:
     metavar="NAME...",
     help="systems to measure (default: all)",
 )
+@torchserve_config
 @click.option("--minutes", type=COUNT, metavar="N", help="load the product alone, and measure minute by minute")
-def main(archive: Path, rounds: int, seconds: int, output: Path, systems: tuple[str, ...], minutes: int | None) -> None:
+def main(
+    model: Path,
+    rounds: int,
+    seconds: int,
+    output: Path,
+    systems: tuple[str, ...],
+    config: Path,
+    minutes: int | None,
+) -> None:
     need("wrk", "wrk")
+    archive = whole_archive_of(model)
     with tempfile.TemporaryDirectory() as folder:
         prepare(archive, Path(folder))
         if minutes:
-            for number, figures in enumerate(by_minute(Path(folder), minutes), start=1):
+            for number, figures in enumerate(by_minute(Path(folder), minutes, config=config), start=1):
                 rate, p50, p99 = (figures[figure] for figure in ("rate", "p50", "p99"))
                 print(f"minute {number}: {rate:.0f} answers/s, p50 {p50:.1f}, p99 {p99:.1f} ms", flush=True)
             return
-        measured = run(Path(folder), rounds, seconds, systems)
+        measured = run(Path(folder), rounds, seconds, systems, config)
     write_whole(output.with_suffix(".json"), json.dumps(measured, indent=1))
     draw(measured, output.with_suffix(".png"))
     print(table(measured))

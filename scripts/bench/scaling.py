@@ -1,11 +1,12 @@
 """Compute the pods for many requests a second, and simulate a day of autoscaling, from rates measured on two cores.
 
     classifier bench scaling
-    classifier bench scaling --peak 2000 --output runs/scaling
+    classifier bench scaling --peak 2000 --output runs/busy
+    classifier bench scaling --output docs/scaling
 
-prints the tables of docs/scaling.md and writes docs/scaling.json and docs/scaling.png. The tables say which figures
-are measured, assumed, computed or simulated. Every assumption is an option, so that you can plan with your prices, your
-peak and your start times.
+prints the tables and writes runs/scaling.json and .png. The last example renews those of docs/scaling.md. The
+tables say which figures are measured, assumed, computed or simulated. Every assumption is an option, so that you can
+plan with your prices, your peak and your start times.
 """
 
 import json
@@ -24,7 +25,6 @@ from gateway.limits import MAX_WAITING_IMAGES
 from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
 from training.commands import command, output
 from training.files import save_figure, write_whole
-from training.project import ROOT
 
 GATEWAYS = 2  # processes in a pod; `workers` in gateway/gunicorn.conf.py
 MAX_WAITING = GATEWAYS * MAX_WAITING_IMAGES  # small images in a pod
@@ -173,7 +173,7 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
 @command("scaling", help=__doc__)
 @assumptions
 @click.option("--seed", type=int, default=1, metavar="N", help="seed of the random requests (default: 1)")
-@output("path of the results, without suffix (default: docs/scaling)", "PATH", default=ROOT / "docs" / "scaling")
+@output("path of the results, without suffix (default: runs/scaling)", "PATH", default="runs/scaling")
 def main(seed: int, output: Path, **assumed: float | None) -> None:
     plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
     arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)

@@ -1,6 +1,6 @@
 """Find the workers, the batch size and the delay that serve an archive fastest on this machine.
 
-    classifier bench tune-serving my.mar
+    classifier bench tune-serving cifar10_cnn
     classifier bench tune-serving my.mar --workers 1 2 --batch-sizes 8 16
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
@@ -21,11 +21,22 @@ import yaml
 from tqdm import tqdm
 
 from gateway.torchserve.management import Management
-from scripts.bench.benchmark import IMAGES, PRODUCT, WARMING_SECONDS, Figures, load, need, photograph, running, systems
-from training.commands import COUNT, PATH, command
+from scripts.bench.benchmark import (
+    IMAGES,
+    PRODUCT,
+    WARMING_SECONDS,
+    Figures,
+    load,
+    need,
+    photograph,
+    running,
+    systems,
+    torchserve_config,
+    whole_archive_of,
+)
+from training.commands import COUNT, command, model
 from training.files import write_digest
 from training.outcome import Stopped
-from training.project import ROOT
 
 SETTINGS = "model-config.yaml"  # its name in an archive
 
@@ -63,8 +74,7 @@ def measure(
 ) -> list[Figures]:
     """Serve the archive so, and load it. Raises Stopped if TorchServe has something else in force."""
     with_setting(archive, setting, folder / "network.mar")
-    (product,) = (system for system in systems(folder) if system.name == PRODUCT)
-    product.command += ["--config", str(config)]
+    (product,) = (system for system in systems(folder, config) if system.name == PRODUCT)
     image = folder / "small.jpg"
     image.write_bytes(photograph(IMAGES["small"], seed=0))
     with running(product, image.read_bytes()):
@@ -99,22 +109,16 @@ def several(name: str, words: str, *default: int) -> Callable[[Callable[..., Any
 
 
 @command("tune-serving", help=__doc__)
-@click.argument("archive", type=PATH, help="the archive to serve")
+@model
 @several("--workers", "processes that run the network", 1, 2)
 @several("--batch-sizes", "images that a worker takes at once, at most", 8, 16, 32)
 @several("--delays", "milliseconds that an image may wait for others, from 1 because TorchServe takes 0 for 100", 1, 5)
 @several("--connections", "requests under way at once; settings are ranked by the last value", 1, 32)
-@click.option(
-    "--config",
-    type=PATH,
-    default=ROOT / "config.properties",
-    metavar="FILE",
-    help="TorchServe's configuration (default: config.properties)",
-)
+@torchserve_config
 @click.option("--rounds", type=COUNT, default=3, metavar="N", help="how often all measurements are made (default: 3)")
 @click.option("--seconds", type=COUNT, default=5, metavar="N", help="seconds of load in each measurement (default: 5)")
 def main(
-    archive: Path,
+    model: Path,
     workers: tuple[int, ...],
     batch_sizes: tuple[int, ...],
     delays: tuple[int, ...],
@@ -124,6 +128,7 @@ def main(
     seconds: int,
 ) -> None:
     need("wrk", "wrk")
+    archive = whole_archive_of(model)
     settings = list(itertools.starmap(Setting, itertools.product(workers, batch_sizes, delays)))
     measured: dict[Setting, list[list[Figures]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:

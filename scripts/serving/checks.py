@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
-from training.outcome import Outcome
+from training.outcome import Outcome, Stopped
 from training.project import ROOT
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _finding(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, True, look())
     except ImportError as error:  # PackageNotFoundError is one
         return Finding(name, False, f"{error.name or error} is not installed, or is damaged; {REINSTALL}.")
-    except (OSError, RuntimeError, ValueError) as error:  # ServeError and DigestError among them
+    except (OSError, RuntimeError, Stopped, ValueError) as error:
         return Finding(name, False, str(error))
 
 
@@ -124,9 +124,9 @@ def _disk(run: Path) -> str:
 
 
 def _archive(archive: Path) -> str:
-    from training.files import check_digest
+    from scripts.serving.archives import check_archive
 
-    check_digest(archive)
+    check_archive(archive)
     return f"{archive} is whole"
 
 

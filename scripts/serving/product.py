@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import served
+from scripts.serving.archives import check_archive
 from scripts.serving.defaults import TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
-from training.files import check_digest
-from training.outcome import Stopped
+from training.archive import archive_of
 from training.project import ROOT
 
 IN_A_COPY = "in a copy of config.properties, and name the copy with --config"
@@ -51,33 +51,17 @@ def serve_until_stopped(
     """
     with _handling_signals(_interrupt):
         try:
-            serve(_archive_of(model, version), host, port, config, run, backend)
+            serve(archive_of(model, version), host, port, config, run, backend)
         except KeyboardInterrupt:
             say("Stopped.")
-
-
-def _archive_of(model: Path, version: str | None) -> Path:
-    """Return the archive of a checkpoint, packed as 'classifier archive' does; an archive is returned as it is.
-
-    Another process packs it, because the server needs no PyTorch in memory.
-    """
-    if model.suffix == ".mar":
-        if version:
-            raise Stopped("--version is for a checkpoint; an archive has its version already.")
-        return model
-    command = [sys.executable, "-m", "training.archive", str(model), *(["--version", version] if version else [])]
-    packed = subprocess.run(command)
-    if packed.returncode:
-        raise SystemExit(packed.returncode)
-    return model.with_suffix(".mar")
 
 
 def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
     """Serve `archive`, or what was rolled in its place, until interrupted.
 
-    Raises ServeError or DigestError; leaves nothing running, and the signal handlers as they were.
+    Raises Stopped; leaves nothing running, and the signal handlers as they were.
     """
-    check_digest(archive)
+    check_archive(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
     with _alone_in(run), _memory(run) as memory:

@@ -16,7 +16,7 @@ from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
 from scripts.serving import served
-from training.files import check_digest
+from scripts.serving.archives import check_archive
 from training.folders import label_of, roots_of
 from training.project import ROOT
 
@@ -58,8 +58,8 @@ def in_store(named: str, run: Path) -> str:
 
 
 def register(torchserve: Management, archive: str, run: Path) -> str:
-    """Register an archive of the model store; returns a sentence. Raises DigestError if it has changed since."""
-    check_digest(run / "model_store" / archive)
+    """Register an archive of the model store; returns a sentence. Raises Stopped if it cannot be served."""
+    check_archive(run / "model_store" / archive)
     return torchserve.register(archive)
 
 

@@ -13,8 +13,10 @@ from typing import Any
 from filelock import FileLock
 
 from gateway.torchserve.management import Management
+from scripts.serving.archives import check_archive
 from scripts.serving.supervisor import ServeError, say
-from training.files import DigestError, check_digest, digest_path, write_whole
+from training.files import digest_path, write_whole
+from training.outcome import Stopped
 
 FILE = "served.json"
 STORE = "model_store"  # a link in the run folder to the folder of the archives
@@ -98,13 +100,13 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 def _is_whole(version: Version, run: Path) -> bool:
-    """Return whether the archive of a version is still the one that was served; says if not."""
+    """Return whether the archive of a version is still the one that was served, and can be; says if not."""
     archive = run / STORE / version["archive"]
     try:
-        check_digest(archive)
+        check_archive(archive)
         if _digest(archive) != version["digest"]:
-            raise DigestError(f"{version['archive']} was built again since; roll it.")
-    except DigestError as error:
+            raise Stopped(f"{version['archive']} was built again since; roll it.")
+    except Stopped as error:
         say(f"{_called(version)} is not served again. {error}")
         return False
     return True

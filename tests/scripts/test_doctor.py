@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import ROOT, Stack, free_ports, write_config
+from scripts import cli
+from tests.stack import ROOT, Stack, free_ports, wait_until, write_config
 
 Found = dict[str, tuple[bool, str]]
 
@@ -27,6 +28,7 @@ def run(command: list[str]) -> tuple[int, Found]:
 def test_a_running_product_is_well(stack: Stack, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy"):  # one for the web does not lead to this machine
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    wait_until(lambda: len(stack.workers()) == 2)  # it serves as soon as the first is ready
     status, found = doctor(archive, "--url", stack.url, "--config", stack.config, "--run", stack.run)
     assert status == 0, found
     assert found["gateway"] == (True, "serves drawn, version 1.0, with 2 workers")
@@ -48,6 +50,13 @@ def test_says_what_is_wrong_and_what_to_do(stack: Stack, tmp_path: Path) -> None
     assert "free it, or set another" in found["gateway"][1]
     status, found = doctor("--url", url, "--config", tmp_path / "none.properties", "--run", tmp_path)
     assert "none.properties" in found["gateway"][1]
+
+
+def test_a_model_has_the_name_by_which_you_serve_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive, (port,) = ROOT / "model_store" / "cifar10_cnn.mar", free_ports(1)
+    cli.main(["doctor", "cifar10_cnn", "--json", "--url", f"http://127.0.0.1:{port}"], standalone_mode=False)
+    said = {each["name"]: each["said"] for each in json.loads(capsys.readouterr().out)}
+    assert str(archive) in said["archive"]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What all commands share: files by name from any folder, one sentence and status 2, and fields of a recipe."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from scripts import cli
 from tests.conftest import CommandFailed, run_module
 from tests.stack import ROOT
-from training.commands import CHECKPOINT, RECIPE, Command, Count, Group, as_json, command
+from training.commands import CHECKPOINT, RECIPE, Command, Count, Group, Model, as_json, command
 from training.outcome import Outcome
 
 CLASSIFIER = Path(sys.executable).with_name("classifier")
@@ -42,6 +43,25 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(tmp_path: Path) -> 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("There is no checkpoint 'cifar10_cnm'; name a file, or one of: cifar10_cnn, ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_name_is_reported_to_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "nosuch", "x", "--json"], standalone_mode=False) == 2
+    printed = capsys.readouterr()
+    reason = json.loads(printed.out)["error"]
+    assert reason.startswith("There is no checkpoint 'nosuch'; name a file, or one of: cifar10_cnn, ")
+    assert printed.err == f"{reason}\n"
+
+
+def test_an_archive_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "known.mar").touch()
+    monkeypatch.chdir(tmp_path)
+    model = Model("checkpoint", tmp_path / "store", ".pth")
+    assert model.convert("known.mar", None, None) == tmp_path / "store" / "known.mar"
+    assert model.convert("other.mar", None, None) == Path("other.mar")
+    (tmp_path / "known.mar").touch()
+    assert model.convert("known.mar", None, None) == Path("known.mar")
 
 
 def works() -> Outcome:

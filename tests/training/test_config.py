@@ -5,6 +5,7 @@ import yaml
 
 from tests.conftest import QUICK_RECIPE
 from training.config import RecipeError, changed, load_recipe, make_recipe, with_settings
+from training.tune import load_space
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 CNN = RECIPES[0]
@@ -130,6 +131,16 @@ def test_says_that_it_is_no_recipe(tmp_path: Path, text: str) -> None:
         load_recipe(tmp_path / "missing.yaml")
 
 
+def test_a_folder_or_other_bytes_are_named_in_a_sentence(tmp_path: Path) -> None:
+    folder, latin = tmp_path / "folder", tmp_path / "latin.yaml"
+    folder.mkdir()
+    latin.write_bytes("name: größe".encode("latin-1"))
+    for load, kind in ((load_recipe, "recipe"), (lambda path: load_space(path, load_recipe(CNN)), "search space")):
+        for path, problem in ((folder, r"cannot be read \(Is a directory\);"), (latin, "is not text in UTF-8;")):
+            with pytest.raises(RecipeError, match=f"{path} {problem} .*name a file with a {kind}"):
+                load(path)
+
+
 def test_settings_change_any_field_of_a_recipe_by_its_own_rules() -> None:
     settings = [
         ("optimizer.lr", "1e-2"),
@@ -145,3 +156,11 @@ def test_settings_change_any_field_of_a_recipe_by_its_own_rules() -> None:
     assert recipe.distillation
     assert recipe.distillation.teacher == "other.pth"
     assert with_settings(load_recipe(CNN), settings[:1]).augment == load_recipe(CNN).augment
+
+
+def test_a_field_without_effect_is_refused_within_a_section_too() -> None:
+    section = ("optimizer", "{name: adam, lr: 0.01, momentum: 0.5}")
+    with pytest.raises(RecipeError, match=r"optimizer\.momentum has no effect with optimizer adam; remove it"):
+        with_settings(load_recipe(CNN), [section])
+    muon = with_settings(load_recipe(CNN), [("optimizer", "{name: muon, lr: 0.01, momentum: 0.5}")])
+    assert muon.optimizer.momentum == 0.5

@@ -253,10 +253,13 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
     path.write_text("optimizer.rate: [1]")
     with pytest.raises(RecipeError, match=r"no field 'optimizer\.rate'"):
         load_space(path, recipe)
-    for content in ("batch_size: 3", "batch_size: {low: 1}", "", "[1, 2]", "a: b: c"):
+    for content in ("batch_size: 3", "batch_size: {low: 1}", "", "[1, 2]"):
         path.write_text(content)
         with pytest.raises(RecipeError, match="a list of choices, or low and high"):
             load_space(path, recipe)
+    path.write_text("a: b: c")
+    with pytest.raises(RecipeError, match="is not YAML"):
+        load_space(path, recipe)
     path.write_text("dropout: {low: 0.0, high: 1.5}")
     with pytest.raises(RecipeError, match=r"dropout.*less than 1"):
         load_space(path, recipe)
@@ -304,3 +307,10 @@ def test_changes_fields_within_sections() -> None:
 def test_spaces_that_come_along_fit_the_reference_recipe(space: str) -> None:
     recipe = load_recipe(ROOT / "training" / "recipes" / "cnn.yaml")
     assert load_space(ROOT / "training" / "spaces" / f"{space}.yaml", recipe)
+
+
+@pytest.mark.parametrize("option", ["--trials", "--epochs"])
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_refuses_a_number_below_1(option: str, number: str) -> None:
+    with pytest.raises(CommandFailed, match=f"{option}': {number} is no number of 1 or more"):
+        run_module("training.tune", option, number)

@@ -27,13 +27,12 @@ from scripts.batch.ray import worker
 from scripts.batch.ray.sources import GROUP, Source, files_in, find_sources, open_folder
 from scripts.batch.ray.worker import UNFINISHED, Classifier, Folder
 from scripts.batch.rows import FIGURES, FORMS, Row, columns
-from training.files import DigestError, check_digest
+from scripts.serving.archives import check_archive
 from training.outcome import Stopped
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-CODE = "handler/onnx_engine.py"  # in an archive; without it an installed repository's would be taken
 BLOCK = 4 * 1024 * 1024  # bytes of images from a Parquet file that one worker takes at once
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,14 +78,9 @@ def predict(
 
 
 def classes_of(archive: Path) -> list[str]:
-    """Return the class names of an archive whose digest is right. Raises Stopped."""
-    try:
-        check_digest(archive)
-    except DigestError as error:
-        raise Stopped(str(error)) from None
+    """Return the class names of an archive. Raises Stopped if it cannot be served."""
+    check_archive(archive)
     with zipfile.ZipFile(archive) as file:
-        if CODE not in file.namelist():
-            raise Stopped(f"{archive} is older than {CODE}; pack it again with 'classifier archive'.")
         names = json.loads(file.read("index_to_name.json"))
     return [names[str(index)] for index in range(len(names))]
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from scripts.bench import benchmark
 from scripts.bench.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
+from tests.conftest import CommandFailed, run_module
 from tests.drawing import draw, encode
-from tests.stack import Stack, wait_until
+from tests.stack import Stack, wait_until, write_config
 from training.outcome import Stopped
 
 
@@ -25,11 +26,26 @@ def folder(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Path:
+    """Ports on which no other TorchServe of this machine listens."""
+    return write_config(folder / "config.properties")
+
+
+@pytest.mark.parametrize("module", ["benchmark", "tune_serving"])
+def test_a_missing_archive_is_named(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"scripts.bench.{module}.need", lambda *program: None)
+    with pytest.raises(CommandFailed, match=rf"^There is no archive {tmp_path}/none.mar; build it with 'classifier"):
+        run_module(f"scripts.bench.{module}", tmp_path / "none.mar")
+    with pytest.raises(CommandFailed, match=r"^There is no checkpoint 'none'; name a file, or one of: cifar10_cnn, "):
+        run_module(f"scripts.bench.{module}", "none")
+
+
 @pytest.mark.parametrize("name", ["local", "flask", "fastapi", "litserve"])
-def test_peers_answer_as_the_product_does(name: str, folder: Path, stack: Stack) -> None:
+def test_peers_answer_as_the_product_does(name: str, folder: Path, config: Path, stack: Stack) -> None:
     image = encode(draw("red", 3))
     expected = requests.post(f"{stack.url}/predict", files={"file": image}).json()
-    (system,) = (each for each in systems(folder) if each.name == name)
+    (system,) = (each for each in systems(folder, config) if each.name == name)
     with benchmark.running(system, image):
         answer = requests.post(f"{system.url}/predict", files={"file": image}).json()
         figures = load(f"{system.url}/predict", folder / "medium.jpg", 2, 1, "file")
@@ -63,8 +79,8 @@ def test_the_cpu_of_all_processes_of_a_system_counts() -> None:
         system.communicate(b"\n")
 
 
-def test_each_minute_is_measured(folder: Path) -> None:
-    (minute,) = benchmark.by_minute(folder, 1, seconds=1)
+def test_each_minute_is_measured(folder: Path, config: Path) -> None:
+    (minute,) = benchmark.by_minute(folder, 1, seconds=1, config=config)
     assert minute["rate"] > 1
     assert minute["p99"] > 0
 

@@ -1,9 +1,11 @@
+from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scripts.bench import scaling
 from scripts.bench.capacity import STAGES, Assumptions, capacity, tables
 from scripts.bench.scaling import DAY, STABILISATION_SECONDS, Strategy, desired, rates, simulate, strategies, summary
 from tests.conftest import run_module
@@ -24,6 +26,14 @@ def test_the_plan_is_what_the_command_prints(tmp_path: Path) -> None:
         assert block in page
     assert (tmp_path / "scaling.json").read_text() == (DOCS / "scaling.json").read_text()
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_your_own_plan_lies_where_you_stand(tmp_path: Path) -> None:
+    before = (DOCS / "scaling.json").read_bytes()
+    with chdir(tmp_path):
+        assert scaling.main(["--peak", "2000"], standalone_mode=False) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["scaling.json", "scaling.png"]
+    assert (DOCS / "scaling.json").read_bytes() == before
 
 
 def test_what_the_plan_sets_out_from_is_what_was_measured() -> None:

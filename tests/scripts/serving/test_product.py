@@ -19,6 +19,7 @@ from scripts.serving.defaults import BACKENDS, TORCHSERVE
 from scripts.serving.product import SIGNALS, _handling_signals, check_ports, find_java, gateway, open_url
 from scripts.serving.supervisor import ServeError
 from tests.drawing import draw, encode
+from tests.scripts.serving.test_rolling import rebuild
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
 
@@ -123,6 +124,18 @@ def test_an_archive_that_is_not_what_was_built_is_refused(archive: Path, tmp_pat
     write_digest(other, archive)
     other.write_bytes(archive.read_bytes()[:5000])
     assert "is not the archive that other.mar.sha256 was written for; build it with" in refused(other)
+    write_digest(other, other)
+    assert refused(other) == f"{other} is no archive; pack it again with 'classifier archive'.\n"
+
+
+def test_an_archive_of_an_earlier_version_is_named_before_anything_starts(archive: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old.mar"
+    rebuild(archive, old, {"model_card.json": ('"in_distribution"', '"familiarity"')})
+    for backend in BACKENDS:
+        assert refused(old, "--backend", backend, "--run", tmp_path / "run") == (
+            f"An earlier version of this project has packed {old}; pack it again with 'classifier archive'.\n"
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_java_home_counts_if_it_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +159,7 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.mar"
-    broken.write_bytes(archive.read_bytes()[:5000])
-    write_digest(broken, broken)
+    rebuild(archive, broken, {"MAR-INF/MANIFEST.json": ('"createdOn"', "createdOn")})
     monkeypatch.setattr(product, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     handlers = [signal.getsignal(number) for number in SIGNALS]

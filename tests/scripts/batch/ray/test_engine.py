@@ -213,7 +213,7 @@ def test_says_why_nothing_was_done(
     for arguments, sentence in (
         (["one.png", "--watch"], "--engine ray takes an --archive"),
         (["one.png", "--archive", "none.mar"], "There is no archive none.mar; build it"),
-        (["one.png", "--archive", "old.mar"], "old.mar is older than handler/onnx_engine.py; pack it again"),
+        (["one.png", "--archive", "old.mar"], "An earlier version of this project has packed old.mar; pack it again"),
         (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
         (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
         (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),

@@ -1,0 +1,22 @@
+"""The check of an archive before it is served, registered, or sent to many machines."""
+
+import zipfile
+from pathlib import Path
+
+from gateway.archives import check_files
+from gateway.backend import OutdatedArchive
+from training.files import check_digest
+from training.outcome import Stopped
+
+
+def check_archive(archive: Path) -> None:
+    """Raise Stopped if an archive is missing, has changed, or was packed by an earlier version of this project."""
+    check_digest(archive)
+    again = "pack it again with 'classifier archive'."
+    try:
+        with zipfile.ZipFile(archive) as file:
+            check_files(zipfile.Path(file))
+    except OutdatedArchive:
+        raise Stopped(f"An earlier version of this project has packed {archive}; {again}") from None
+    except zipfile.BadZipFile:
+        raise Stopped(f"{archive} is no archive; {again}") from None
