@@ -9,14 +9,12 @@
 
 Folders and globs are searched for JPEG, PNG, GIF and WebP files; other files are skipped, and counted. If the first
 folders below the named ones are classes, the accuracy and the confused classes are printed. Rows are gathered in
-<output>.part, which becomes the output at the end. If a run was killed, or the gateway went away, run the same command
-again. It continues after these rows, and predicts again the images that have changed, could not be read, or got no
-answer. With --watch rows are appended to the output itself, also for files that appear later, until Ctrl-C or SIGTERM.
+<output>.part, which becomes the output at the end. If the command stops early, run it again: it continues, and repeats
+images that failed or changed. With --watch rows are appended to the output itself, until Ctrl-C or SIGTERM.
 
 With --engine ray an archive's own code predicts, on all cores of a Ray cluster or of this machine, without a gateway.
 Images may then also lie below URLs of object stores, or in Parquet files with their names (`path` or `file`) and
-contents (`bytes` or `image`). The output is a folder, or URL, of Parquet files with the same columns. Run again, the
-command predicts only images that have no row there.
+contents (`bytes` or `image`). The output is a folder, or URL, of Parquet files with the same columns.
 
 Exit status: 0 all predicted, 1 some not (see the column `error`), 2 stopped before the end.
 """
@@ -29,6 +27,8 @@ from scripts import options
 from training.commands import PATH, as_json, command
 from training.outcome import Outcome
 
+ENGINE = click.Choice(["gateway", "ray"])
+
 
 @command("predict", help=__doc__)
 @options.images
@@ -36,12 +36,7 @@ from training.outcome import Outcome
 @click.option("--watch", is_flag=True, help="continue with files that appear, until Ctrl-C")
 @click.option("--contact-sheet", type=PATH, metavar="PNG", help="draw the least certain images")
 @options.client
-@click.option(
-    "--engine",
-    type=click.Choice(["gateway", "ray"]),
-    default="gateway",
-    help="program that predicts (default: gateway)",
-)
+@click.option("--engine", type=ENGINE, default="gateway", help="program that predicts (default: gateway)")
 @click.option("--archive", type=PATH, metavar="MAR", help="the model, with --engine ray")
 @click.option("--address", help="the cluster, with --engine ray (default: RAY_ADDRESS, or this machine)")
 @as_json

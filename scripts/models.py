@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Manage the versions of the model that TorchServe serves.
 
-    classifier models list
     classifier models roll second.mar --sample my-images/test --json
-    classifier models rollback
 
 `roll` registers an archive of the model store and compares its version with the served one. If it is no worse, it is
 served instead, and no request is lost. Exit status: 0 done, 2 stopped before the end.
@@ -26,7 +24,6 @@ NEW_CLASSES = click.Option(["--new-classes"], is_flag=True, help="allow differen
 
 
 def add(name: str, words: str, example: str, *parameters: click.Parameter) -> None:
-    """Add a command with its arguments and one example of them."""
     call = click.pass_obj(lambda product, **given: manage(name, **product, **given))
     help_text = f"{words}\n\n    classifier models {name} {example}".rstrip()
     main.add_command(as_json(Command(name, params=[*parameters], help=help_text, callback=call)))
@@ -46,9 +43,8 @@ add("unregister", "Stop and forget a version.", "1.0", VERSION)
 TOLERANCE = limit("--tolerance", "tolerance", "share of accuracy that may be lost")
 SLOWER = limit("--slower", "slower", "times as long as before that an image may take in the median")
 LIMIT = limit("--limit", "seconds", "seconds for any image")
-ROLLED = "second.mar --sample my-images/test"
-add("roll", "Serve an archive, if it is no worse.", ROLLED, ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, LIMIT)
+ROLL = (ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, LIMIT)
+add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL)
 add("rollback", "Serve the version again that the last roll replaced.", "")
-
 if __name__ == "__main__":
     main()

@@ -22,6 +22,8 @@ from scripts import options
 from scripts.serving.defaults import BACKENDS, HOST, PORT, RELEASED, TORCHSERVE
 from training.commands import MODEL, command
 
+BACKEND = click.Choice(BACKENDS)
+
 
 @command("serve", help=__doc__)
 @click.argument(
@@ -33,15 +35,8 @@ from training.commands import MODEL, command
 )
 @click.option("--host", default=HOST, help=f"address of the gateway; 0.0.0.0 opens it to the network (default: {HOST})")
 @click.option("--port", type=int, default=PORT, metavar="N", help=f"port of the gateway (default: {PORT})")
-@click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    default=TORCHSERVE,
-    help=f"program that runs the model (default: {TORCHSERVE})",
-)
-@click.option(
-    "--version", help="pack the checkpoint as this version (default: that of the archive in its place, or 1.0)"
-)
+@click.option("--backend", type=BACKEND, default=TORCHSERVE, help=f"program that runs it (default: {TORCHSERVE})")
+@click.option("--version", help="pack a checkpoint as this version (default: that of the archive in its place, or 1.0)")
 @options.product
 def main(model: Path, **given: Any) -> None:
     from scripts.serving.product import serve_until_stopped

@@ -32,6 +32,11 @@ def test_every_command_is_the_one_that_its_module_runs() -> None:
             assert isinstance(getattr(importlib.import_module(module), name), click.Command)
 
 
+@pytest.mark.parametrize("name", ["serve", "batch_predict", "models", "verify", "doctor"])
+def test_the_scripts_are_thin(name: str) -> None:
+    assert len((ROOT / "scripts" / f"{name}.py").read_text().splitlines()) <= 50
+
+
 def test_an_unknown_command_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian"], "classifier", standalone_mode=False) == 2
     assert capsys.readouterr() == ("", "No such command 'trian'. Did you mean 'train'? See 'classifier --help'.\n")
