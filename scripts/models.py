@@ -12,13 +12,13 @@ import click
 from scripts import options
 from scripts.serving.rolling import Limits
 from scripts.serving.versions import manage
-from training.commands import PATH, Command, Group, as_json
+from training.commands import COUNT, PATH, Command, Group, as_json
 
 main = as_json(options.product(Group("models", help=__doc__, callback=click.pass_context(options.keep))))
 ARCHIVE = click.Argument(["archive"], help="its file, which is in the model store")
 VERSION = click.Argument(["version"], help="a version, as `classifier models list` shows it")
 ANY_VERSION = click.Argument(["version"], required=False, help="a version (default: the default version)")
-WORKERS = click.Argument(["workers"], type=int, help="how many workers the version gets")
+WORKERS = click.Argument(["workers"], type=COUNT, help="how many workers the version gets")
 SAMPLE = click.Option(["--sample"], type=PATH, metavar="FOLDER", help="compare accuracy on folders named as classes")
 NEW_CLASSES = click.Option(["--new-classes"], is_flag=True, help="allow different classes (skips the accuracy check)")
 

@@ -28,7 +28,7 @@ url = click.option(
     "--url",
     default=served_url,
     callback=_without_slash,
-    help="the gateway (default: the one that you started last here, or port 5001 of this machine)",
+    help="the gateway (default: the last one started with the run folder .run, or port 5001 of this machine)",
 )
 
 

@@ -100,6 +100,8 @@ def _find_split(folder: Path) -> Split:
         names = []
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
+    if not names and not folder.parent.is_dir():
+        raise DataError(f"There is no folder {folder.parent}; name the one with your images.")
     if not names:
         raise DataError(
             f"{folder.parent} has no folder '{folder.name}' with classes; put images into {folder}/<class>/."

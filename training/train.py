@@ -147,7 +147,9 @@ def _print(line: str) -> None:
 
 
 @commands.command(
-    "train", help=__doc__, interrupted="\nInterrupted; the same command with --resume continues from the last save."
+    "train",
+    help=__doc__,
+    interrupted="\nInterrupted; the same command with --resume (RESUME=1 with make) continues from the last save.",
 )
 @commands.recipe("whitened_cnn")
 @commands.settings

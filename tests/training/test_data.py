@@ -61,6 +61,8 @@ def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_says_which_folder_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no folder .*my-imgs; name the one"):
+        load_images(tmp_path / "my-imgs", "train")
     with pytest.raises(DataError, match="has no folder 'train'"):
         load_images(tmp_path, "train")
     (tmp_path / "train" / "empty").mkdir(parents=True)
