@@ -100,7 +100,7 @@ def test_a_taken_port_is_named(archive: Path, tmp_path: Path) -> None:
         config = write_config(tmp_path / "config.properties", **two)
         for name in two:
             sentence = refused(archive, "--config", config, "--port", port, "--run", tmp_path / "run", lines=2)
-            assert f"set another {name} in a copy of config.properties, named with CONFIG=." in sentence
+            assert f"set another {name} in a copy of config.properties, and name the copy with --config." in sentence
 
 
 def test_a_second_server_in_the_same_folder_is_refused_and_does_no_harm(stack: Stack, archive: Path) -> None:
