@@ -26,7 +26,8 @@ from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
 
 STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
-NOTICE = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "5"}  # a dead node within three seconds
+# A dead node is noticed within three seconds, and a busy one is not taken for dead.
+NOTICE = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "5"}
 NICENESS = {"RAY_worker_niceness": "0"}  # by itself Ray gives way to all other work, and waits for ever beside some
 GROUPS = 8
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
