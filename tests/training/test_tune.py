@@ -170,7 +170,7 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
     ended = counted(study, ENDED)
     (died,) = study.get_trials(states=(TrialState.FAIL,))
     (again,) = (trial for trial in ended if RetryHeartbeatStaleTrialCallback.retry_history(trial) == [died.number])
-    assert again.params == died.params
+    assert died.params.items() <= again.params.items()  # it may have died before it had them all
     assert len(ended) == 6
     assert {trial.state for trial in ended} <= {TrialState.COMPLETE, TrialState.PRUNED}
     pages = [(tmp_path / name / "report.md").read_text() for name in ("first", "third")]
