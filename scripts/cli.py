@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from scripts import options
-from scripts.serving.defaults import RELEASED
-from training.commands import MODEL, Group, as_json, command
+from training.commands import Group, as_json, command
 from training.outcome import Outcome
 
 Sections = dict[str, dict[str, tuple[str, str]]]  # by heading and name: the command's place, and what it does
@@ -34,7 +33,7 @@ COMMANDS: Sections = {
         "tune": ("training.tune:main", "search for a better recipe"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
         "ensemble": ("training.ensemble:main", "join checkpoints into one"),
-        "export": ("training.export:main", "write a checkpoint as TorchScript"),
+        "export": ("training.export:main", "write a checkpoint as TorchScript or ONNX"),
         "archive": ("training.archive:main", "pack a checkpoint to serve it"),
         "card": ("training.card:main", "write the model card of a checkpoint"),
     },
@@ -62,13 +61,7 @@ class Lazy(Group):
 
 
 @command("doctor")
-@click.argument(
-    "model",
-    type=MODEL,
-    default=RELEASED,
-    metavar="[CHECKPOINT|ARCHIVE]",
-    help=f"the served model, as 'classifier serve' takes it (default: {RELEASED.stem})",
-)
+@options.model
 @options.url
 @options.product
 @as_json

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from scripts.serving.defaults import CONFIG, RUN, served_url
-from training.commands import COUNT, FC, PATH
+from scripts.serving.defaults import CONFIG, RELEASED, RUN, served_url
+from training.commands import COUNT, FC, MODEL, PATH
 
 
 def images(function: FC) -> FC:
@@ -41,6 +41,15 @@ def client(function: FC) -> FC:
         function
     )
     return url(function)
+
+
+model = click.argument(
+    "model",
+    type=MODEL,
+    default=RELEASED,
+    metavar="[CHECKPOINT|ARCHIVE]",
+    help=f"a checkpoint, by its name in model_store or as a file, or an archive (default: {RELEASED.stem})",
+)
 
 
 def product(function: FC) -> FC:

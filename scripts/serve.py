@@ -19,20 +19,14 @@ from typing import Any
 import click
 
 from scripts import options
-from scripts.serving.defaults import BACKENDS, HOST, PORT, RELEASED, TORCHSERVE
-from training.commands import MODEL, command
+from scripts.serving.defaults import BACKENDS, HOST, PORT, TORCHSERVE
+from training.commands import command
 
 BACKEND = click.Choice(BACKENDS)
 
 
 @command("serve", help=__doc__)
-@click.argument(
-    "model",
-    type=MODEL,
-    default=RELEASED,
-    metavar="[CHECKPOINT|ARCHIVE]",
-    help=f"a checkpoint, by its name in model_store or as a file, or an archive (default: {RELEASED.stem})",
-)
+@options.model
 @click.option("--host", default=HOST, help=f"address of the gateway; 0.0.0.0 opens it to the network (default: {HOST})")
 @click.option("--port", type=int, default=PORT, metavar="N", help=f"port of the gateway (default: {PORT})")
 @click.option("--backend", type=BACKEND, default=TORCHSERVE, help=f"program that runs it (default: {TORCHSERVE})")
