@@ -8,19 +8,19 @@ from typing import Any
 from gateway.backend import OutdatedArchive
 
 CODE = "handler"  # the package that every archive brings along
-MODULES = ("predictor", "onnx_engine")  # of that package: the ones that others call
+ENGINE = "onnx_engine"  # the module of that package that others call
 CARD = "model_card.json"
 
 
 def check_files(archive: Path | zipfile.Path) -> None:
     """Raise OutdatedArchive if an earlier version of this project packed the archive, a zip file or unpacked."""
     card = archive / CARD
-    if not all(file.is_file() for file in (card, *(archive / CODE / f"{name}.py" for name in MODULES))):
+    if not all(file.is_file() for file in (card, archive / CODE / f"{ENGINE}.py")):
         raise OutdatedArchive
     check_card(json.loads(card.read_text(encoding="utf-8")))
 
 
 def check_card(card: dict[str, Any]) -> None:
     """Raise OutdatedArchive if a model card lacks what later versions ask for."""
-    if "in_distribution" not in card.get("calibration", {}):
+    if "preprocessing" not in card or "in_distribution" not in card.get("calibration", {}):
         raise OutdatedArchive

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from gevent import get_hub
 
 from gateway import metrics
-from gateway.archives import CODE, MODULES, check_files
+from gateway.archives import CODE, ENGINE, check_files
 from gateway.backend import (
     Answer,
     Details,
@@ -39,8 +39,7 @@ class Embedded:
 
     def __init__(self, folder: Path, workers: int) -> None:
         check_files(folder)
-        predictor, onnx_engine = _import_code(folder)
-        self._read, self._model = predictor.read, onnx_engine.load(folder, threads=1)
+        self._model = _import_engine(folder).load(folder, threads=1)
         self._workers = workers
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
@@ -50,11 +49,11 @@ class Embedded:
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
         self._check(version)
         with metrics.INFERENCE.time():
-            return self._do(lambda: self._model.predict(list(map(self._read, images))))
+            return self._do(lambda: self._model.predict(list(map(self._model.read, images))))
 
     def explain(self, image: bytes, class_name: str, version: str | None = None) -> Explanation:
         self._check(version)
-        return _unless_refused(self._do(lambda: self._model.explain(self._read(image), class_name)))
+        return _unless_refused(self._do(lambda: self._model.explain(self._model.read(image), class_name)))
 
     def details(self) -> Details:
         return {"card": self._model.card, "device": "cpu", "version": self._model.version, "workers": self._workers}
@@ -70,11 +69,11 @@ class Embedded:
         return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
 
 
-def _import_code(folder: Path) -> list[ModuleType]:
-    """Import MODULES of the archive's own code, whatever code of that name this process has already.
+def _import_engine(folder: Path) -> ModuleType:
+    """Import the engine of the archive's own code, whatever code of that name this process has already.
 
-    They are not left in sys.modules, so that the next archive gets its own too. So that code has to import all of
-    itself when it is loaded.
+    It is not left in sys.modules, so that the next archive gets its own too. So that code has to import all of itself
+    when it is loaded.
     """
     package = folder / CODE
     spec = spec_from_file_location(CODE, package / "__init__.py", submodule_search_locations=[str(package)])
@@ -86,7 +85,7 @@ def _import_code(folder: Path) -> list[ModuleType]:
         sys.modules[CODE] = code
         try:
             spec.loader.exec_module(code)
-            return [import_module(f"{CODE}.{name}") for name in MODULES]
+            return import_module(f"{CODE}.{ENGINE}")
         finally:
             _forget_code()
             sys.modules.update(others)

@@ -4,37 +4,52 @@ import base64
 import io
 from collections.abc import Callable
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
+
+from handler.transforms import Normalised, Pixels
 
 METHOD = "occlusion"
-WINDOW, STRIDE = 8, 4  # pixels: the side of the hiding square, and its step
-MAX_BATCH = 64  # images in a batch, each with another part hidden
-HIDDEN_VALUE = 0.0  # grey in a normalised image, which supports no class
+# An image of any size has CELLS rows and columns of cells. A square hides WINDOW of them in each direction, and moves
+# by STRIDE, so every explanation takes as many predictions.
+CELLS, WINDOW, STRIDE = 32, 8, 4
+HIDDEN_VALUE = 0.0  # the mean colour of a normalised image, which supports no class
+SQUARES = [
+    (slice(top, top + WINDOW), slice(left, left + WINDOW))
+    for top in range(0, CELLS - WINDOW + 1, STRIDE)
+    for left in range(0, CELLS - WINDOW + 1, STRIDE)
+]
 
 
-def heat_map(probabilities: Callable[[Tensor], Tensor], image: Tensor, target: int) -> Tensor:
-    """Return for each pixel how much the probability of class `target` falls if squares around it are hidden.
+def heat_map(
+    probabilities: Callable[[list[Normalised]], Normalised], inputs: list[Normalised], target: int
+) -> Normalised:
+    """Return for each cell how much the probability of class `target` falls if squares over it are hidden.
 
-    `image` is normalised, (3, S, S); `probabilities` takes (N, 3, S, S) to (N, C). The result is float32 (S, S), from
-    -1 to 1; positive values support the class. Method: Zeiler and Fergus 2014, by captum.
+    `inputs` has the normalised image, (3, S, S), for each input of a network; the same part is hidden in all.
+    `probabilities` takes such images, each with a first dimension N, to (N, C). The result is float32 (CELLS, CELLS),
+    from -1 to 1; positive values support the class. Method: Zeiler and Fergus 2014.
     """
-    from captum.attr import Occlusion  # here, because it would delay the worker's start by a second
-
-    heat = Occlusion(probabilities).attribute(
-        image.unsqueeze(0),
-        target=target,
-        sliding_window_shapes=(len(image), WINDOW, WINDOW),
-        strides=(len(image), STRIDE, STRIDE),
-        baselines=HIDDEN_VALUE,
-        perturbations_per_eval=MAX_BATCH,
-    )
-    return heat[0, 0].to(torch.float32)  # all channels are equal, because a square hides all of them
+    whole, *hidden = probabilities([_with_hidden_squares(image) for image in inputs])[:, target]
+    heat, covered = np.zeros((2, CELLS, CELLS), dtype=np.float32)
+    for square, probability in zip(SQUARES, hidden, strict=True):
+        heat[square] += whole - probability
+        covered[square] += 1
+    return heat / covered
 
 
-def as_data_url(pixels: Tensor) -> str:
-    """Return uint8 pixels (3, H, W) as a PNG in a data URL."""
+def _with_hidden_squares(image: Normalised) -> Normalised:
+    """Return an image (3, S, S), and behind it a copy for each square that hides a part of it."""
+    edges = np.linspace(0, image.shape[-1], CELLS + 1).round().astype(int)  # of the cells, in pixels
+    images = np.repeat(image[None], 1 + len(SQUARES), axis=0)
+    for copy, square in zip(images[1:], SQUARES, strict=True):
+        rows, columns = (slice(edges[part.start], edges[part.stop]) for part in square)
+        copy[:, rows, columns] = HIDDEN_VALUE
+    return images
+
+
+def as_data_url(pixels: Pixels) -> str:
+    """Return pixels (3, H, W) as a PNG in a data URL."""
     file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG")
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -8,12 +8,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import torch
-from torch import Tensor
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
-from handler.predictor import Predictor, Reply, read
-from handler.transforms import ImageError
+from handler.predictor import Item, Predictor, Reply
+from handler.transforms import Normalised
 
 
 class ImageClassifier(BaseHandler):
@@ -28,15 +27,16 @@ class ImageClassifier(BaseHandler):
         logging.getLogger().setLevel(logging.WARNING)
         settings = context.model_yaml_config
         torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
-        network = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
-        self.classifier = Predictor(Path(context.system_properties["model_dir"]), network, self.device)
+        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
+        self.classifier = Predictor(Path(context.system_properties["model_dir"]), self._network)
         self.classifier.warm(settings["batchSize"])
 
-    def preprocess(self, data: list[dict[str, Any]]) -> list[list[Tensor | ImageError]]:
+    def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
+        read = self.classifier.read
         return [[read(file) for file in request.values()] or [read(None)] for request in data]
 
-    def inference(self, data: list[list[Tensor | ImageError]]) -> list[list[Reply]]:
+    def inference(self, data: list[list[Item]]) -> list[list[Reply]]:
         """Run the network on the readable images of all requests; returns the replies in the same order.
 
         A request to explain an image gets the explanation.
@@ -61,6 +61,13 @@ class ImageClassifier(BaseHandler):
     def describe_handle(self) -> str:
         """Return the model card, the device and the worker's process id as JSON."""
         return json.dumps({"card": self.classifier.card, "device": str(self.device), "pid": os.getpid()})
+
+    @torch.inference_mode()
+    def _network(self, images: list[Normalised]) -> tuple[Normalised, Normalised]:
+        """Run the network on `self.device`. It takes a tensor; one with several inputs takes a list of them."""
+        inputs = [torch.from_numpy(each).to(self.device) for each in images]
+        logits, scores = self.model(inputs if len(inputs) > 1 else inputs[0])
+        return logits.cpu().numpy(), scores.cpu().numpy()
 
     def _header(self, index: int, header: str) -> str:
         """Return a header of one request of the batch; TorchServe itself sets `explain`, to True or False."""

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import onnxruntime
-import torch
-from torch import Tensor
 
 from handler.predictor import Network, Predictor
+from handler.transforms import Normalised
 
 NETWORK = "network.onnx"  # in an archive
 BATCH_SIZE = 16  # for the warm-up; other sizes work too
@@ -24,10 +23,10 @@ def open_network(path: Path, threads: int) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    (images,) = session.get_inputs()
+    names = [each.name for each in session.get_inputs()]
 
-    def network(batch: Tensor) -> tuple[Tensor, Tensor]:
-        logits, scores = session.run(None, {images.name: batch.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(scores)
+    def network(images: list[Normalised]) -> tuple[Normalised, Normalised]:
+        logits, scores = session.run(None, dict(zip(names, images, strict=True)))
+        return logits, scores
 
     return network

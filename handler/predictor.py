@@ -5,47 +5,57 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from handler.explanation import METHOD, as_data_url, heat_map
-from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
+from handler.transforms import ImageError, Normalised, Pixels, inputs_of, read_pixels
 
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+Network = Callable[[list[Normalised]], tuple[Normalised, Normalised]]
+Item = list[Pixels] | ImageError  # an image as `Predictor.read` returns it
 Output = tuple[list[float], float]  # probabilities of the classes, and the score of being in distribution
 Reply = dict[str, Any]  # one of gateway.backend's Prediction, Refusal and Explanation
 MAX_BATCH = 64  # images the network runs on at once
-CPU = torch.device("cpu")
+MAX_PIXELS_OF_BATCH = 64 * 64 * 64  # in each colour; with more, a network's results leave the processor's cache
 
 
 class Predictor:
     """An archive unpacked into `folder`, and the engine that runs its network.
 
-    `network` takes normalised images (N, 3, INPUT_SIZE, INPUT_SIZE) on `device` to calibrated logits (N, C) and
-    scores (N,), all float32. The higher the score, the closer an image is to the training images.
+    `network` takes normalised images, (N, 3, S, S) for each of its inputs, to calibrated logits (N, C) and scores (N,),
+    all float32. The higher the score, the closer an image is to the training images.
     """
 
-    def __init__(self, folder: Path, network: Network, device: torch.device = CPU) -> None:
-        self.network, self.device = network, device
+    def __init__(self, folder: Path, network: Network) -> None:
+        self.network = network
         names = json.loads((folder / "index_to_name.json").read_text())
         self.classes = [names[str(index)] for index in range(len(names))]
         self.card = json.loads((folder / "model_card.json").read_text())
         self.version = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())["model"]["modelVersion"]
+        self.inputs = inputs_of(self.card)
+        self.batch_size = max(1, min(MAX_BATCH, MAX_PIXELS_OF_BATCH // sum(each.size**2 for each in self.inputs)))
+
+    def read(self, file: Any) -> Item:
+        """Decode the bytes of an image file to pixels (3, S, S) for each input of the network, or say what is wrong."""
+        if not isinstance(file, (bytes, bytearray)):
+            return ImageError("Send the image file itself as the body of the request.")
+        try:
+            return read_pixels(bytes(file), self.inputs)
+        except ImageError as error:
+            return error
 
     def warm(self, batch_size: int) -> None:
         """Warm up with batch sizes 1 and `batch_size`; engines specialise on the first shapes they see."""
+        black = [np.zeros((3, each.size, each.size), dtype=np.uint8) for each in self.inputs]
         for size in (1, batch_size) * 2:
-            self._outputs([torch.zeros(3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)] * size)
+            self.predict([black] * size)
 
-    def predict(self, items: list[Tensor | ImageError]) -> list[Reply]:
+    def predict(self, items: list[Item]) -> list[Reply]:
         """Return a prediction for each result of `read`, in order; an ImageError gets a refusal."""
-        readable = [item for item in items if isinstance(item, Tensor)]
-        chunks = (readable[first : first + MAX_BATCH] for first in range(0, len(readable), MAX_BATCH))
-        outputs = iter([output for chunk in chunks for output in self._outputs(chunk)])
+        readable = [item for item in items if not isinstance(item, ImageError)]
+        outputs = iter(self._outputs(readable))
         return [refusal(item) if isinstance(item, ImageError) else self._prediction(next(outputs)) for item in items]
 
-    @torch.inference_mode()
-    def explain(self, item: Tensor | ImageError, class_name: str) -> Reply:
+    def explain(self, item: Item, class_name: str) -> Reply:
         """Return which parts of an image support a class, or the predicted class if `class_name` is empty."""
         (prediction,) = self.predict([item])
         if isinstance(item, ImageError):
@@ -53,25 +63,32 @@ class Predictor:
         explained_class = class_name or prediction["predicted_class"]
         if explained_class not in self.classes:
             return refusal(ImageError(f"The model has no class {explained_class}; /classes lists the classes."))
-        heat = heat_map(
-            lambda images: self.network(images)[0].softmax(dim=1),
-            normalise(item.to(self.device)),
-            self.classes.index(explained_class),
-        )
+        normalised = [each.normalise(pixels) for each, pixels in zip(self.inputs, item, strict=True)]
+        heat = heat_map(lambda images: self._run(images)[0], normalised, self.classes.index(explained_class))
         return {
             "explained_class": explained_class,
             "predicted_class": prediction["predicted_class"],
             "method": METHOD,
-            "input": as_data_url(item),
+            "input": as_data_url(item[0]),
             "heat_map": [[round(value, 4) for value in row] for row in heat.tolist()],
             "version": self.version,
             "success": True,
         }
 
-    @torch.inference_mode()
-    def _outputs(self, pixels: list[Tensor]) -> list[Output]:
-        logits, scores = self.network(normalise(torch.stack(pixels).to(self.device)))
-        return list(zip(logits.softmax(dim=1).tolist(), scores.tolist(), strict=True))
+    def _outputs(self, items: list[list[Pixels]]) -> list[Output]:
+        if not items:
+            return []
+        columns = zip(*items, strict=True)  # the pixels of all images for each input
+        batch = [each.normalise(np.stack(pixels)) for each, pixels in zip(self.inputs, columns, strict=True)]
+        probabilities, scores = self._run(batch)
+        return list(zip(probabilities.tolist(), scores.tolist(), strict=True))
+
+    def _run(self, images: list[Normalised]) -> tuple[Normalised, Normalised]:
+        """Return the probabilities (N, C) and scores (N,) of images (N, 3, S, S), one array for each input."""
+        starts = range(0, len(images[0]), self.batch_size)
+        outputs = [self.network([each[start : start + self.batch_size] for each in images]) for start in starts]
+        logits, scores = (np.concatenate(column) for column in zip(*outputs, strict=True))
+        return softmax(logits), scores
 
     def _prediction(self, output: Output) -> Reply:
         probabilities, score = output
@@ -88,14 +105,10 @@ class Predictor:
         }
 
 
-def read(file: Any) -> Tensor | ImageError:
-    """Decode the bytes of an image file to uint8 pixels (3, INPUT_SIZE, INPUT_SIZE), or return an ImageError."""
-    if not isinstance(file, (bytes, bytearray)):
-        return ImageError("Send the image file itself as the body of the request.")
-    try:
-        return to_pixels(decode_image(bytes(file)))
-    except ImageError as error:
-        return error
+def softmax(logits: Normalised) -> Normalised:
+    """Return the probabilities (N, C) of logits (N, C), float32."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def refusal(error: ImageError) -> Reply:

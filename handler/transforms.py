@@ -1,6 +1,7 @@
-"""All preprocessing: from the bytes of an image file to the tensor that the network takes.
+"""All preprocessing: from the bytes of an image file to the array that a network takes.
 
-Training, export and serving all import this module, so a prediction is made the way the network was trained.
+Training, export and serving all import this module, so a prediction is made the way the network was trained. What
+differs from model to model is its Preprocessing, which travels in its card.
 """
 
 import io
@@ -8,26 +9,21 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import filetype
 import numpy as np
-import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
 
-INPUT_SIZE = 32
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.5, 0.5, 0.5)
 MAX_PIXELS = 50_000_000  # of an image that is decoded as one piece
 MAX_JPEG_PIXELS = 200_000_000  # of a JPEG, which is decoded row by row at an eighth of its size
 MAX_PROGRESSIVE_SAMPLES = 200_000_000  # values of all colours; a decoder holds 400 MB for them
-# The least width and height, in pixels, of a JPEG that is decoded at a half, a quarter or an eighth of its size.
-MIN_DECODED_SIZE = (4 * INPUT_SIZE, 4 * INPUT_SIZE)
+LEAST_DECODED = 128  # pixels: no side of a JPEG that is decoded at a half, a quarter or an eighth falls below
 # Bytes that no image continues with: 256 bytes, and each of the eight restart markers that a row may wait for.
 IMPROBABLE_BYTES = b"".join(
     bytes((73 * number + 90) % 251 for number in range(256)) + bytes([0xFF, mark]) for mark in range(0xD0, 0xD8)
@@ -67,6 +63,60 @@ ORIENTATION, UPRIGHT = 0x0112, 1
 EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # by EXIF's code: numbers of 16 and 32 bits
 
 
+Pixels = NDArray[np.uint8]
+Normalised = NDArray[np.float32]
+Colour = tuple[float, float, float]  # red, green and blue, from 0 to 1
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes the input of one network: `size` pixels wide and high, less `mean`, over `std`.
+
+    `fit` makes it square: `squeeze` changes its proportions, `crop` takes the middle, and `pad` adds bars of the mean.
+    """
+
+    size: int
+    fit: Literal["squeeze", "crop", "pad"] = "squeeze"
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.5, 0.5, 0.5)
+
+    @property
+    def offset(self) -> Normalised:
+        """The mean, (3, 1, 1), of pixels of 0 to 255."""
+        return _of_pixels(self.mean)
+
+    @property
+    def scale(self) -> Normalised:
+        """The deviation, (3, 1, 1), of pixels of 0 to 255."""
+        return _of_pixels(self.std)
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        """Bring an RGB image to the size of the network: uint8 of shape (3, size, size)."""
+        square, method = (self.size, self.size), Image.Resampling.BILINEAR
+        if self.fit == "crop":
+            resized = ImageOps.fit(image, square, method)
+        elif self.fit == "pad":
+            resized = ImageOps.pad(image, square, method, tuple(round(255 * value) for value in self.mean))
+        else:
+            resized = image.resize(square, method)
+        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+    def normalise(self, pixels: Pixels) -> Normalised:
+        """Turn pixels of 0 to 255, shape (..., 3, H, W), into the values that the network takes."""
+        return (pixels.astype(np.float32) - self.offset) / self.scale
+
+
+def _of_pixels(colour: Colour) -> Normalised:
+    return np.array(colour, dtype=np.float32).reshape(3, 1, 1) * np.float32(255)
+
+
+def inputs_of(card: dict[str, Any]) -> list[Preprocessing]:
+    """Return the preprocessing of each input that the network of a model card takes; most have one."""
+    return [
+        Preprocessing(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        for values in card["preprocessing"]
+    ]
+
+
 class ImageError(ValueError):
     """An image that cannot be predicted; `status` is the HTTP status that says so."""
 
@@ -75,19 +125,20 @@ class ImageError(ValueError):
         self.status = status
 
 
-def decode_image(data: bytes) -> Image.Image:
+def decode_image(data: bytes, size: int = 0) -> Image.Image:
     """Decode an image of one of FORMATS to an upright RGB image; transparent pixels are laid over white.
 
-    Of an animation it is the first frame. Raises ImageError, as `decode_upright` does.
+    Of an animation it is the first frame. `size` is the side that is wanted, in pixels; see `decode_upright`.
     """
-    return decode_upright(data, _to_rgb)
+    return decode_upright(data, _to_rgb, size)
 
 
-def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image], size: int = 0) -> Image.Image:
     """Decode an image, turn it upright by its EXIF orientation, and convert it; damaged pixels may show only then.
 
     Broken metadata is ignored. A large JPEG is decoded at a smaller size, in a third of the time; no side falls below
-    MIN_DECODED_SIZE. Raises ImageError: 415 for another format, 400 for damaged pixels or too many of them.
+    twice the `size` that is wanted, nor below LEAST_DECODED. Raises ImageError: 415 for another format, 400 for
+    damaged pixels or too many of them.
     """
     known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
     if known is None:
@@ -101,7 +152,7 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -
                 raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
             if not has_end(essence.data):
                 image = JpegImageFile(io.BytesIO(_with_end(essence.data)))
-            image.draft(None, MIN_DECODED_SIZE)
+            image.draft(None, (max(LEAST_DECODED, 2 * size),) * 2)
         turn = TURN_BY_ORIENTATION.get(essence.orientation)
         return convert(image if turn is None else image.transpose(turn))
     except ImageError:
@@ -112,21 +163,15 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image]) -
         raise _damaged() from error
 
 
-def to_pixels(image: Image.Image) -> Tensor:
-    """Resize an RGB image to the size that the network takes: uint8 of shape (3, INPUT_SIZE, INPUT_SIZE)."""
-    resized = image.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+def test_transform(image: Image.Image, preprocessing: Preprocessing) -> Normalised:
+    """Turn an RGB image into a network's input: float32 of shape (3, size, size)."""
+    return preprocessing.normalise(preprocessing.pixels(image))
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Scale pixels of 0 to 255, shape (..., 3, H, W), to float32 with mean MEAN and deviation STD taken out."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) * 255 for values in (MEAN, STD))
-    return (pixels.float() - mean) / std
-
-
-def test_transform(image: Image.Image) -> Tensor:
-    """Turn an RGB image into the network's input: float32 of shape (3, INPUT_SIZE, INPUT_SIZE)."""
-    return normalise(to_pixels(image))
+def read_pixels(data: bytes, inputs: list[Preprocessing]) -> list[Pixels]:
+    """Decode an image file to the pixels of each input of a network. Raises ImageError as `decode_image` does."""
+    image = decode_image(data, max(each.size for each in inputs))
+    return [each.pixels(image) for each in inputs]
 
 
 def _check_size(size: tuple[int, int], limit: int) -> None:

@@ -7,21 +7,24 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from handler.transforms import normalise
+from handler.transforms import Preprocessing
 from training.config import Augment
+from training.inputs import normalise
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 RGB_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
-def train_transform(pixels: Tensor, mirrored: Tensor, augment: Augment, generator: Generator) -> Tensor:
+def train_transform(
+    pixels: Tensor, mirrored: Tensor, augment: Augment, preprocessing: Preprocessing, generator: Generator
+) -> Tensor:
     """Augment and normalise uint8 pixels (N, 3, S, S) to float32; `mirrored` (N,) says which images to mirror."""
     if augment.policy != "none":
         pixels = apply_policy(pixels, augment.policy, generator)
     images = shift_mirror_rotate(pixels.float(), mirrored, augment, generator)
     if augment.brightness or augment.contrast or augment.saturation or augment.hue:
         images = jitter_colour(images, augment, generator)
-    images = normalise(images)
+    images = normalise(images, preprocessing)
     if augment.noise:
         images += augment.noise * torch.randn(images.shape, generator=generator)
     return erase(images, augment.erasing, generator) if augment.erasing else images

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import outliers
-from training.classifier import Classifier, Energy, FeatureCosine
+from training.classifier import Classifier, Energy, FeatureCosine, make_classifier
 from training.data import Images
+from training.inputs import Inputs
 from training.metrics import predict
 from training.models import Network
 
@@ -24,9 +25,10 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     The in-distribution score is the one that best tells the validation images from drawn outliers (`outliers.drawn`).
     The card gives its AUROC for other kinds of outliers, which took no part in the choice.
     """
-    inside = outputs(network, validation.pixels)
-    drawn = {kind: outputs(network, pixels) for kind, pixels in outliers.drawn().items()}
-    measured = {kind: outputs(network, pixels) for kind, pixels in outliers.measured().items()}
+    inside = outputs(network, validation.inputs)
+    taken = validation.inputs.preprocessing
+    drawn = {kind: outputs(network, images) for kind, images in outliers.drawn(taken).items()}
+    measured = {kind: outputs(network, images) for kind, images in outliers.measured(taken).items()}
 
     def aurocs(score: nn.Module, outside: dict[str, Outputs]) -> dict[str, float]:
         return separation(score(*inside), {kind: score(*of_kind) for kind, of_kind in outside.items()})
@@ -35,7 +37,7 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     chosen_on = {name: aurocs(score, drawn) for name, score in scores.items()}
     chosen = max(chosen_on, key=lambda name: sum(chosen_on[name].values()))
     temperature = fit_temperature(inside[1], validation.labels)
-    return Classifier(network, temperature, scores[chosen]), {
+    return make_classifier(network, temperature, scores[chosen], len(taken)), {
         "temperature": temperature,
         "in_distribution": {
             "score": chosen,
@@ -48,9 +50,9 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
 
 
 @torch.no_grad()
-def outputs(network: Network, pixels: Tensor) -> Outputs:
-    """Return a network's features (N, D) and logits (N, C) for uint8 pixels (N, 3, S, S)."""
-    features = predict(network.features, pixels)
+def outputs(network: Network, images: Inputs) -> Outputs:
+    """Return a network's features (N, D) and logits (N, C) of N images."""
+    features = predict(network.features, images)
     return features, network.head(features)
 
 
@@ -79,8 +81,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def fit_cosine(network: Network, training: Images) -> FeatureCosine:
     """Take the mean direction of each class's features from some of the training images."""
     share = MAX_IMAGES_FOR_MEANS // len(training.classes) + 1
-    members = [training.pixels[training.labels == label][:share] for label in range(len(training.classes))]
-    means = [F.normalize(predict(network.features, pixels), dim=1).mean(dim=0) for pixels in members]
+    members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
+    features = (predict(network.features, training.inputs.subset(indices)) for indices in members)
+    means = [F.normalize(of_class, dim=1).mean(dim=0) for of_class in features]
     return FeatureCosine(torch.stack(means))
 
 

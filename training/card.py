@@ -15,13 +15,20 @@ from training.checkpoint import Checkpoint, load_checkpoint
 from training.files import write_whole
 from training.metrics import wilson_interval
 
+# What becomes of an image that is not square.
+FITS = {
+    "squeeze": "an image that is not square is squeezed",
+    "crop": "of an image that is not square, only the middle",
+    "pad": "an image that is not square gets bars",
+}
+
 
 def describe_in_words(checkpoint: Checkpoint) -> str:
     """Return the card of a checkpoint as Markdown."""
     card = checkpoint.card
     data, calibration = card["data"], card["calibration"]
     score = calibration["in_distribution"]
-    size = card["normalisation"]["input_size"]
+    seen = " and ".join(f"{each.size} × {each.size} pixels ({FITS[each.fit]})" for each in checkpoint.inputs)
     parameters = sum(value.numel() for name, value in checkpoint.weights.items() if name.startswith("network."))
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in score["auroc"].items())
     return f"""# {card["name"]}
@@ -64,7 +71,7 @@ was fitted on none of these kinds. 1 is best, and 0.5 is chance:
 
 - It gives one of its classes to any image. `in_distribution` marks some of the others as outliers, as the table shows.
   It also marks one in twenty good images.
-- It sees {size} × {size} pixels. Small things in a photograph are lost, and an image that is not square is squeezed.
+- It sees {seen}. Smaller things in a photograph are lost.
 - The figures hold for images like those of {data["name"]}. Measure your own with `classifier evaluate`.
 """
 

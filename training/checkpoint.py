@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from handler.transforms import INPUT_SIZE, MEAN, STD
-from training.classifier import Classifier, Energy, FeatureCosine
+from handler.transforms import Preprocessing, inputs_of
+from training.classifier import Classifier, Energy, FeatureCosine, make_classifier
 from training.data import Images
 from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
 from training.outcome import Stopped
 from training.project import from_recipe
-
-NORMALISATION = {"input_size": INPUT_SIZE, "mean": list(MEAN), "std": list(STD)}
 
 
 class CheckpointError(Stopped, ValueError):
@@ -28,6 +26,11 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
     card: dict[str, Any]
 
+    @property
+    def inputs(self) -> list[Preprocessing]:
+        """The preprocessing of each input of the network."""
+        return inputs_of(self.card)
+
     def classifier(self) -> Classifier:
         """Rebuild the classifier in evaluation mode, on the CPU."""
         calibration = self.card["calibration"]
@@ -35,7 +38,7 @@ class Checkpoint(NamedTuple):
         if calibration["in_distribution"]["score"] == "feature_cosine":
             score = FeatureCosine(self.weights["score.means"])
         network = build(self.card["recipe"], len(self.card["classes"]))
-        classifier = Classifier(network, calibration["temperature"], score)
+        classifier = make_classifier(network, calibration["temperature"], score, len(self.inputs))
         classifier.load_state_dict(self.weights)
         return classifier.eval()
 
@@ -43,9 +46,25 @@ class Checkpoint(NamedTuple):
 def build(recipe: dict[str, Any], num_classes: int) -> Network:
     """Build the network of a recipe, which is given as plain values: a single network, or an ensemble of members."""
     if "members" in recipe:
-        members = [build(member, num_classes) for member in recipe["members"]]
-        return Ensemble(members, recipe["temperatures"], recipe["weights"])
+        return join_networks(recipe, [build(member, num_classes) for member in recipe["members"]])
     return ARCHITECTURES[recipe["architecture"]](num_classes, recipe["dropout"])
+
+
+def join_networks(recipe: dict[str, Any], members: list[Network]) -> Ensemble:
+    """Make the network of an ensemble's recipe from its members."""
+    inputs = distinct_inputs(recipe)
+    places = [inputs.index(input_of(member)) for member in recipe["members"]]
+    return Ensemble(members, places, recipe["temperatures"], recipe["weights"])
+
+
+def input_of(recipe: dict[str, Any]) -> Preprocessing:
+    """Return the preprocessing of a single network's recipe; older recipes name none, and mean 32 × 32 pixels."""
+    return Preprocessing(**recipe.get("input", {"size": 32}))
+
+
+def distinct_inputs(recipe: dict[str, Any]) -> list[Preprocessing]:
+    """Return the inputs of a recipe's network: one, or as many as the members of an ensemble have different ones."""
+    return list(dict.fromkeys(map(input_of, recipe.get("members", [recipe]))))
 
 
 def copy_initial(network: Network, path: str, architecture: str, classes: list[str]) -> None:
@@ -67,7 +86,7 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
     return {
         "name": name,
         "classes": training.classes,
-        "normalisation": NORMALISATION,
+        "preprocessing": [each._asdict() for each in training.inputs.preprocessing],
         "recipe": recipe,
         "data": {
             "name": "CIFAR-10" if data is None else data.resolve().name,
@@ -93,24 +112,19 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint on the CPU. Raises CheckpointError if it is missing, damaged or of other preprocessing."""
+    """Load a checkpoint on the CPU. Raises CheckpointError if it is missing or damaged."""
     card = load(path)
-    if (
-        not isinstance(card, dict)
-        or not {"weights", "classes", "normalisation", "recipe", "calibration"} <= card.keys()
-    ):
+    if not isinstance(card, dict) or not {"weights", "classes", "recipe", "calibration"} <= card.keys():
         raise CheckpointError(f"{path} is no checkpoint of a classifier; 'classifier train' makes one.")
-    if card["normalisation"] != NORMALISATION:
-        raise CheckpointError(
-            f"{path} was trained with {card['normalisation']}, but handler/transforms.py has {NORMALISATION}; "
-            "use the version of handler/transforms.py it was trained with, or train again."
-        )
     card = _current_card(card)
     return Checkpoint(card.pop("weights"), card)
 
 
 def _current_card(card: dict[str, Any]) -> dict[str, Any]:
-    """Give a card and its weights today's names, because older files have another one for the in-distribution score."""
+    """Give a card and its weights today's names, because older files have others."""
+    if old := card.pop("normalisation", None):
+        size, mean, std = old["input_size"], tuple(old["mean"]), tuple(old["std"])
+        card["preprocessing"] = [Preprocessing(size, "squeeze", mean, std)._asdict()]
     calibration = card["calibration"]
     if "familiarity" in calibration:
         calibration["in_distribution"] = calibration.pop("familiarity")

@@ -39,6 +39,21 @@ class Classifier(nn.Module):
         self.score = score
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.features(images)
+        return self._of_features(self.network.features(images))
+
+    def _of_features(self, features: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network.head(features)
         return logits / self.temperature, self.score(features, logits)
+
+
+class ClassifierOfSeveralInputs(Classifier):
+    """A Classifier that takes a list: the same images in the form (N, 3, S, S) of each of its inputs."""
+
+    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._of_features(self.network.features(images))
+
+
+def make_classifier(network: Network, temperature: float, score: nn.Module, inputs: int) -> Classifier:
+    """Make a classifier of a network with this number of inputs."""
+    kind = ClassifierOfSeveralInputs if inputs > 1 else Classifier
+    return kind(network, temperature, score)

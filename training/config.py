@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from handler.transforms import INPUT_SIZE
-from training.models import ARCHITECTURES
+from handler.transforms import Preprocessing
+from training.models import ARCHITECTURES, CNN_SIZE
 from training.outcome import Stopped
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ class RecipeError(Stopped, ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Input(_Section):
+    """What the network sees of an image; see handler.transforms.Preprocessing."""
+
+    size: int = Field(32, ge=16, le=1024)  # pixels, of each side
+    fit: Literal["squeeze", "crop", "pad"] = "squeeze"
+    mean: tuple[Share, Share, Share] = (0.5, 0.5, 0.5)  # of red, green and blue, from 0 to 1
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
 
 class Augment(_Section):
@@ -64,10 +77,10 @@ class Schedule(_Section):
 
 
 class SmallerImages(_Section):
-    """Shrink the images of the first `epochs` to `size` pixels; that takes (size / INPUT_SIZE)² of the time."""
+    """Shrink the images of the first `epochs` to `size` pixels; that takes (size / input.size)² of the time."""
 
     epochs: int = Field(gt=0)
-    size: int = Field(ge=12, lt=INPUT_SIZE)
+    size: int = Field(ge=12)  # less than input.size
 
 
 class Distillation(_Section):
@@ -89,6 +102,7 @@ class Recipe(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
     initial: str | None = None  # path of a checkpoint to start from; for other classes the head starts at random
+    input: Input = Input()
     dropout: float = Field(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     optimizer: Optimizer
@@ -110,6 +124,10 @@ class Recipe(_Section):
     def _fits_together(self) -> Self:
         if self.name.lower() in RUN_FILES:
             raise ValueError(f"a run writes a file {self.name.lower()}.pth besides its checkpoint; choose another name")
+        if self.architecture == "cnn" and self.input.size != CNN_SIZE:
+            raise ValueError(f"cnn takes images of {CNN_SIZE} pixels only; set input.size to that, or name another")
+        if any(stage.size >= self.input.size for stage in self.smaller_images):
+            raise ValueError(f"smaller_images are not smaller than input.size, {self.input.size}; make them so")
         if self.smaller_images and self.architecture == "cnn":
             raise ValueError("cnn takes images of one size only; remove smaller_images")
         if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:
@@ -122,7 +140,11 @@ class Recipe(_Section):
             if epoch <= stage.epochs:
                 return stage.size
             epoch -= stage.epochs
-        return INPUT_SIZE
+        return self.input.size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(**self.input.model_dump())
 
     def without_effect(self) -> dict[str, str]:
         """Return the fields that change nothing in this run, set or not: the dotted name, and the reason."""

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +20,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from handler.transforms import INPUT_SIZE, ImageError, decode_image, is_pointer, to_pixels
+from handler.transforms import ImageError, Preprocessing, is_pointer, read_pixels
 from training import distributed
 from training.augment import train_transform
 from training.commands import PATH, command
 from training.config import Recipe
 from training.folders import FORMAT_NAMES, Findings, counted, extensions_of, few, find, is_leaving
+from training.inputs import Inputs, read_all
 from training.outcome import Stopped
 from training.project import ROOT
 
 CIFAR10_ROOT = ROOT / "data"
+CIFAR10_PREPROCESSING = Preprocessing(32)  # leaves its images as they are
 CIFAR10_LOCK = ".cifar10.lock"  # a file in CIFAR10_ROOT
 DECODER_THREADS = min(os.cpu_count() or 1, 16)  # no more, because each may hold a large image
 MAX_QUEUED_PATHS = 4096  # that wait for a thread
@@ -40,47 +43,62 @@ class DataError(Stopped, ValueError):
 
 
 class Images(NamedTuple):
-    """Decoded images: pixels uint8 (N, 3, INPUT_SIZE, INPUT_SIZE), labels int64 (N,), class names in label order."""
+    """Decoded images for the inputs of a network, labels int64 (N,), and class names in label order."""
 
-    pixels: Tensor
+    inputs: Inputs
     labels: Tensor
     classes: list[str]
 
+    @property
+    def pixels(self) -> Tensor:
+        """The pixels uint8 (N, 3, S, S) for the first input, which is the only one of a network in training."""
+        return self.inputs.pixels[0]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.inputs.preprocessing[0]
+
+    def of(self, preprocessing: list[Preprocessing]) -> "Images":
+        """Return the images for some of the inputs."""
+        return self._replace(inputs=self.inputs.of(preprocessing))
+
     def subset(self, indices: Tensor) -> "Images":
-        return Images(self.pixels[indices], self.labels[indices], self.classes)
+        return Images(self.inputs.subset(indices), self.labels[indices], self.classes)
 
     def fingerprint(self) -> list[int]:
         """Return checksums of pixels and labels; they differ for other images and for another order."""
-        return [zlib.crc32(self.pixels.numpy().data), zlib.crc32(self.labels.numpy().data)]
+        return [zlib.crc32(values.numpy().data) for values in (*self.inputs.pixels, self.labels)]
 
 
-def load_images(root: Path | None, split: str) -> Images:
+def load_images(root: Path | None, split: str, preprocessing: list[Preprocessing]) -> Images:
     """Load the `train` or `test` images in `root`. If it is None, load CIFAR-10, and download it first if needed.
+
+    The images are made as each input of a network takes them, by its `preprocessing`.
 
     Raises DataError if a folder is missing, or if images cannot be read; it names them.
     """
     if root is None:
-        return _load_cifar10(split)
+        return _load_cifar10(split, preprocessing)
     parts = _find_split(root / split)
     _note_left_out(parts)
-    images, problems = _read_split(parts)
+    images, problems = _read_split(parts, preprocessing)
     _raise_any(problems)
     return images
 
 
-def load_training_images(root: Path | None) -> Images:
+def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) -> Images:
     """Load the `train` images as `load_images` does, and check the `test` images.
 
     These must be readable and have the same classes, because training must not fail at its end. Raises DataError.
     """
     if root is None:
-        return _load_cifar10("train")
+        return _load_cifar10("train", preprocessing)
     train, test = (_find_split(root / split) for split in ("train", "test"))
     if list(train.classes) != list(test.classes):
         raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
     _note_left_out(train)
-    images, problems = _read_split(train)
-    _raise_any(problems + _read_split(test)[1])
+    images, problems = _read_split(train, preprocessing)
+    _raise_any(problems + _read_split(test, preprocessing)[1])
     return images
 
 
@@ -120,47 +138,55 @@ def _find_split(folder: Path) -> Split:
     return Split(folder, findings, classes)
 
 
-def _read_split(split: Split) -> tuple[Images, list[str]]:
+def _read_split(split: Split, preprocessing: list[Preprocessing]) -> tuple[Images, list[str]]:
     """Decode the images of a split. Returns them, and a line for each file and folder that cannot be read."""
     unreadable = sorted(split.findings.unreadable.items())
     problems = [f"{path}: {reason}. Remove it, or make it readable." for path, reason in unreadable]
     labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
-    pixels: list[Tensor] = []
+    read: list[list[Tensor]] = []  # the pixels of each image
     paths = list(chain.from_iterable(split.classes.values()))
     hidden = distributed.rank() > 0 or None  # None shows the bar on terminals only
     name = f"reading {split.folder.name}"
     with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
-        for read in _read_all(paths):
+        for pixels in _read_all(paths, preprocessing):
             bar.update()
-            if isinstance(read, str):
-                problems.append(read)
+            if isinstance(pixels, str):
+                problems.append(pixels)
             else:
-                pixels.append(read)
+                read.append(pixels)
     if problems:
-        labels, pixels = [], []
-    stacked = torch.stack(pixels) if pixels else torch.empty(0, 3, INPUT_SIZE, INPUT_SIZE, dtype=torch.uint8)
-    return Images(stacked, torch.tensor(labels), list(split.classes)), problems
+        return Images(Inputs(preprocessing, []), torch.empty(0), list(split.classes)), problems
+    inputs = Inputs(preprocessing, [torch.stack(column) for column in zip(*read, strict=True)])
+    return Images(inputs, torch.tensor(labels), list(split.classes)), []
 
 
-def _read_all(paths: list[Path]) -> Iterator[Tensor | str]:
+def _read_all(paths: list[Path], preprocessing: list[Preprocessing]) -> Iterator[list[Tensor] | str]:
     """Yield the results of `_read` in order. It uses all cores, because Pillow decodes without Python's lock."""
     pool = ThreadPoolExecutor(DECODER_THREADS)
     try:
         for first in range(0, len(paths), MAX_QUEUED_PATHS):
-            yield from pool.map(_read, paths[first : first + MAX_QUEUED_PATHS])
+            yield from pool.map(partial(_read, preprocessing), paths[first : first + MAX_QUEUED_PATHS])
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait only for the images that are being read
 
 
-def _read(path: Path) -> Tensor | str:
-    """Return the pixels of an image, or a line that says why it cannot be read."""
+def _read(preprocessing: list[Preprocessing], path: Path) -> list[Tensor] | str:
+    """Return the pixels of an image for each input, or a line that says why it cannot be read."""
     try:
         content = path.read_bytes()
-        return to_pixels(decode_image(content))
+        return list(map(torch.from_numpy, read_pixels(content, preprocessing)))
     except ImageError as error:
         return f"{path}: {error}" if is_pointer(content) else f"{path}: {error} Remove or replace it."
     except OSError as error:
         return f"{path}: {error.strerror}. Remove it, or make it readable."
+
+
+def read_files(paths: list[Path], preprocessing: list[Preprocessing]) -> Inputs:
+    """Decode image files for the inputs of a network. Raises DataError, which names those that cannot be read."""
+    read = list(_read_all(paths, preprocessing))
+    _raise_any([line for line in read if isinstance(line, str)])
+    pixels = [each for each in read if not isinstance(each, str)]
+    return Inputs(preprocessing, [torch.stack(column) for column in zip(*pixels, strict=True)])
 
 
 def _raise_any(problems: list[str]) -> None:
@@ -233,8 +259,8 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         batch = self.batches[index]
         pixels, mirrored = self.images.pixels[batch], self.mirrored[batch]
-        images = train_transform(pixels, mirrored, self.augment, seeded(*self.keys, index))
-        if self.size != INPUT_SIZE:
+        images = train_transform(pixels, mirrored, self.augment, self.images.preprocessing, seeded(*self.keys, index))
+        if self.size != self.images.preprocessing.size:
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
         return images, batch
 
@@ -250,7 +276,7 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
         return torch.rand(count, generator=generator) < 0.5 * (self.augment.flip == "random")
 
 
-def _load_cifar10(split: str) -> Images:
+def _load_cifar10(split: str, preprocessing: list[Preprocessing]) -> Images:
     from torchvision.datasets import CIFAR10  # here, because it loads PyTorch's compiler, which takes two seconds
 
     try:
@@ -260,11 +286,8 @@ def _load_cifar10(split: str) -> Images:
         raise DataError(
             f"CIFAR-10 cannot be loaded into {CIFAR10_ROOT} ({error}); name your own images with --data."
         ) from None
-    return Images(
-        torch.from_numpy(downloaded.data).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor(downloaded.targets),
-        downloaded.classes,
-    )
+    inputs = read_all(map(Image.fromarray, downloaded.data), preprocessing)
+    return Images(inputs, torch.tensor(downloaded.targets), downloaded.classes)
 
 
 @contextmanager
@@ -304,7 +327,7 @@ def main(folder: Path) -> None:
         classifier data data/cifar10
     """
     for split in ("train", "test"):
-        write_images(load_images(None, split), folder / split)
+        write_images(load_images(None, split, [CIFAR10_PREPROCESSING]), folder / split)
     print(f"wrote CIFAR-10 to {folder}")
 
 

@@ -1,5 +1,6 @@
 """Learn from the probabilities of a better network, the teacher (Hinton et al. 2015, arXiv:1503.02531)."""
 
+import math
 import zlib
 
 import torch
@@ -7,18 +8,28 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from handler.transforms import normalise
+from handler.transforms import Preprocessing
 from training.checkpoint import load_checkpoint
-from training.config import Distillation, RecipeError
+from training.config import Distillation, Recipe, RecipeError
 from training.data import Images
+from training.inputs import Inputs, call, renormalise
 from training.metrics import BATCH_SIZE
 from training.project import from_recipe
+
+
+def inputs_to_load(recipe: Recipe) -> list[Preprocessing]:
+    """Return the input of a recipe's network and, if its teacher looks at the unchanged images, the teacher's."""
+    needed = [recipe.preprocessing]
+    if recipe.distillation and recipe.distillation.view == "original":
+        needed += load_checkpoint(from_recipe(recipe.distillation.teacher)).inputs
+    return list(dict.fromkeys(needed))
 
 
 class Teacher:
     """A trained network that predicts every image as the student sees it, or every unchanged image once.
 
-    `digest` is a checksum of its checkpoint's file.
+    Its size and normalisation may differ from the student's. `training` has the student's input first, and those of
+    `inputs_to_load` behind it. `digest` is a checksum of its checkpoint's file.
     """
 
     def __init__(self, settings: Distillation, training: Images, device: torch.device) -> None:
@@ -31,8 +42,9 @@ class Teacher:
             )
         self.network = checkpoint.classifier().network.to(device).to(memory_format=torch.channels_last)
         self.settings, self.device = settings, device
+        self.student, self.inputs = training.preprocessing, checkpoint.inputs
         self.digest = zlib.crc32(path.read_bytes())
-        self.logits = self._predict(training.pixels) if settings.view == "original" else None
+        self.logits = self._predict(training.inputs.of(self.inputs)) if settings.view == "original" else None
 
     def mix(self, loss: Tensor, images: Tensor, indices: Tensor, logits: Tensor) -> Tensor:
         """Mix the student's loss with the divergence of its logits from the teacher's; both are sums over images.
@@ -41,16 +53,21 @@ class Teacher:
         """
         temperature, weight = self.settings.temperature, self.settings.weight
         with torch.no_grad():
-            taught = self.network(images) if self.logits is None else self.logits[indices].to(self.device)
+            taught = self._look(images) if self.logits is None else self.logits[indices].to(self.device)
         soft = F.log_softmax(taught / temperature, dim=1)
         divergence = F.kl_div(F.log_softmax(logits / temperature, dim=1), soft, reduction="sum", log_target=True)
         return (1 - weight) * loss + weight * temperature**2 * divergence
 
-    @torch.no_grad()
-    def _predict(self, pixels: Tensor) -> Tensor:
-        """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
-        batches = tqdm(pixels.split(BATCH_SIZE), desc="the teacher's predictions", leave=False)
-        return torch.cat([self._both_sides(normalise(batch.to(self.device))).cpu() for batch in batches])
+    def _look(self, images: Tensor) -> Tensor:
+        """Return the logits (N, C) of images that are normalised for the student."""
+        return call(self.network, [renormalise(images, self.student, each) for each in self.inputs])
 
-    def _both_sides(self, images: Tensor) -> Tensor:
-        return (self.network(images) + self.network(images.flip(3))) / 2
+    @torch.no_grad()
+    def _predict(self, inputs: Inputs) -> Tensor:
+        """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
+        total = math.ceil(inputs.count / BATCH_SIZE)
+        batches = tqdm(inputs.batches(BATCH_SIZE, self.device), "the teacher's predictions", total, leave=False)
+        return torch.cat([self._both_sides(batch).cpu() for batch in batches])
+
+    def _both_sides(self, images: list[Tensor]) -> Tensor:
+        return (call(self.network, images) + call(self.network, [each.flip(3) for each in images])) / 2

@@ -13,11 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training import commands
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    distinct_inputs,
+    join_networks,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.data import load_images, stratified_split
 from training.finish import finish
 from training.metrics import predict
-from training.models import Ensemble
 
 
 def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
@@ -26,25 +32,30 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
     recipe = cards[0]["recipe"]
     if any("members" in card["recipe"] for card in cards):
         raise CheckpointError("An ensemble cannot be a member of another; name its members instead.")
+    inputs = distinct_inputs({"members": [card["recipe"] for card in cards]})
     training, validation = stratified_split(
-        load_images(data, "train"), recipe["validation_fraction"], recipe["split_seed"]
+        load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
     )
-    for card in cards:
-        if card["data"]["fingerprint"] != training.fingerprint() or card["classes"] != training.classes:
+    for member in members:
+        card, seen = member.card, training.of(member.inputs)
+        if card["data"]["fingerprint"] != seen.fingerprint() or card["classes"] != seen.classes:
             raise CheckpointError(
                 f"{card['name']} was not trained on these images, or on another split of them; "
                 "join only checkpoints with the same training images."
             )
     classifiers = [member.classifier() for member in members]
     log_probabilities = torch.stack(
-        [predict(member, validation.pixels)[0].log_softmax(dim=1) for member in classifiers]
+        [
+            predict(classifier, validation.inputs.of(member.inputs))[0].log_softmax(dim=1)
+            for classifier, member in zip(classifiers, members, strict=True)
+        ]
     )
     joined = {
         "members": [card["recipe"] for card in cards],
         "temperatures": [member.temperature for member in classifiers],
         "weights": fit_weights(log_probabilities, validation.labels),
     }
-    network = Ensemble([member.network for member in classifiers], joined["temperatures"], joined["weights"])
+    network = join_networks(joined, [classifier.network for classifier in classifiers])
     metrics = {"members": [{"name": card["name"], **card["metrics"]["test"]} for card in cards]}
     return finish(network.state_dict(), name, joined, training, validation, data, metrics)
 

@@ -37,9 +37,10 @@ MAX_CLASSES_WITH_NUMBERS = 30  # with more, the cells of the confusion matrix ar
 def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[str, Any]:
     """Write `report.json`, `report.md` and its pictures into `folder`. Returns the content of `report.json`."""
     classifier = checkpoint.classifier()
-    logits, scores = predict(classifier, images.pixels)
+    logits, scores = predict(classifier, images.inputs)
     probabilities, labels = logits.softmax(dim=1), images.labels
-    outside = {kind: predict(classifier, pixels)[1] for kind, pixels in outliers.measured().items()}
+    measured = outliers.measured(images.inputs.preprocessing)
+    outside = {kind: predict(classifier, outlying)[1] for kind, outlying in measured.items()}
     calibration = checkpoint.card["calibration"]
     report = {
         "name": checkpoint.card["name"],
@@ -193,7 +194,8 @@ fitted on none of these kinds. 1 is best, and 0.5 is chance:
 @commands.output("folder for the report (default: runs/<checkpoint>-report)", "FOLDER")
 def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"
-    loaded, images = load_checkpoint(checkpoint), load_images(data, "test")
+    loaded = load_checkpoint(checkpoint)
+    images = load_images(data, "test", loaded.inputs)
     if images.classes != loaded.card["classes"]:
         shown, known = (", ".join(names) for names in (images.classes, loaded.card["classes"]))
         raise Stopped(

@@ -10,6 +10,7 @@ import io
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,20 +18,22 @@ from typing import Any
 import click
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from torch import Tensor, nn
+from torch import Tensor
 
 from handler.onnx_engine import open_network
-from handler.predictor import Network
-from handler.transforms import INPUT_SIZE, decode_image, test_transform
+from handler.transforms import Preprocessing
 from training import commands
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.data import seeded
+from training.data import read_files, seeded
 from training.files import written_whole
+from training.inputs import call
 from training.outcome import Stopped
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
 ONNX_SUFFIX = ".onnx"
+ROUNDS = 20  # whose median time counts
+Exported = Callable[[Any], tuple[Tensor, ...]]  # takes images as `Classifier` or `ClassifierOfSeveralInputs` does
 # Of the largest value of an output, because float32 rounds sums in proportion to their largest terms. The order of a
 # sum depends on the processor: with AVX-512, AVX2 and SSE4.1, the released networks differ by 10 steps of float32.
 TOLERANCE = 64 * torch.finfo(torch.float32).eps
@@ -51,28 +54,28 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
         warnings.simplefilter("ignore", FutureWarning)
         script = _without_debug_info(torch.jit.freeze(torch.jit.script(classifier)))
         exported = torch.jit.load(io.BytesIO(script))
-    _compare(classifier, exported, "TorchScript", examples)
+    _compare(checkpoint, exported, "TorchScript", examples)
     with written_whole(path) as temporary:
         temporary.write_bytes(script)
 
 
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
     """Write ONNX to `path`, for engines other than PyTorch; otherwise the same as `export`."""
-    classifier = checkpoint.classifier()
+    images, any_number = _random_images(checkpoint.inputs), {0: torch.export.Dim("images")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter itself uses deprecated functions
         program: Any = torch.onnx.export(
-            classifier,
-            (_random_inputs(),),
-            input_names=["images"],
+            checkpoint.classifier(),
+            (images if len(images) > 1 else images[0],),
+            input_names=["images", *(f"images_{number}" for number in range(2, len(images) + 1))],
             output_names=["logits", "in_distribution_score"],
-            dynamic_shapes=({0: torch.export.Dim("images")},),
+            dynamic_shapes=([any_number] * len(images) if len(images) > 1 else any_number,),
             verbose=False,
         )
     ClearMetadataAndDocStringPass()(program.model)  # removes the paths of this machine
     with written_whole(path) as temporary:
         temporary.write_bytes(program.model_proto.SerializeToString(deterministic=True))
-        _compare(classifier, open_network(temporary, threads=1), "ONNX", examples)
+        _compare(checkpoint, _onnx(temporary), "ONNX", examples)
 
 
 def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
@@ -86,22 +89,36 @@ def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
     return stripped.getvalue()
 
 
-def _random_inputs() -> Tensor:
-    return torch.randn(64, 3, INPUT_SIZE, INPUT_SIZE, generator=seeded(0))
+def _onnx(path: Path) -> Exported:
+    """Open an ONNX file for tensors, as TorchScript is; it runs on one thread."""
+    network = open_network(path, threads=1)
+
+    def run(images: Tensor | list[Tensor]) -> tuple[Tensor, ...]:
+        arrays = [each.numpy() for each in (images if isinstance(images, list) else [images])]
+        return tuple(map(torch.from_numpy, network(arrays)))
+
+    return run
 
 
-def _real_inputs(examples: Path) -> Tensor:
+def _random_images(inputs: list[Preprocessing], count: int = 64) -> list[Tensor]:
+    """Return random normalised images (count, 3, S, S) for each input."""
+    generator = seeded(0)
+    return [torch.randn(count, 3, each.size, each.size, generator=generator) for each in inputs]
+
+
+def _real_images(inputs: list[Preprocessing], examples: Path) -> list[Tensor]:
     paths = sorted(examples.glob("*.jpg"))
     if not paths:
         raise ExportError(f"{examples} has no JPEG images to compare on; name a folder that has some with --examples.")
-    return torch.stack([test_transform(decode_image(path.read_bytes())) for path in paths])
+    return next(read_files(paths, inputs).batches(len(paths)))
 
 
 @torch.inference_mode()
-def _compare(classifier: nn.Module, exported: Network, kind: str, examples: Path) -> None:
-    for name, images in (("random", _random_inputs()), ("real", _real_inputs(examples))):
-        for batch in (images, images[:1]):
-            for output, expected in zip(exported(batch), classifier(batch), strict=True):
+def _compare(checkpoint: Checkpoint, exported: Exported, kind: str, examples: Path) -> None:
+    classifier, inputs = checkpoint.classifier(), checkpoint.inputs
+    for name, images in (("random", _random_images(inputs)), ("real", _real_images(inputs, examples))):
+        for batch in (images, [each[:1] for each in images]):
+            for output, expected in zip(call(exported, batch), call(classifier, batch), strict=True):
                 difference, largest = (output - expected).abs().max().item(), expected.abs().max().item()
                 if not difference <= TOLERANCE * largest:  # also if it is not a number
                     raise ExportError(
@@ -112,21 +129,21 @@ def _compare(classifier: nn.Module, exported: Network, kind: str, examples: Path
 
 
 @torch.inference_mode()
-def milliseconds(path: Path, batch_size: int = 16) -> float:
+def milliseconds(path: Path, inputs: list[Preprocessing], batch_size: int = 16) -> float:
     """Return the median milliseconds that an export takes for an image on one core, optimised as in the handler."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        model: Network = (
-            open_network(path, threads=1)
+        model: Exported = (
+            _onnx(path)
             if path.suffix == ONNX_SUFFIX
             else torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.load(path).eval()))
         )
-    images, times = torch.randn(batch_size, 3, INPUT_SIZE, INPUT_SIZE), []
-    for _ in range(40):
+    images, times = _random_images(inputs, batch_size), []
+    for _ in range(ROUNDS):
         started = time.perf_counter()
-        model(images)
+        call(model, images)
         times.append(time.perf_counter() - started)
     torch.set_num_threads(threads)
     return median(times) / batch_size * 1000
@@ -144,11 +161,12 @@ def milliseconds(path: Path, batch_size: int = 16) -> float:
 )
 def main(checkpoint: Path, output: Path, examples: Path) -> None:
     write = export_onnx if output.suffix == ONNX_SUFFIX else export
-    write(load_checkpoint(checkpoint), output, examples)
+    loaded = load_checkpoint(checkpoint)
+    write(loaded, output, examples)
     print(
         f"wrote {output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
         f"real images; "
-        f"{milliseconds(output):.2f} ms an image on one core, in batches of 16"
+        f"{milliseconds(output, loaded.inputs):.2f} ms an image on one core, in batches of 16"
     )
 
 

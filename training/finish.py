@@ -28,9 +28,10 @@ def finish(
     network = build(recipe, len(training.classes)).eval()
     network.load_state_dict(halved(weights))
     classifier, calibration = calibrate(network, training, validation)
+    test = load_images(data, "test", training.inputs.preprocessing)
     measured = {
-        split: figures(predict(classifier, images.pixels)[0], images.labels)
-        for split, images in (("validation", validation), ("test", load_images(data, "test")))
+        split: figures(predict(classifier, images.inputs)[0], images.labels)
+        for split, images in (("validation", validation), ("test", test))
     }
     card = describe(name, recipe, training, data, calibration=calibration, metrics=metrics | measured, **others)
     return Checkpoint(halved(classifier.state_dict()), card)

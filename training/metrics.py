@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handler.transforms import normalise
 from training.data import Images
+from training.inputs import Inputs, call
 
 BATCH_SIZE = 500  # images
 BINS = 15  # of confidence, between 0 and 1
 
 
 @torch.no_grad()
-def predict(model: nn.Module, pixels: Tensor, device: torch.device | str = "cpu") -> Any:
-    """Return a model's output for uint8 pixels (N, 3, S, S), on the CPU: one tensor, or a tuple of tensors."""
+def predict(model: nn.Module, inputs: Inputs, device: torch.device | str = "cpu") -> Any:
+    """Return a model's output for N images, on the CPU: one tensor, or a tuple of tensors."""
     model.eval()
-    outputs = [model(normalise(batch.to(device))) for batch in pixels.split(BATCH_SIZE)]
+    outputs = [call(model, batch) for batch in inputs.batches(BATCH_SIZE, device)]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs).cpu()
     return tuple(torch.cat(column).cpu() for column in zip(*outputs, strict=True))
@@ -26,7 +26,7 @@ def predict(model: nn.Module, pixels: Tensor, device: torch.device | str = "cpu"
 
 def evaluate(network: nn.Module, images: Images, device: torch.device | str = "cpu") -> dict[str, float]:
     """Measure a network whose output is logits; see `figures`."""
-    return figures(predict(network, images.pixels, device), images.labels)
+    return figures(predict(network, images.inputs, device), images.labels)
 
 
 def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:

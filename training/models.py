@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+CNN_SIZE = 32  # pixels
 WHITENED_CHANNELS = 24  # both signs of the 12 eigenvectors of a 2 × 2 patch of RGB
 
 
@@ -33,7 +34,7 @@ def cnn(num_classes: int, dropout: float) -> Network:
         *_conv_block(32, 64),
         *_conv_block(64, 128),
         nn.Flatten(),
-        nn.Linear(128 * 4 * 4, 512),
+        nn.Linear(128 * (CNN_SIZE // 8) ** 2, 512),
         nn.ReLU(),
         nn.Dropout(dropout),
     )
@@ -154,20 +155,42 @@ def _resnet_for_small_images(name: str, num_classes: int, dropout: float) -> Net
 
 
 class Ensemble(Network):
-    """Several networks as one: it joins their features, and returns the logarithm of their mean probability."""
+    """Several networks as one: it joins their features, and returns the logarithm of their mean probability.
 
-    def __init__(self, members: list[Network], temperatures: list[float], weights: list[float]) -> None:
-        features = SideBySide([member.features for member in members])
+    Each member sees one of the inputs: that of its number in `places`. If there are several, `features` takes a list.
+    """
+
+    def __init__(
+        self, members: list[Network], places: list[int], temperatures: list[float], weights: list[float]
+    ) -> None:
+        parts = [member.features for member in members]
+        features = Apart(parts, places) if any(places) else SideBySide(parts)
         super().__init__(features, Mixture([member.head for member in members], temperatures, weights))
 
 
 class SideBySide(nn.Module):
+    """The features of all members for the same images (N, 3, S, S): (N, sum of D)."""
+
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([member(images) for member in self.members], dim=1)
+
+
+class Apart(nn.Module):
+    """The features of all members, each of which sees its own form of the images: (N, sum of D)."""
+
+    def __init__(self, members: list[nn.Module], places: list[int]) -> None:
+        super().__init__()
+        self.members, self.places = nn.ModuleList(members), places
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        features: list[Tensor] = []
+        for index, member in enumerate(self.members):
+            features.append(member(images[self.places[index]]))
+        return torch.cat(features, dim=1)
 
 
 class Mixture(nn.Module):

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from handler.transforms import normalise
 from training import distributed
 from training.checkpoint import build, copy_initial, current_commit
 from training.config import Recipe, RecipeError
 from training.data import Epoch, Images, seeded
 from training.distillation import Teacher
 from training.history import Row
+from training.inputs import normalise
 from training.metrics import evaluate
 from training.optimizers import make_optimizer, make_schedule
 
@@ -58,7 +58,8 @@ class Run:
         validation: Images,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
-        self.recipe, self.training, self.validation = recipe, training, validation
+        own = [recipe.preprocessing]
+        self.recipe, self.training, self.validation = recipe, training.of(own), validation.of(own)
         self.memory_format = memory_format
         self.device = distributed.device()
         self.teacher = Teacher(recipe.distillation, training, self.device) if recipe.distillation else None
@@ -67,20 +68,22 @@ class Run:
         if recipe.initial:
             copy_initial(model, recipe.initial, recipe.architecture, training.classes)
         else:
-            every = max(1, len(training.pixels) // IMAGES_TO_INITIALISE)
-            model.initialise(normalise(training.pixels[::every]))
+            every = max(1, len(training.labels) // IMAGES_TO_INITIALISE)
+            model.initialise(normalise(self.training.pixels[::every], recipe.preprocessing))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
-        self.schedule = make_schedule(self.optimizer, recipe.schedule, len(Epoch(training, recipe, 1)), recipe.epochs)
+        self.schedule = make_schedule(
+            self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
+        )
         self.progress = dict(EPOCH_START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
         self.commit = current_commit()  # of the code that starts the run; the checkout may change before it ends
         self.inputs = {
-            "training": training.fingerprint(),
-            "validation": validation.fingerprint(),
+            "training": self.training.fingerprint(),
+            "validation": self.validation.fingerprint(),
             "classes": training.classes,
             "teacher": self.teacher.digest if self.teacher else None,
         }

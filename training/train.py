@@ -22,6 +22,7 @@ from training import commands, distributed
 from training.checkpoint import Checkpoint, load, save, save_checkpoint
 from training.config import Recipe, RecipeError, load_recipe, with_settings
 from training.data import Epoch, load_training_images, stratified_split
+from training.distillation import inputs_to_load
 from training.finish import finish
 from training.history import Row, write_history
 from training.run import Run
@@ -48,7 +49,8 @@ def train(
     # Prepare. This reads the test images too, because a bad one must not end the run after hours of training.
     if last.exists() and not resume:
         raise RecipeError(f"{output} already holds a run; continue it with --resume, or choose another --output.")
-    training, validation = stratified_split(load_training_images(data), recipe.validation_fraction, recipe.split_seed)
+    images = load_training_images(data, inputs_to_load(recipe))
+    training, validation = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)
     if not distributed.equal(run.subject):
         raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")

@@ -294,7 +294,7 @@ def tune(
     recipe = changed(full_recipe, {"epochs": epochs, "smaller_images": []})
     fields = load_space(space, recipe)
     opened = open_storage(storage)
-    images = load_images(data, "train")
+    images = load_images(data, "train", [recipe.preprocessing])
     searched = open_study(study or recipe.name, opened, fields, recipe, images.fingerprint(), grid)
     parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
     count = math.prod(len(values) for values in fields.values()) if grid else trials

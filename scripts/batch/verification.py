@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.transforms import ImageError, decode_image, to_pixels
 from scripts.batch.client import Gateway
 from scripts.batch.images import grouped, list_images, names_of
 from training.checkpoint import Checkpoint, load_checkpoint
+from training.data import read_files
 from training.folders import label_of, roots_of
 from training.metrics import predict
 from training.outcome import Outcome, Stopped
@@ -19,13 +19,7 @@ TOLERANCE = 1e-4  # of a probability; the network sees the images in other batch
 
 def offline(checkpoint: Checkpoint, images: list[Path]) -> Tensor:
     """Return the probabilities (N, C) that the checkpoint itself gives. Raises Stopped if a file is no image."""
-    pixels = []
-    for image in images:
-        try:
-            pixels.append(to_pixels(decode_image(image.read_bytes())))
-        except ImageError as error:
-            raise Stopped(f"{image}: {error}") from None
-    logits, _ = predict(checkpoint.classifier(), torch.stack(pixels))
+    logits, _ = predict(checkpoint.classifier(), read_files(images, checkpoint.inputs))
     return logits.softmax(dim=1)
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from handler.transforms import INPUT_SIZE, normalise
+from handler.transforms import Pixels, inputs_of
 from training.commands import PATH, command
 
 BATCH_SIZE = 64  # of the loop
@@ -32,13 +32,18 @@ class Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             self.network = torch.jit.load(folder / "network.pt").eval()
-        self.classes = json.loads((folder / "model_card.json").read_text())["classes"]
+        card = json.loads((folder / "model_card.json").read_text())
+        self.classes, (self.input,) = card["classes"], inputs_of(card)
 
     @torch.inference_mode()
     def probabilities(self, images: list[bytes]) -> Tensor:
         """Predict the bytes of image files; returns (N, C)."""
-        pixels = torch.stack([decode(image) for image in images])
-        return self.network(normalise(pixels))[0].softmax(dim=1)
+        pixels = np.stack([self.decode(image) for image in images])
+        return self.network(torch.from_numpy(self.input.normalise(pixels)))[0].softmax(dim=1)
+
+    def decode(self, image: bytes) -> Pixels:
+        """Decode and resize as most would write it; returns uint8 of shape (3, S, S)."""
+        return self.input.pixels(Image.open(io.BytesIO(image)).convert("RGB"))
 
     def answer(self, probabilities: Tensor) -> dict[str, Any]:
         named = dict(zip(self.classes, probabilities.tolist(), strict=True))
@@ -47,13 +52,6 @@ class Model:
 
     def predict(self, image: bytes) -> dict[str, Any]:
         return self.answer(self.probabilities([image])[0])
-
-
-def decode(image: bytes) -> Tensor:
-    """Decode and resize as most would write it; returns uint8 of shape (3, INPUT_SIZE, INPUT_SIZE)."""
-    picture = Image.open(io.BytesIO(image)).convert("RGB")
-    resized = picture.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def flask(folder: Path, port: int) -> None:

@@ -17,10 +17,10 @@ from statistics import median
 import click
 import torch
 
-from handler.transforms import INPUT_SIZE
 from training import commands
 from training.config import Recipe, SmallerImages, load_recipe
 from training.data import Epoch, Images
+from training.inputs import Inputs
 from training.outcome import Stopped
 from training.run import Run
 
@@ -41,8 +41,9 @@ def measure(recipe: Recipe, step: int) -> float:
     """Return milliseconds an image with all measures up to `step`, of those that are of this process."""
     smaller = [SmallerImages(epochs=1, size=(24, 16)[step - 4])] if step >= 4 else []
     recipe = recipe.model_copy(update={"smaller_images": smaller})
-    pixels = torch.randint(0, 256, (recipe.batch_size, 3, INPUT_SIZE, INPUT_SIZE), dtype=torch.uint8)
-    images = Images(pixels, torch.arange(recipe.batch_size) % 10, [str(label) for label in range(10)])
+    pixels = torch.randint(0, 256, (recipe.batch_size, 3, recipe.input.size, recipe.input.size), dtype=torch.uint8)
+    inputs = Inputs([recipe.preprocessing], [pixels])
+    images = Images(inputs, torch.arange(recipe.batch_size) % 10, [str(label) for label in range(10)])
     run = Run(recipe, images, images, torch.channels_last if step >= 1 else torch.contiguous_format)
     epoch = Epoch(images, recipe, 1)
     started = 0.0

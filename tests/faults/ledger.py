@@ -16,13 +16,13 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import torch
 
 from gateway.request_log import ID
-from handler.transforms import decode_image, to_pixels
+from handler.transforms import decode_image
 from tests.drawing import TEN, draw, encode
 from tests.replies import assert_tells_nothing
 from training.checkpoint import load_checkpoint
+from training.inputs import read_all
 from training.metrics import predict
 
 PATIENCE = 30  # seconds, after which a request hangs
@@ -154,8 +154,7 @@ def labelled_pictures(checkpoint: Path, each: int = 3) -> Pictures:
     """Draw pictures of every class, with the class that the checkpoint gives them offline."""
     files = [encode(draw(name, seed), "JPEG") for name in TEN for seed in range(each)]
     held = load_checkpoint(checkpoint)
-    pixels = torch.stack([to_pixels(decode_image(file)) for file in files])
-    logits, _ = predict(held.classifier(), pixels)
+    logits, _ = predict(held.classifier(), read_all(map(decode_image, files), held.inputs))
     return [(file, held.card["classes"][index]) for file, index in zip(files, logits.argmax(1).tolist(), strict=True)]
 
 

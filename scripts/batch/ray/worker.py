@@ -63,10 +63,9 @@ class Classifier:
         with tempfile.TemporaryDirectory() as folder:
             zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
             sys.path.insert(0, folder)
-            from handler import onnx_engine, predictor, transforms
+            from handler import onnx_engine
 
             self.model = onnx_engine.load(Path(folder), threads=1)
-            self.read, self.unreadable = predictor.read, transforms.ImageError
 
     def __call__(self, images: pyarrow.Table) -> pyarrow.Table:
         """Write the rows of a group to a file of the output.
@@ -77,7 +76,8 @@ class Classifier:
         files = images[0].to_pylist()
         contents = dict(zip(files, self.contents(images), strict=True))
         unread = {file: str(content) for file, content in contents.items() if isinstance(content, OSError)}
-        items = {file: self.read(content) for file, content in contents.items() if not isinstance(content, OSError)}
+        read = self.model.read
+        items = {file: read(content) for file, content in contents.items() if not isinstance(content, OSError)}
         if items:
             rows = rows_of(list(items), self.model.predict(list(items.values())), self.model.classes)
             # Who does the group again writes the same file, and not a second one.
