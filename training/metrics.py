@@ -7,18 +7,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from handler.transforms import Preprocessing
 from training.data import Images
 from training.inputs import Inputs, call
 
-BATCH_SIZE = 500  # images
+BATCH_SIZE = 500  # images of 32 pixels
+LEAST_BATCH_SIZE = 16  # images of any size
 BINS = 15  # of confidence, between 0 and 1
+
+
+def batch_size(preprocessing: list[Preprocessing]) -> int:
+    """Return how many images to predict at once, so that large ones do not need more memory than small ones."""
+    largest = max(32, *(each.size for each in preprocessing))
+    return max(LEAST_BATCH_SIZE, BATCH_SIZE * 32**2 // largest**2)
 
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Inputs, device: torch.device | str = "cpu") -> Any:
     """Return a model's output for N images, on the CPU: one tensor, or a tuple of tensors."""
     model.eval()
-    outputs = [call(model, batch) for batch in inputs.batches(BATCH_SIZE, device)]
+    outputs = [call(model, batch) for batch in inputs.batches(batch_size(inputs.preprocessing), device)]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs).cpu()
     return tuple(torch.cat(column).cpu() for column in zip(*outputs, strict=True))
@@ -32,15 +40,18 @@ def evaluate(network: nn.Module, images: Images, device: torch.device | str = "c
 def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return cross-entropy `loss`, `accuracy` from 0 to 1, calibration error `ece` and the number of `images`.
 
+    `balanced_accuracy` is the mean over the classes, so that a rare class counts as much as a frequent one.
     The calibration error is the mean difference of confidence and accuracy over BINS of confidence (Guo et al. 2017).
     """
     # Here, because it loads SciPy and Matplotlib, which take two seconds.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    right = (logits.argmax(dim=1) == labels).double()
+    of_class = [right[labels == label].mean() for label in labels.unique()]
     return {
         "loss": F.cross_entropy(logits, labels).item(),
-        "accuracy": accuracy,
+        "accuracy": right.mean().item(),
+        "balanced_accuracy": torch.stack(of_class).mean().item(),
         "ece": multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=BINS).item(),
         "images": len(labels),
     }

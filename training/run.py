@@ -44,6 +44,18 @@ def moved(decay: float, average: Tensor, current: Tensor, steps: Tensor | int) -
     return average * decay + current * (1 - decay)
 
 
+def class_weights(training: Images, power: float, device: torch.device) -> Tensor | None:
+    """Return the weight of each class in the loss, its frequency to the power of -`power`; None if all count the same.
+
+    The mean over the training images is 1, so that the learning rate need not change.
+    """
+    if power == 0:
+        return None
+    counts = training.labels.bincount(minlength=len(training.classes)).double()
+    weights = counts**-power
+    return (weights * len(training.labels) / (weights * counts).sum()).float().to(device)
+
+
 class Run:
     """Everything that changes while a network is trained, and therefore everything that resuming needs.
 
@@ -68,11 +80,13 @@ class Run:
         if recipe.initial:
             copy_initial(model, recipe.initial, recipe.architecture, training.classes)
         else:
-            every = max(1, len(training.labels) // IMAGES_TO_INITIALISE)
+            share = min(1, (32 / recipe.input.size) ** 2)  # large images have more pixels to learn from
+            every = max(1, int(len(training.labels) * share) // IMAGES_TO_INITIALISE)
             model.initialise(normalise(self.training.pixels[::every], recipe.preprocessing))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
+        self.class_weights = class_weights(training, recipe.class_weights, self.device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
             self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
@@ -168,7 +182,8 @@ class Run:
         indices = indices[mine]
         labels = self.training.labels[indices].to(self.device)
         logits = self.parallel(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
+        smoothing = self.recipe.label_smoothing
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
         if self.teacher:
             loss = self.teacher.mix(loss, images, indices, logits)
         self.optimizer.zero_grad()
