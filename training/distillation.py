@@ -13,7 +13,7 @@ from training.checkpoint import load_checkpoint
 from training.config import Distillation, Recipe, RecipeError
 from training.data import Images
 from training.inputs import Inputs, call, renormalise
-from training.metrics import BATCH_SIZE
+from training.metrics import batch_size
 from training.project import from_recipe
 
 
@@ -65,8 +65,9 @@ class Teacher:
     @torch.no_grad()
     def _predict(self, inputs: Inputs) -> Tensor:
         """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
-        total = math.ceil(inputs.count / BATCH_SIZE)
-        batches = tqdm(inputs.batches(BATCH_SIZE, self.device), "the teacher's predictions", total, leave=False)
+        size = batch_size(inputs)
+        total = math.ceil(inputs.count / size)
+        batches = tqdm(inputs.batches(size, self.device), "the teacher's predictions", total, leave=False)
         return torch.cat([self._both_sides(batch).cpu() for batch in batches])
 
     def _both_sides(self, images: list[Tensor]) -> Tensor:

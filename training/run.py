@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from training.checkpoint import build, copy_initial, current_commit
 from training.config import Recipe, RecipeError
 from training.data import Epoch, Images, seeded
 from training.distillation import Teacher
+from training.head import fit_head
 from training.history import Row
 from training.inputs import normalise
 from training.metrics import evaluate
@@ -25,6 +27,7 @@ from training.optimizers import make_optimizer, make_schedule
 EPOCH_START: dict[str, Any] = {"batches": 0, "lr": 0.0, "seen": 0, "loss": 0.0, "correct": 0.0, "seconds": 0.0}
 DROPOUT_KEY = 1  # makes the seed of dropout differ from that of the augmentation
 IMAGES_TO_INITIALISE = 5000
+MIN_STEPS_TO_COMPILE = 1000  # fewer take less time than compiling the network
 INPUT_NAMES = {
     "training": "training images",
     "validation": "validation images",
@@ -66,17 +69,20 @@ class Run:
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         if recipe.initial:
-            copy_initial(model, recipe.initial, recipe.architecture, training.classes)
+            copy_initial(model, recipe.model_dump(), training.classes)
         else:
             every = max(1, len(training.labels) // IMAGES_TO_INITIALISE)
             model.initialise(normalise(self.training.pixels[::every], recipe.preprocessing))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
+        self.mixed_precision = recipe.mixed_precision and distributed.has_bfloat16(self.device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
             self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
         )
+        if self.mixed_precision and recipe.epochs * len(Epoch(self.training, recipe, 1)) >= MIN_STEPS_TO_COMPILE:
+            self.parallel = distributed.compiled(self.parallel)
         self.progress = dict(EPOCH_START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
@@ -110,6 +116,8 @@ class Run:
         Calls `save` after every batch, because the state is complete then.
         """
         number = len(self.history) + 1
+        if number == 1 and self.progress["batches"] == 0 and self.recipe.head_first:
+            fit_head(self.model, self.training, self.recipe.head_first.weight_decay, self.device)
         if self.progress["batches"] == 0:
             self.progress["lr"] = self.optimizer.param_groups[0]["lr"]
         self._train_batches(number, save)
@@ -134,7 +142,7 @@ class Run:
         epoch, progress = Epoch(self.training, self.recipe, number), self.progress
         title = f"epoch {number}/{self.recipe.epochs}"
         started = time.monotonic() - progress["seconds"]
-        self.model.train()
+        self._to_train()
         with tqdm(
             epoch.loader(self.recipe.num_workers, progress["batches"]),
             desc=title,
@@ -158,6 +166,13 @@ class Run:
                 batches.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
                 save()
 
+    def _to_train(self) -> None:
+        self.model.train()
+        if self.recipe.freeze_norms:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
     def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
         """Take one step with augmented images (N, 3, S, S) and their indices (N,) among the training images.
 
@@ -167,10 +182,11 @@ class Run:
         images = images[mine].to(self.device, memory_format=self.memory_format)
         indices = indices[mine]
         labels = self.training.labels[indices].to(self.device)
-        logits = self.parallel(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
-        if self.teacher:
-            loss = self.teacher.mix(loss, images, indices, logits)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            logits = self.parallel(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
+            if self.teacher:
+                loss = self.teacher.mix(loss, images, indices, logits)
         self.optimizer.zero_grad()
         (loss * distributed.world_size() / count).backward()
         self.optimizer.step()
