@@ -61,14 +61,33 @@ class Input(_Section):
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
 
+class ResizedCrop(_Section):
+    """Show a random part of the image, resized to input.size (Szegedy et al. 2015)."""
+
+    scale: tuple[Share, Share] = (0.35, 1.0)  # least and largest share of the area
+    ratio: tuple[Positive, Positive] = (0.75, 1.333)  # least and largest width divided by height
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name, (least, largest) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < least <= largest:
+                raise ValueError(f"augment.resized_crop.{name} needs two numbers above 0, the smaller one first")
+        return self
+
+
 class Augment(_Section):
     """How far each random change goes; 0 turns it off.
 
     With `flip: alternating`, every other epoch shows the mirror image (Jordan 2024).
     `policy` names an automatic augmentation of torchvision, which comes before all other changes.
+    `mixup` blends every image with another one of its batch (Zhang et al. 2018). `cutmix` pastes a square of it instead
+    (Yun et al. 2019). The loss counts both labels by their shares. If both are on, each image gets one of the two.
     """
 
     policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
+    operations: int = Field(2, ge=1, le=14)  # on each image; randaugment only
+    magnitude: int = Field(9, ge=0, le=30)  # of each operation; randaugment only
+    resized_crop: ResizedCrop | None = None
     crop_padding: int = Field(0, ge=0)  # pixels that an image may move, in each direction
     border: Literal["zeros", "reflection"] = "zeros"  # fills the pixels that a shift or rotation uncovers
     flip: Literal["never", "random", "alternating"] = "never"
@@ -79,6 +98,17 @@ class Augment(_Section):
     hue: float = Field(0.0, ge=0, le=0.5)  # share of a full turn of the colour circle
     noise: float = Field(0.0, ge=0)  # standard deviation, added after normalisation
     erasing: float = Field(0.0, ge=0, le=1)  # probability that a rectangle of the image is erased
+    mixup: float = Field(0.0, ge=0)  # a of the distribution Beta(a, a) of the shares; 1 makes all equally likely
+    cutmix: float = Field(0.0, ge=0)  # the same
+
+    @property
+    def moves(self) -> bool:
+        """Whether an image may move so that pixels outside it show."""
+        return bool(self.crop_padding or self.rotation)
+
+    @property
+    def mixes(self) -> bool:
+        return bool(self.mixup or self.cutmix)
 
 
 class Optimizer(_Section):
@@ -184,6 +214,10 @@ class Recipe(_Section):
             raise ValueError(f"smaller_images are not smaller than input.size, {self.input.size}; make them so")
         if self.smaller_images and self.architecture == "cnn":
             raise ValueError("cnn takes images of one size only; remove smaller_images")
+        if self.augment.crop_padding >= self.input.size:
+            raise ValueError(f"augment.crop_padding moves images out of sight; make it less than {self.input.size}")
+        if self.augment.mixes and self.distillation and self.distillation.view == "original":
+            raise ValueError("a teacher cannot see mixed images with distillation.view original; set it to student")
         if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:
             raise ValueError("smaller_images leaves no epoch for images of full size; give it fewer epochs")
         return self
@@ -203,7 +237,7 @@ class Recipe(_Section):
     def without_effect(self) -> dict[str, str]:
         """Return the fields that change nothing in this run, set or not: the dotted name, and the reason."""
         optimizer, schedule = f"with optimizer {self.optimizer.name}", f"with schedule {self.schedule.name}"
-        moves = self.augment.crop_padding or self.augment.rotation
+        policy = f"with augment.policy {self.augment.policy}"
         taught_only = self.distillation is not None and self.distillation.weight == 1
         rules = (
             ("optimizer.other_lr", self.optimizer.name != "muon", optimizer),
@@ -213,7 +247,9 @@ class Recipe(_Section):
             ("schedule.step_size", self.schedule.name != "step", schedule),
             ("schedule.gamma", self.schedule.name != "step", schedule),
             ("schedule.warmup", self.schedule.name == "step", schedule),
-            ("augment.border", not moves, "without augment.crop_padding or augment.rotation"),
+            ("augment.operations", self.augment.policy != "randaugment", policy),
+            ("augment.magnitude", self.augment.policy != "randaugment", policy),
+            ("augment.border", not self.augment.moves, "without augment.crop_padding or augment.rotation"),
             ("label_smoothing", taught_only, "with distillation.weight 1, which ignores the labels"),
         )
         return {field: reason for field, idle, reason in rules if idle}

@@ -151,10 +151,10 @@ class Run:
             disable=None if distributed.rank() == 0 else True,
             leave=False,
         ) as batches:
-            for images, indices in batches:
+            for images, indices, labels in batches:
                 keys = (self.recipe.seed, number, progress["batches"], DROPOUT_KEY + distributed.rank())
                 torch.manual_seed(seeded(*keys).initial_seed())
-                loss, correct = self.train_batch(images, indices)
+                loss, correct = self.train_batch(images, indices, labels)
                 if not math.isfinite(loss):
                     raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
                 progress["batches"] += 1
@@ -174,14 +174,16 @@ class Run:
                     module.eval()
 
     def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
-        """Take one step with augmented images (N, 3, S, S) and their indices (N,) among the training images.
+    def train_batch(self, images: Tensor, indices: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Take one step with a batch of an Epoch: images (N, 3, S, S), indices (N,), and labels (N,) or shares (N, C).
 
-        Returns the sum of the losses of the batch, and the number of correct predictions.
+        Returns the sum of the losses of the batch, and the number of correct predictions. A mixed image is predicted
+        correctly if it is the class with the largest share.
         """
         count, mine = len(indices), slice(distributed.rank(), None, distributed.world_size())
         images = images[mine].to(self.device, memory_format=self.memory_format)
         indices = indices[mine]
-        labels = self.training.labels[indices].to(self.device)
+        labels = labels[mine].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             logits = self.parallel(images)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
@@ -192,7 +194,7 @@ class Run:
         self.optimizer.step()
         self.schedule.step()
         self.average.update_parameters(self.model)
-        correct = (logits.argmax(dim=1) == labels).sum()
+        correct = (logits.argmax(dim=1) == (labels if labels.ndim == 1 else labels.argmax(dim=1))).sum()
         sums = distributed.total(torch.stack([loss.detach(), correct]))
         return sums[0].item(), sums[1].item()
 
