@@ -173,7 +173,6 @@ class Run:
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
-    def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
     def train_batch(self, images: Tensor, indices: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step with a batch of an Epoch: images (N, 3, S, S), indices (N,), and labels (N,) or shares (N, C).
 
