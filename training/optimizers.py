@@ -69,7 +69,7 @@ def make_optimizer(model: Network, settings: config.Optimizer) -> Optimizer:
 def _groups(model: Network, settings: config.Optimizer) -> list[dict[str, Any]]:
     """Return the parameters in groups with their rates, the head first, because the history shows the first rate."""
     stages = {f"features.{name}": stage for name, stage in depths(model.features).items()}
-    top = max(stages.values()) + 1  # the head
+    top = max(stages.values(), default=-1) + 1  # the head
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
