@@ -8,7 +8,6 @@ RUN ?= .run
 VERSION ?=
 BACKEND ?= torchserve
 CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
-RECIPE ?= whitened_cnn
 VENV = .venv/bin
 CLASSIFIER = $(VENV)/python -m scripts.cli
 # The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.
@@ -30,8 +29,8 @@ serve: .venv/serve ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local 
 	@$(CLASSIFIER) serve $(call quoted,CHECKPOINT) --host $(call quoted,HOST) --port $(call quoted,PORT) \
 		--config $(call quoted,CONFIG) --run $(call quoted,RUN) --backend $(call quoted,BACKEND) $(call option,--version,VERSION)
 
-train: .venv/serve ## train RECIPE on CIFAR-10, or on the folder DATA; RESUME=1 goes on
-	@$(KEEP_MEMORY) $(CLASSIFIER) train --recipe $(call quoted,RECIPE) $(call option,--data,DATA) \
+train: .venv/serve ## train on CIFAR-10, or on the folder DATA, as RECIPE says; RESUME=1 goes on
+	@$(KEEP_MEMORY) $(CLASSIFIER) train $(call option,--recipe,RECIPE) $(call option,--data,DATA) \
 		$(call option,--output,OUTPUT) $(if $(RESUME),--resume)
 
 archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive that is current stays

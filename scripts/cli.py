@@ -30,6 +30,7 @@ COMMANDS: Sections = {
     "Train": {
         "data": ("training.data:main", "write CIFAR-10 as a folder of images"),
         "train": ("training.train:main", "train a network as a recipe says"),
+        "imagenet": ("training.imagenet:main", "make a checkpoint that knows ImageNet's 1,000 classes"),
         "tune": ("training.tune:main", "search for a better recipe"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
         "ensemble": ("training.ensemble:main", "join checkpoints into one"),

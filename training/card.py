@@ -26,6 +26,8 @@ FITS = {
 def describe_in_words(checkpoint: Checkpoint) -> str:
     """Return the card of a checkpoint as Markdown."""
     card = checkpoint.card
+    if not card["metrics"]:
+        return _of_ready_weights(checkpoint)
     data, calibration = card["data"], card["calibration"]
     score = calibration["in_distribution"]
     seen = " and ".join(f"{each.size} × {each.size} pixels ({FITS[each.fit]})" for each in checkpoint.inputs)
@@ -70,6 +72,30 @@ was fitted on none of these kinds. 1 is best, and 0.5 is chance:
   It also marks one in twenty good images.
 - It sees {seen}. Smaller things in a photograph are lost.
 - The figures hold for images like those of {data["name"]}. Measure your own with `classifier evaluate`.
+"""
+
+
+def _of_ready_weights(checkpoint: Checkpoint) -> str:
+    """Return the card of a checkpoint whose weights came ready-made, and which nobody measured here."""
+    card, (seen,) = checkpoint.card, checkpoint.inputs
+    return f"""# {card["name"]}
+
+Tells {len(card["classes"]):,} classes of {card["data"]["name"]} apart, from {card["classes"][0]} to
+{card["classes"][-1]}. Its weights came ready-made, by this recipe:
+
+```yaml
+{yaml.safe_dump(card["recipe"], sort_keys=False).strip()}
+```
+
+- Code: commit {card["commit"]}, PyTorch {card["torch"]}.
+- It sees {seen.size} × {seen.size} pixels ({FITS[seen.fit]}).
+
+## Limits
+
+- Nothing was measured here: neither its accuracy nor its calibration. Measure it on your own images with
+  `classifier evaluate`.
+- Confidences are the plain softmax outputs, because no temperature was fitted.
+- It calls no image an outlier, because no threshold was fitted.
 """
 
 

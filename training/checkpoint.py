@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.transforms import Preprocessing, inputs_of
+from training import pretrained
 from training.classifier import Classifier, Energy, FeatureCosine, make_classifier
 from training.data import Images
 from training.files import written_whole
@@ -47,7 +48,10 @@ def build(recipe: dict[str, Any], num_classes: int) -> Network:
     """Build the network of a recipe, which is given as plain values: a single network, or an ensemble of members."""
     if "members" in recipe:
         return join_networks(recipe, [build(member, num_classes) for member in recipe["members"]])
-    return ARCHITECTURES[recipe["architecture"]](num_classes, recipe["dropout"])
+    architecture = recipe["architecture"]
+    if pretrained.is_timm(architecture):
+        return pretrained.build(architecture, num_classes, recipe["dropout"], input_of(recipe).size)
+    return ARCHITECTURES[architecture](num_classes, recipe["dropout"])
 
 
 def join_networks(recipe: dict[str, Any], members: list[Network]) -> Ensemble:
@@ -67,14 +71,20 @@ def distinct_inputs(recipe: dict[str, Any]) -> list[Preprocessing]:
     return list(dict.fromkeys(map(input_of, recipe.get("members", [recipe]))))
 
 
-def copy_initial(network: Network, path: str, architecture: str, classes: list[str]) -> None:
-    """Copy the weights of a checkpoint into a network; those of the head only if the classes are the same.
+def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -> None:
+    """Copy the weights that a recipe names as `initial` into a network; those of the head only for the same classes.
 
-    Raises CheckpointError if the checkpoint has another architecture.
+    Raises CheckpointError or PretrainedError if they are missing, or of another architecture.
     """
-    checkpoint = load_checkpoint(from_recipe(path))
+    initial, architecture = recipe["initial"], recipe["architecture"]
+    path = from_recipe(initial)
+    if pretrained.is_timm(architecture) and (initial == pretrained.IMAGENET or path.is_dir()):
+        folder = None if initial == pretrained.IMAGENET else path
+        pretrained.copy_imagenet(network, architecture, input_of(recipe).size, folder, classes)
+        return
+    checkpoint = load_checkpoint(path)
     if checkpoint.card["recipe"].get("architecture") != architecture:
-        raise CheckpointError(f"{path} holds no {architecture}; choose an initial checkpoint that does.")
+        raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.classifier().network
     network.features.load_state_dict(given.features.state_dict())
     if checkpoint.card["classes"] == classes:

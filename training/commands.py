@@ -184,8 +184,9 @@ def output(words: str, metavar: str = "FILE", **attributes: Any) -> Callable[[FC
     return click.option("-o", "--output", type=PATH, metavar=metavar, help=words, **attributes)
 
 
-def recipe(default: str) -> Callable[[FC], FC]:
-    words = f"a recipe of training/recipes by its name, or a file (default: {default})"
+def recipe(words: str, default: str | None) -> Callable[[FC], FC]:
+    """Add the option; `words` say which recipe it is by default."""
+    words = f"a recipe of training/recipes by its name, or a file (default: {words})"
     return click.option("--recipe", type=RECIPE, default=default, metavar="NAME|FILE", help=words)
 
 

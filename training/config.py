@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from handler.transforms import Preprocessing
+from training import pretrained
 from training.models import ARCHITECTURES, CNN_SIZE
 from training.outcome import Stopped
 
@@ -26,12 +35,25 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _known(architecture: str) -> str:
+    if pretrained.is_timm(architecture):
+        pretrained.check_name(architecture)
+    elif architecture not in ARCHITECTURES:
+        names = ", ".join(map(repr, ARCHITECTURES))
+        raise ValueError(f"architecture must be {names}, or '{pretrained.PREFIX}' and the name of a model of timm")
+    return architecture
+
+
+Architecture = Annotated[str, AfterValidator(_known)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
 class Input(_Section):
-    """What the network sees of an image; see handler.transforms.Preprocessing."""
+    """What the network sees of an image; see handler.transforms.Preprocessing.
+
+    For an architecture of timm the defaults are those that its weights were trained with, and `fit: crop`.
+    """
 
     size: int = Field(32, ge=16, le=1024)  # pixels, of each side
     fit: Literal["squeeze", "crop", "pad"] = "squeeze"
@@ -39,14 +61,33 @@ class Input(_Section):
     std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
 
 
+class ResizedCrop(_Section):
+    """Show a random part of the image, resized to input.size (Szegedy et al. 2015)."""
+
+    scale: tuple[Share, Share] = (0.35, 1.0)  # least and largest share of the area
+    ratio: tuple[Positive, Positive] = (0.75, 1.333)  # least and largest width divided by height
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name, (least, largest) in (("scale", self.scale), ("ratio", self.ratio)):
+            if not 0 < least <= largest:
+                raise ValueError(f"augment.resized_crop.{name} needs two numbers above 0, the smaller one first")
+        return self
+
+
 class Augment(_Section):
     """How far each random change goes; 0 turns it off.
 
     With `flip: alternating`, every other epoch shows the mirror image (Jordan 2024).
     `policy` names an automatic augmentation of torchvision, which comes before all other changes.
+    `mixup` blends every image with another one of its batch (Zhang et al. 2018). `cutmix` pastes a square of it instead
+    (Yun et al. 2019). The loss counts both labels by their shares. If both are on, each image gets one of the two.
     """
 
     policy: Literal["none", "autoaugment", "randaugment", "trivialaugment"] = "none"
+    operations: int = Field(2, ge=1, le=14)  # on each image; randaugment only
+    magnitude: int = Field(9, ge=0, le=30)  # of each operation; randaugment only
+    resized_crop: ResizedCrop | None = None
     crop_padding: int = Field(0, ge=0)  # pixels that an image may move, in each direction
     border: Literal["zeros", "reflection"] = "zeros"  # fills the pixels that a shift or rotation uncovers
     flip: Literal["never", "random", "alternating"] = "never"
@@ -57,15 +98,30 @@ class Augment(_Section):
     hue: float = Field(0.0, ge=0, le=0.5)  # share of a full turn of the colour circle
     noise: float = Field(0.0, ge=0)  # standard deviation, added after normalisation
     erasing: float = Field(0.0, ge=0, le=1)  # probability that a rectangle of the image is erased
+    mixup: float = Field(0.0, ge=0)  # a of the distribution Beta(a, a) of the shares; 1 makes all equally likely
+    cutmix: float = Field(0.0, ge=0)  # the same
+
+    @property
+    def moves(self) -> bool:
+        """Whether an image may move so that pixels outside it show."""
+        return bool(self.crop_padding or self.rotation)
+
+    @property
+    def mixes(self) -> bool:
+        return bool(self.mixup or self.cutmix)
 
 
 class Optimizer(_Section):
-    """With muon, `lr` is for filters and hidden matrices; `other_lr` is for the head, biases and norms."""
+    """With muon, `lr` is for filters and hidden matrices; `other_lr` is for the head, biases and norms.
 
-    name: Literal["adam", "sgd", "muon"]
+    With `layer_decay` the head learns at `lr`, and every layer at that share of the rate of the one above it.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "muon"]
     lr: float = Field(gt=0)
     other_lr: float = Field(0.05, gt=0)  # muon only
-    weight_decay: float = Field(0.0, ge=0)  # adam and sgd
+    layer_decay: float = Field(1.0, gt=0, le=1)  # not with muon
+    weight_decay: float = Field(0.0, ge=0)  # not with muon; adamw spares biases and norms
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd and muon; both use Nesterov's
 
 
@@ -81,6 +137,12 @@ class SmallerImages(_Section):
 
     epochs: int = Field(gt=0)
     size: int = Field(ge=12)  # less than input.size
+
+
+class HeadFirst(_Section):
+    """Fit the head to the features of the initial network first, on unchanged images and their mirror images."""
+
+    weight_decay: float = Field(0.001, gt=0)  # of the head, for features of unit variance
 
 
 class Distillation(_Section):
@@ -100,14 +162,18 @@ class Recipe(_Section):
     """One training run as data. The checkpoint gets its `name`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    architecture: Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
-    initial: str | None = None  # path of a checkpoint to start from; for other classes the head starts at random
+    architecture: Architecture  # one of training.models, or timm/<name>
+    # The weights to start from; for other classes the head starts at random. It is the path of a checkpoint or, with an
+    # architecture of timm, `imagenet` for its published weights, or a folder with a file of them.
+    initial: str | None = None
     input: Input = Input()
     dropout: float = Field(0.0, ge=0, lt=1)
     augment: Augment = Augment()
     optimizer: Optimizer
     schedule: Schedule
     smaller_images: list[SmallerImages] = []
+    head_first: HeadFirst | None = None
+    freeze_norms: bool = False  # keep the statistics of the initial network's batch norms
     distillation: Distillation | None = None
     ema_decay: float = Field(0.0, ge=0, lt=1)  # per step, of the moving average of the weights; 0 turns it off
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -118,8 +184,22 @@ class Recipe(_Section):
     patience: int = Field(10, gt=0)  # epochs without improvement before training stops
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
+    mixed_precision: bool = False  # on a GPU: bfloat16, and a long run is compiled
     seed: int = Field(0, ge=0)
     split_seed: int = Field(42, ge=0)  # picks the validation images; compare or join only runs with the same one
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_defaults_of_timm(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """Fill in the input fields that the recipe leaves out; they do not count as set."""
+        given = values.get("input", {}) if isinstance(values, dict) else None
+        architecture = values.get("architecture") if isinstance(values, dict) else None
+        if not isinstance(given, dict) or not isinstance(architecture, str) or not pretrained.is_timm(architecture):
+            return make(values)
+        _known(architecture)
+        recipe = make({**values, "input": pretrained.default_input(architecture) | given})
+        recipe.input.model_fields_set.intersection_update(given)
+        return recipe
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -127,10 +207,18 @@ class Recipe(_Section):
             raise ValueError(f"a run writes a file {self.name.lower()}.pth besides its checkpoint; choose another name")
         if self.architecture == "cnn" and self.input.size != CNN_SIZE:
             raise ValueError(f"cnn takes images of {CNN_SIZE} pixels only; set input.size to that, or name another")
+        if self.initial == pretrained.IMAGENET and not pretrained.is_timm(self.architecture):
+            raise ValueError(f"initial: imagenet needs an architecture {pretrained.PREFIX}<name>; name one")
+        if self.initial is None and (self.head_first or self.freeze_norms):
+            raise ValueError("head_first and freeze_norms need a trained network; set initial, or remove them")
         if any(stage.size >= self.input.size for stage in self.smaller_images):
             raise ValueError(f"smaller_images are not smaller than input.size, {self.input.size}; make them so")
         if self.smaller_images and self.architecture == "cnn":
             raise ValueError("cnn takes images of one size only; remove smaller_images")
+        if self.augment.crop_padding >= self.input.size:
+            raise ValueError(f"augment.crop_padding moves images out of sight; make it less than {self.input.size}")
+        if self.augment.mixes and self.distillation and self.distillation.view == "original":
+            raise ValueError("a teacher cannot see mixed images with distillation.view original; set it to student")
         if sum(stage.epochs for stage in self.smaller_images) >= self.epochs:
             raise ValueError("smaller_images leaves no epoch for images of full size; give it fewer epochs")
         return self
@@ -150,16 +238,19 @@ class Recipe(_Section):
     def without_effect(self) -> dict[str, str]:
         """Return the fields that change nothing in this run, set or not: the dotted name, and the reason."""
         optimizer, schedule = f"with optimizer {self.optimizer.name}", f"with schedule {self.schedule.name}"
-        moves = self.augment.crop_padding or self.augment.rotation
+        policy = f"with augment.policy {self.augment.policy}"
         taught_only = self.distillation is not None and self.distillation.weight == 1
         rules = (
             ("optimizer.other_lr", self.optimizer.name != "muon", optimizer),
+            ("optimizer.layer_decay", self.optimizer.name == "muon", optimizer),
             ("optimizer.weight_decay", self.optimizer.name == "muon", optimizer),
-            ("optimizer.momentum", self.optimizer.name == "adam", optimizer),
+            ("optimizer.momentum", self.optimizer.name in ("adam", "adamw"), optimizer),
             ("schedule.step_size", self.schedule.name != "step", schedule),
             ("schedule.gamma", self.schedule.name != "step", schedule),
             ("schedule.warmup", self.schedule.name == "step", schedule),
-            ("augment.border", not moves, "without augment.crop_padding or augment.rotation"),
+            ("augment.operations", self.augment.policy != "randaugment", policy),
+            ("augment.magnitude", self.augment.policy != "randaugment", policy),
+            ("augment.border", not self.augment.moves, "without augment.crop_padding or augment.rotation"),
             ("label_smoothing", taught_only, "with distillation.weight 1, which ignores the labels"),
             ("class_weights", taught_only, "with distillation.weight 1, which ignores the labels"),
         )
@@ -212,6 +303,8 @@ def changed(recipe: Recipe, values: dict[str, Any], drop: bool = False) -> Recip
     """
     beginning = " ".join(f"--set {field}={value}" for field, value in values.items()) + ":"
     plain = recipe.plain()
+    if "architecture" in values:  # which has its own defaults of the input
+        plain["input"] = recipe.input.model_dump(exclude_unset=True)
     for field, value in values.items():
         *sections, last = field.split(".")
         section: Any = plain

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from handler.transforms import Preprocessing
 from training import distributed
-from training.augment import train_transform
+from training.augment import mix, train_transform
 from training.commands import PATH, command
 from training.config import Recipe
 from training.decoding import decode
@@ -161,10 +161,10 @@ def seeded(*keys: int) -> Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
 
 
-class Epoch(Dataset[tuple[Tensor, Tensor]]):
-    """The batches of one epoch: augmented images (N, 3, S, S), and their indices (N,).
+class Epoch(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The batches of one epoch: augmented images (N, 3, S, S), their indices (N,), and their labels.
 
-    Batch i is the same in every process.
+    The labels are int64 (N,). If the recipe mixes images, they are the shares (N, C) of the classes in each. Batch i is the same in every process.
     """
 
     def __init__(self, images: Images, recipe: Recipe, number: int) -> None:
@@ -179,13 +179,16 @@ class Epoch(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         batch = self.batches[index]
-        pixels, mirrored = self.images.pixels[batch], self.mirrored[batch]
-        images = train_transform(pixels, mirrored, self.augment, self.images.preprocessing, seeded(*self.keys, index))
+        pixels, mirrored, labels = self.images.pixels[batch], self.mirrored[batch], self.images.labels[batch]
+        generator = seeded(*self.keys, index)
+        images = train_transform(pixels, mirrored, self.augment, self.images.preprocessing, generator)
         if self.size != self.images.preprocessing.size:
             images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
-        return images, batch
+        if self.augment.mixes:
+            images, labels = mix(images, labels, len(self.images.classes), self.augment, generator)
+        return images, batch, labels
 
     def loader(self, num_workers: int, start: int = 0) -> DataLoader:
         """Load the batches from number `start` on."""

@@ -65,7 +65,7 @@ class Teacher:
     @torch.no_grad()
     def _predict(self, inputs: Inputs) -> Tensor:
         """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
-        size = batch_size(inputs.preprocessing)
+        size = batch_size(inputs)
         total = math.ceil(inputs.count / size)
         batches = tqdm(inputs.batches(size, self.device), "the teacher's predictions", total, leave=False)
         return torch.cat([self._both_sides(batch).cpu() for batch in batches])

@@ -1,6 +1,8 @@
 """One run in several processes, which torchrun starts. Without torchrun, these functions serve a single process."""
 
 import os
+import shutil
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
@@ -44,6 +46,17 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a GPU that multiplies in bfloat16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Let PyTorch compile a model for the GPU; without Triton or a C compiler, it stays as it is."""
+    possible = find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return torch.compile(model) if possible else model  # type: ignore[return-value]
+
+
 def parallel(model: nn.Module) -> nn.Module:
     """Wrap a model: its gradients become means over the processes, and its batch norms see all their images."""
     if world_size() == 1:
@@ -51,6 +64,8 @@ def parallel(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = GlobalBatchNorm2d
+        elif isinstance(module, nn.BatchNorm2d):  # timm's, which is followed by an activation
+            module.__class__ = GlobalBatchNormAct2d
     return DistributedDataParallel(model, forward_sync_buffers=False)
 
 
@@ -110,3 +125,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.get_buffer("num_batches_tracked").add_(1)
         self.get_buffer("running_mean").lerp_(mean, self.momentum)
         self.get_buffer("running_var").lerp_(variance, self.momentum)
+
+
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """timm's batch norm with an activation in the same module, over the images of all processes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(images)))

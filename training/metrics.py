@@ -7,26 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handler.transforms import Preprocessing
 from training.data import Images
 from training.inputs import Inputs, call
 
-BATCH_SIZE = 500  # images of 32 pixels
-LEAST_BATCH_SIZE = 16  # images of any size
+BATCH_SIZE = 500  # images of 32 × 32 pixels; fewer if they are larger, because a batch takes as much memory
+MIN_BATCH_SIZE = 16  # images
 BINS = 15  # of confidence, between 0 and 1
 
 
-def batch_size(preprocessing: list[Preprocessing]) -> int:
-    """Return how many images to predict at once, so that large ones do not need more memory than small ones."""
-    largest = max(32, *(each.size for each in preprocessing))
-    return max(LEAST_BATCH_SIZE, BATCH_SIZE * 32**2 // largest**2)
+def batch_size(inputs: Inputs) -> int:
+    """Return how many images to predict at once."""
+    largest = max(each.size for each in inputs.preprocessing)
+    return min(BATCH_SIZE, max(MIN_BATCH_SIZE, BATCH_SIZE * 32**2 // largest**2))
 
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Inputs, device: torch.device | str = "cpu") -> Any:
     """Return a model's output for N images, on the CPU: one tensor, or a tuple of tensors."""
     model.eval()
-    outputs = [call(model, batch) for batch in inputs.batches(batch_size(inputs.preprocessing), device)]
+    outputs = [call(model, batch) for batch in inputs.batches(batch_size(inputs), device)]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs).cpu()
     return tuple(torch.cat(column).cpu() for column in zip(*outputs, strict=True))

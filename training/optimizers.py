@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, StepLR
 
 from training import config
 from training.models import Network
+from training.pretrained import depths
 
 
 class Muon(Optimizer):
@@ -50,17 +51,41 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(model: Network, settings: config.Optimizer) -> Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.name == "adam":
-        return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.name == "muon":
+        return _make_muon(model, settings)
+    groups = _groups(model, settings)
     if settings.name == "sgd":
         return SGD(
-            parameters,
+            groups,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
         )
+    kind = Adam if settings.name == "adam" else AdamW
+    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def _groups(model: Network, settings: config.Optimizer) -> list[dict[str, Any]]:
+    """Return the parameters in groups with their rates, the head first, because the history shows the first rate."""
+    stages = {f"features.{name}": stage for name, stage in depths(model.features).items()}
+    top = max(stages.values(), default=-1) + 1  # the head
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            below = (top - stages.get(name, top)) * (settings.layer_decay != 1)
+            spared = settings.name == "adamw" and parameter.ndim == 1
+            group = groups.setdefault(
+                (below, spared), {"params": [], "lr": settings.lr * settings.layer_decay**below}
+            )
+            group["params"].append(parameter)
+            if spared:
+                group["weight_decay"] = 0.0
+    return [groups[key] for key in sorted(groups)]
+
+
+def _make_muon(model: Network, settings: config.Optimizer) -> Muon:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head = set(model.head.parameters())
     matrices = [parameter for parameter in parameters if parameter.ndim > 1 and parameter not in head]
     others = [parameter for parameter in parameters if parameter.ndim == 1 or parameter in head]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from training.checkpoint import build, copy_initial, current_commit
 from training.config import Recipe, RecipeError
 from training.data import Epoch, Images, seeded
 from training.distillation import Teacher
+from training.head import fit_head
 from training.history import Row
 from training.inputs import normalise
 from training.metrics import evaluate
@@ -25,6 +27,7 @@ from training.optimizers import make_optimizer, make_schedule
 EPOCH_START: dict[str, Any] = {"batches": 0, "lr": 0.0, "seen": 0, "loss": 0.0, "correct": 0.0, "seconds": 0.0}
 DROPOUT_KEY = 1  # makes the seed of dropout differ from that of the augmentation
 IMAGES_TO_INITIALISE = 5000
+MIN_STEPS_TO_COMPILE = 1000  # fewer take less time than compiling the network
 INPUT_NAMES = {
     "training": "training images",
     "validation": "validation images",
@@ -78,7 +81,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         if recipe.initial:
-            copy_initial(model, recipe.initial, recipe.architecture, training.classes)
+            copy_initial(model, recipe.model_dump(), training.classes)
         else:
             share = min(1, (32 / recipe.input.size) ** 2)  # large images have more pixels to learn from
             every = max(1, int(len(training.labels) * share) // IMAGES_TO_INITIALISE)
@@ -87,10 +90,13 @@ class Run:
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.class_weights = class_weights(training, recipe.class_weights, self.device)
+        self.mixed_precision = recipe.mixed_precision and distributed.has_bfloat16(self.device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
             self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
         )
+        if self.mixed_precision and recipe.epochs * len(Epoch(self.training, recipe, 1)) >= MIN_STEPS_TO_COMPILE:
+            self.parallel = distributed.compiled(self.parallel)
         self.progress = dict(EPOCH_START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []
@@ -124,6 +130,8 @@ class Run:
         Calls `save` after every batch, because the state is complete then.
         """
         number = len(self.history) + 1
+        if number == 1 and self.progress["batches"] == 0 and self.recipe.head_first:
+            fit_head(self.model, self.training, self.recipe.head_first.weight_decay, self.device, self.class_weights)
         if self.progress["batches"] == 0:
             self.progress["lr"] = self.optimizer.param_groups[0]["lr"]
         self._train_batches(number, save)
@@ -148,7 +156,7 @@ class Run:
         epoch, progress = Epoch(self.training, self.recipe, number), self.progress
         title = f"epoch {number}/{self.recipe.epochs}"
         started = time.monotonic() - progress["seconds"]
-        self.model.train()
+        self._to_train()
         with tqdm(
             epoch.loader(self.recipe.num_workers, progress["batches"]),
             desc=title,
@@ -157,10 +165,10 @@ class Run:
             disable=None if distributed.rank() == 0 else True,
             leave=False,
         ) as batches:
-            for images, indices in batches:
+            for images, indices, labels in batches:
                 keys = (self.recipe.seed, number, progress["batches"], DROPOUT_KEY + distributed.rank())
                 torch.manual_seed(seeded(*keys).initial_seed())
-                loss, correct = self.train_batch(images, indices)
+                loss, correct = self.train_batch(images, indices, labels)
                 if not math.isfinite(loss):
                     raise RecipeError(f"The loss became {loss} in {title}; try a lower optimizer.lr.")
                 progress["batches"] += 1
@@ -172,26 +180,35 @@ class Run:
                 batches.set_postfix_str("loss {:.3f}, accuracy {:.1%}".format(*means), refresh=False)
                 save()
 
-    def train_batch(self, images: Tensor, indices: Tensor) -> tuple[float, float]:
-        """Take one step with augmented images (N, 3, S, S) and their indices (N,) among the training images.
+    def _to_train(self) -> None:
+        self.model.train()
+        if self.recipe.freeze_norms:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
 
-        Returns the sum of the losses of the batch, and the number of correct predictions.
+    def train_batch(self, images: Tensor, indices: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Take one step with a batch of an Epoch: images (N, 3, S, S), indices (N,), and labels (N,) or shares (N, C).
+
+        Returns the sum of the losses of the batch, and the number of correct predictions. A mixed image is predicted
+        correctly if it is the class with the largest share.
         """
         count, mine = len(indices), slice(distributed.rank(), None, distributed.world_size())
         images = images[mine].to(self.device, memory_format=self.memory_format)
         indices = indices[mine]
-        labels = self.training.labels[indices].to(self.device)
-        logits = self.parallel(images)
-        smoothing = self.recipe.label_smoothing
-        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
-        if self.teacher:
-            loss = self.teacher.mix(loss, images, indices, logits)
+        labels = labels[mine].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            logits = self.parallel(images)
+            smoothing = self.recipe.label_smoothing
+            loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
+            if self.teacher:
+                loss = self.teacher.mix(loss, images, indices, logits)
         self.optimizer.zero_grad()
         (loss * distributed.world_size() / count).backward()
         self.optimizer.step()
         self.schedule.step()
         self.average.update_parameters(self.model)
-        correct = (logits.argmax(dim=1) == labels).sum()
+        correct = (logits.argmax(dim=1) == (labels if labels.ndim == 1 else labels.argmax(dim=1))).sum()
         sums = distributed.total(torch.stack([loss.detach(), correct]))
         return sums[0].item(), sums[1].item()
 

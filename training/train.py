@@ -1,7 +1,7 @@
 """Train a network as a recipe says.
 
-    classifier train --recipe cnn
-    classifier train --recipe fine_tune --data my-images --output runs/mine
+    classifier train my-photos
+    classifier train my-photos --recipe fine_tune --output runs/mine
     classifier train --recipe cnn --set optimizer.lr=0.01 --set epochs=20
 
 writes into the output folder (runs/<recipe> unless --output says otherwise) the checkpoint <name>.pth,
@@ -25,8 +25,11 @@ from training.data import Epoch, load_training_images, stratified_split
 from training.distillation import inputs_to_load
 from training.finish import finish
 from training.history import Row, write_history
+from training.outcome import Stopped
+from training.project import RECIPES
 from training.run import Run
 
+PHOTOS, CIFAR10 = "photos", "whitened_cnn"  # the recipes by default
 SAVE_SECONDS = 60.0
 MIN_STEPS = 40  # fewer in a run teach a new network little
 
@@ -153,7 +156,8 @@ def _print(line: str) -> None:
     help=__doc__,
     interrupted="\nInterrupted; the same command with --resume (RESUME=1 with make) continues from the last save.",
 )
-@commands.recipe("whitened_cnn")
+@click.argument("folder", type=commands.PATH, required=False, help="the same as --data")
+@commands.recipe(f"{PHOTOS} for your own images, {CIFAR10} for CIFAR-10", None)
 @commands.settings
 @commands.data("train/<class>/* and test/<class>/*")
 @commands.output("folder for all files of the run (default: runs/<recipe>)", "FOLDER")
@@ -167,7 +171,8 @@ def _print(line: str) -> None:
 )
 @click.option("--tensorboard", is_flag=True, help="log for TensorBoard as well")
 def main(
-    recipe: Path,
+    folder: Path | None,
+    recipe: Path | None,
     settings: tuple[tuple[str, str], ...],
     data: Path | None,
     output: Path | None,
@@ -175,11 +180,19 @@ def main(
     save_seconds: float,
     tensorboard: bool,
 ) -> None:
+    if folder and data:
+        raise Stopped(f"Name one folder of images, {folder} or --data {data}.")
+    images = folder or data
+    chosen = recipe or RECIPES / f"{PHOTOS if images else CIFAR10}.yaml"
     distributed.start()
     try:
-        folder = output or Path("runs") / recipe.stem
         checkpoint = train(
-            with_settings(load_recipe(recipe), settings), data, folder, resume, save_seconds, tensorboard
+            with_settings(load_recipe(chosen), settings),
+            images,
+            output or Path("runs") / chosen.stem,
+            resume,
+            save_seconds,
+            tensorboard,
         )
         _print(f"wrote {checkpoint}")
     finally:

@@ -237,7 +237,7 @@ def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
 
 
 @commands.command("tune", help=__doc__, interrupted="\nInterrupted; the same command continues.")
-@commands.recipe("cnn")
+@commands.recipe("cnn", "cnn")
 @commands.settings
 @click.option(
     "--space",

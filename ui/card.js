@@ -17,6 +17,7 @@
   }
 
   function facts({ name, version, classes, metrics: { test }, calibration, data, recipe, commit }) {
+    if (!test) return ready({ name, version, classes, data, recipe, commit });
     const [low, high] = interval(test.accuracy, test.images);
     const { architecture, optimizer, epochs, seed, members } = recipe;
     const rows = {
@@ -34,6 +35,23 @@
         : `${architecture}, ${optimizer.name}, ${epochs} epochs, seed ${seed}`,
       Commit: commit,
     };
+    return list(rows);
+  }
+
+  // The facts of a network whose weights came ready-made, and which nobody measured here.
+  function ready({ name, version, classes, data, recipe, commit }) {
+    return list({
+      Name: `${name}, version ${version}`,
+      Classes: `${grouped(classes.length)} classes, from ${classes[0]} to ${classes.at(-1)}`,
+      Accuracy: "not measured",
+      Calibration: "not measured; no image is called an outlier",
+      Data: data.name,
+      Recipe: recipe.architecture,
+      Commit: commit,
+    });
+  }
+
+  function list(rows) {
     return Object.entries(rows).flatMap(([term, text]) => [textElement("dt", term), textElement("dd", text)]);
   }
 

@@ -67,7 +67,7 @@ def in_own_process(recipe: Path, step: int) -> float:
 
 
 @commands.command("training", help=__doc__)
-@commands.recipe("whitened_cnn")
+@commands.recipe("whitened_cnn", "whitened_cnn")
 @click.option("--rounds", type=commands.COUNT, default=3, metavar="N", help="whose median is printed (default: 3)")
 @click.option("--step", type=int, hidden=True)
 def main(recipe: Path, rounds: int, step: int | None) -> None:

