@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -30,7 +30,7 @@ from training.project import ROOT
 CIFAR10_ROOT = ROOT / "data"
 CIFAR10_PREPROCESSING = Preprocessing(32)  # leaves its images as they are
 CIFAR10_LOCK = ".cifar10.lock"  # a file in CIFAR10_ROOT
-IMAGES_AT_ONCE = 256  # in a checksum; more need more memory
+IMAGES_AT_ONCE = 64  # in a checksum; more need more memory
 
 
 class Images(NamedTuple):
@@ -42,8 +42,8 @@ class Images(NamedTuple):
     validation_keys: Tensor | None = None  # (N,); see training.photos.Photos
 
     @property
-    def pixels(self) -> Pixels:
-        """The pixels uint8 (N, 3, S, S) for the first input, which is the only one of a network in training."""
+    def pixels(self) -> Any:
+        """The Pixels uint8 (N, 3, S, S) for the first input, which is the only one of a network in training."""
         return self.inputs.pixels[0]
 
     @property

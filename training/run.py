@@ -54,7 +54,7 @@ def class_weights(training: Images, power: float, device: torch.device) -> Tenso
     """
     if power == 0:
         return None
-    counts = training.labels.bincount(minlength=len(training.classes)).double()
+    counts = training.labels.bincount(minlength=len(training.classes)).double().clamp(min=1)
     weights = counts**-power
     return (weights * len(training.labels) / (weights * counts).sum()).float().to(device)
 

@@ -1,7 +1,6 @@
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -222,13 +221,12 @@ def test_a_full_disk_is_named_with_the_space_that_is_needed(
 
 
 def test_digests_of_settled_files_are_remembered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hashed(of: list[Path]) -> list[bytes]:
-        seen.extend(of)
-        return [path.read_bytes()[-32:] for path in of]
+    def hashes(paths: list[Path]) -> list[bytes | str]:
+        seen.extend(paths)
+        return [path.read_bytes()[-32:] for path in paths]
 
     seen: list[Path] = []
     paths = make_files(tmp_path / "files", 3)
-    hashes: Callable[[list[Path]], list[bytes | str]] = hashed  # type: ignore[assignment]
     cache.digests_of(paths, hashes)
     cache.digests_of(paths, hashes)
     assert seen == paths * 2  # they have just been written, and may change again within the same tick

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handler.transforms import Preprocessing
 from training.data import Images
+from training.inputs import Inputs
 from training.metrics import evaluate, figures, wilson_interval
 
 
@@ -18,7 +20,7 @@ def test_counts_what_is_right() -> None:
     pixels = torch.zeros(1000, 3, 4, 4, dtype=torch.uint8)
     pixels[:700] = 255
     labels = torch.ones(1000, dtype=torch.int64)
-    figures = evaluate(Brightness(), Images(pixels, labels, ["dark", "bright"]))
+    figures = evaluate(Brightness(), Images(Inputs([Preprocessing(4)], [pixels]), labels, ["dark", "bright"]))
     assert figures["accuracy"] == 0.7
     assert figures["images"] == 1000
     assert figures["loss"] == pytest.approx(0.7 * 0.126928 + 0.3 * 2.126928, abs=1e-5)
@@ -29,6 +31,13 @@ def test_confidence_that_is_as_often_right_as_it_says_has_no_error() -> None:
     honest = torch.tensor([0.8, 0.2]).log().expand(1000, 2)
     assert figures(honest, labels)["ece"] == pytest.approx(0, abs=1e-4)
     assert figures(honest * 10, labels)["ece"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_balanced_accuracy_counts_every_class_the_same() -> None:
+    labels = torch.tensor([0] * 8 + [2] * 2)  # no image of class 1
+    always_the_first = torch.tensor([1.0, 0, 0]).expand(10, 3)
+    measured = figures(always_the_first, labels)
+    assert (measured["accuracy"], measured["balanced_accuracy"]) == pytest.approx((0.8, 0.5))
 
 
 def test_interval_is_wilsons() -> None:

@@ -2,17 +2,21 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from handler.transforms import Preprocessing
 from tests.conftest import QUICK_RECIPE
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import load_images, stratified_split
-from training.run import Run
+from training.data import Images, load_images, stratified_split
+from training.inputs import Inputs
+from training.run import Run, class_weights
 
 
 def make_run(dataset: Path, **changes: object) -> Run:
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
-    return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
+    return Run(recipe, *stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, recipe.seed))
 
 
 def test_best_weights_are_a_copy(dataset: Path) -> None:
@@ -47,7 +51,7 @@ def test_begins_from_another_checkpoint(checkpoint: Path, dataset: Path) -> None
 
 def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -> None:
     recipe = Recipe.model_validate(QUICK_RECIPE | {"initial": str(checkpoint)})
-    training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    training, validation = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     run = Run(recipe, training._replace(classes=[*training.classes, "eleventh"]), validation)
     given = load_checkpoint(checkpoint).weights
     weights = run.model.state_dict()
@@ -60,16 +64,45 @@ def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Pat
         make_run(dataset, initial=str(checkpoint), architecture="whitened_cnn")
 
 
+@pytest.mark.parametrize("power", [0.5, 1])
+def test_class_weights_let_rare_classes_count_more(power: float) -> None:
+    labels = torch.tensor([0] * 10 + [1] * 30 + [2] * 30)
+    images = Images(Inputs([], []), labels, ["rare", "frequent", "also"])
+    found = class_weights(images, power, torch.device("cpu"))
+    assert found is not None
+    assert found[labels].mean().item() == pytest.approx(1)
+    assert (found[0] / found[1]).item() == pytest.approx(3**power)
+    assert class_weights(images, 0, torch.device("cpu")) is None
+
+
+def test_with_class_weights_another_network_is_learnt_and_without_the_same(dataset: Path) -> None:
+    def learnt(**changes: object) -> Tensor:
+        run = make_run(dataset, **changes)
+        # A third of the first classes only, so that classes differ in frequency.
+        some = ((run.training.labels > 2) | (torch.arange(len(run.training.labels)) % 3 == 0)).nonzero().flatten()
+        run = Run(run.recipe, run.training.subset(some), run.validation)
+        run.train_epoch()
+        return run.model.state_dict()["head.weight"]
+
+    plain = learnt()
+    assert learnt(class_weights=0.0).equal(plain)
+    assert not learnt(class_weights=1.0).equal(plain)
+
+
+def inverted(images: Images) -> Images:
+    return images._replace(inputs=Inputs(images.inputs.preprocessing, [255 - images.pixels[:]]))
+
+
 def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
     checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     teacher = Path(shutil.copy(checkpoint, tmp_path))
     recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": {"teacher": str(teacher)}})
-    parts = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    parts = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     state = Run(recipe, *parts).state_dict()
     Run(recipe, *parts).load_state_dict(state)
 
-    others = parts[0]._replace(pixels=255 - parts[0].pixels), parts[1]._replace(pixels=255 - parts[1].pixels)
+    others = inverted(parts[0]), inverted(parts[1])
     with pytest.raises(RecipeError, match="The training images and the validation images changed after"):
         Run(recipe, *others).load_state_dict(state)
     older = {name: value for name, value in state.items() if name != "inputs"}  # knows the training images alone

@@ -19,11 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
-from tests.drawing import THREE, draw_dataset
+from tests.drawing import THREE, draw, draw_dataset
 from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import DataError, load_images, stratified_split
+from training.ensemble import join
+from training.inputs import Inputs
 from training.train import Saver, main, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -223,8 +225,9 @@ def test_does_not_resume_with_other_images(
     part: str, trained: Path, recipe: Path, dataset: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "data"))
-    images, settings = load_images(data, "train"), Recipe.model_validate(QUICK_RECIPE)
-    numbers = images._replace(pixels=torch.arange(len(images.labels)))
+    settings = Recipe.model_validate(QUICK_RECIPE)
+    images = load_images(data, "train", [settings.preprocessing])
+    numbers = images._replace(inputs=Inputs([settings.preprocessing], [torch.arange(len(images.labels))]))
     parts = stratified_split(numbers, settings.validation_fraction, settings.split_seed)
     number = int(parts[part == "validation"].pixels[0])
     Image.new("RGB", (32, 32)).save(sorted((data / "train").glob("*/*"))[number], format="PNG")
@@ -239,9 +242,7 @@ def test_does_not_resume_with_other_images(
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as end:
         run_module("training.train", "--recipe", RECIPES / "cnn.yaml", "--data", tmp_path, "--output", tmp_path / "out")
-    assert (
-        str(end.value) == f"{tmp_path} has no folder 'train' with classes; put images into {tmp_path}/train/<class>/.\n"
-    )
+    assert str(end.value) == f"{tmp_path} has no folders of classes; put images into {tmp_path}/<class>/.\n"
 
 
 def test_looks_at_the_classes_of_the_test_images_first(tmp_path: Path) -> None:
@@ -250,3 +251,21 @@ def test_looks_at_the_classes_of_the_test_images_first(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
     with pytest.raises(DataError, match="different classes"):
         train(Recipe.model_validate(QUICK_RECIPE), tmp_path, tmp_path / "out", resume=False)
+
+
+def test_a_folder_of_classes_is_enough_and_more_photos_resume_as_another_run(tmp_path: Path) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    for name in ("red", "blue"):
+        (photos / name).mkdir(parents=True)
+        for number in range(10):
+            draw(name, number).save(photos / name / f"{number}.png")
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 1, "validation_fraction": 0.2, "class_weights": 0.5})
+    trained = load_checkpoint(train(recipe, photos, output, resume=False))
+    metrics = trained.card["metrics"]
+    assert [metrics[split]["images"] for split in ("validation", "test")] == [4, 4]
+    assert 0 <= metrics["test"]["balanced_accuracy"] <= 1
+    assert load_images(photos, "test", trained.inputs).inputs.count == 4
+    assert join([trained, trained], photos, "both").card["data"] == trained.card["data"]
+    draw("red", 10).save(photos / "red" / "10.png")
+    with pytest.raises(RecipeError, match="The training images changed after the run to resume began"):
+        train(recipe, photos, output, resume=True)
