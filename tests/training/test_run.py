@@ -1,18 +1,23 @@
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import torch
+from torch.nn import functional as F
 
+from handler.transforms import Preprocessing
 from tests.conftest import QUICK_RECIPE
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import load_images, stratified_split
+from training.data import Epoch, Images, load_images, stratified_split
+from training.inputs import Inputs
 from training.run import Run
 
 
 def make_run(dataset: Path, **changes: object) -> Run:
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
-    return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
+    return Run(recipe, *stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, recipe.seed))
 
 
 def test_best_weights_are_a_copy(dataset: Path) -> None:
@@ -47,7 +52,7 @@ def test_begins_from_another_checkpoint(checkpoint: Path, dataset: Path) -> None
 
 def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -> None:
     recipe = Recipe.model_validate(QUICK_RECIPE | {"initial": str(checkpoint)})
-    training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    training, validation = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     run = Run(recipe, training._replace(classes=[*training.classes, "eleventh"]), validation)
     given = load_checkpoint(checkpoint).weights
     weights = run.model.state_dict()
@@ -60,16 +65,20 @@ def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Pat
         make_run(dataset, initial=str(checkpoint), architecture="whitened_cnn")
 
 
+def inverted(images: Images) -> Images:
+    return images._replace(inputs=Inputs(images.inputs.preprocessing, [255 - images.pixels]))
+
+
 def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
     checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     teacher = Path(shutil.copy(checkpoint, tmp_path))
     recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": {"teacher": str(teacher)}})
-    parts = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    parts = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     state = Run(recipe, *parts).state_dict()
     Run(recipe, *parts).load_state_dict(state)
 
-    others = parts[0]._replace(pixels=255 - parts[0].pixels), parts[1]._replace(pixels=255 - parts[1].pixels)
+    others = inverted(parts[0]), inverted(parts[1])
     with pytest.raises(RecipeError, match="The training images and the validation images changed after"):
         Run(recipe, *others).load_state_dict(state)
     older = {name: value for name, value in state.items() if name != "inputs"}  # knows the training images alone
@@ -91,6 +100,33 @@ def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
     run = make_run(dataset, optimizer={"name": "sgd", "lr": 1e9})
     with pytest.raises(RecipeError, match=r"The loss became (nan|inf) in epoch 1/2; try a lower optimizer\.lr"):
         run.train_epoch()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixed_image_is_the_mix_of_two(dataset: Path, smoothing: float) -> None:
+    run = make_run(dataset, augment={"mixup": 0.5, "cutmix": 0.5}, label_smoothing=smoothing)
+    images, indices, shares = Epoch(run.training, run.recipe, 1)[0]
+    logits = run.model.train()(images).detach()
+    labels, partners = run.training.labels[indices], run.training.labels[indices.roll(1)]
+    own = shares[torch.arange(16), labels] * (labels != partners) + (labels == partners)
+
+    def losses(labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+
+    loss, correct = run.train_batch(images, indices, shares)
+    assert loss == pytest.approx((own * losses(labels) + (1 - own) * losses(partners)).sum().item(), rel=1e-4)
+    larger = torch.where(own >= 0.5, labels, partners)
+    assert correct == (logits.argmax(dim=1) == larger).sum()
+
+
+def test_a_teacher_sees_the_mixed_images(checkpoint: Path, dataset: Path) -> None:
+    distillation = {"teacher": str(checkpoint), "weight": 1.0}
+    run = make_run(dataset, augment={"cutmix": 1.0}, distillation=distillation)
+    batch = Epoch(run.training, run.recipe, 1)[0]
+    assert run.teacher
+    with patch.object(run.teacher, "network", wraps=run.teacher.network) as network:
+        run.train_batch(*batch)
+    assert torch.equal(network.call_args.args[0], batch[0])
 
 
 @pytest.mark.parametrize(("best_by", "epoch"), [("loss", 1), ("accuracy", 2)])
