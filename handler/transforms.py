@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import filetype
@@ -20,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+PIXELS_VERSION = 1  # raise it if the same file and Preprocessing give other pixels; it keeps old ones out of caches
 MAX_PIXELS = 50_000_000  # of an image that is decoded as one piece
 MAX_JPEG_PIXELS = 200_000_000  # of a JPEG, which is decoded row by row at an eighth of its size
 MAX_PROGRESSIVE_SAMPLES = 200_000_000  # values of all colours; a decoder holds 400 MB for them
@@ -140,7 +142,7 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image], s
     twice the `size` that is wanted, nor below LEAST_DECODED. Raises ImageError: 415 for another format, 400 for
     damaged pixels or too many of them.
     """
-    known = next((known for known in FORMATS.values() if known.magic.match(data)), None)
+    known = next((known for known in (*FORMATS.values(), *OPTIONAL_FORMATS.values()) if known.magic.match(data)), None)
     if known is None:
         raise _unidentified(data)
     try:
@@ -219,6 +221,8 @@ def _unidentified(data: bytes) -> ImageError:
         return ImageError(f"The file is empty; it cannot be read as a {FORMAT_NAMES}.")
     if is_pointer(data):
         return ImageError("The file is a pointer of Git LFS, and not the image itself; run git lfs pull.")
+    if HEIC_MAGIC.match(data):
+        return ImageError("The file is a HEIC photo; install pillow-heif to read it, or send a JPEG.", status=415)
     kind = filetype.guess(data)
     if kind is None or any(kind.mime == known.media_type for known in FORMATS.values()):
         return _damaged()
@@ -459,6 +463,17 @@ def _read_webp(file: io.BytesIO) -> Image.Image:
     return WebPImageFile(file).copy()
 
 
+def of_heic(data: bytes) -> Essence:
+    """Keep everything. The decoder turns the image upright itself, and reads no metadata that it does not need."""
+    return Essence(data)
+
+
+def _read_heic(file: io.BytesIO) -> Image.Image:
+    from pillow_heif.as_plugin import HeifImageFile  # here, because the package may be missing
+
+    return HeifImageFile(file)
+
+
 def orientation_of(exif: bytes) -> int:
     """Return the orientation in EXIF data, which has TIFF's form; UPRIGHT if it cannot be read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
@@ -495,5 +510,12 @@ FORMATS = {
     "GIF": Format(re.compile(rb"GIF8[79]a"), of_gif, GifImageFile, "image/gif", (".gif",)),
     "WebP": Format(re.compile(rb"RIFF.{4}WEBP", re.DOTALL), of_webp, _read_webp, "image/webp", (".webp",)),
 }
+# Formats whose decoder is a package that may be missing: the extra `heic`.
+HEIC_MAGIC = re.compile(rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL)
+OPTIONAL_FORMATS = {
+    "HEIC": Format(HEIC_MAGIC, of_heic, _read_heic, "image/heic", (".heic", ".heif")),
+}
+if find_spec("pillow_heif") is None:
+    OPTIONAL_FORMATS.clear()
 *_FIRST, _LAST = FORMATS
 FORMAT_NAMES = f"{', '.join(_FIRST)} or {_LAST}"

@@ -38,10 +38,7 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
 Tells {", ".join(card["classes"][:-1])} and {card["classes"][-1]} apart. It has {parameters / 1e6:.2f} million numbers,
 stored in half precision. Every figure here was measured with the stored numbers.
 
-| images | accuracy | 95 % interval | cross-entropy | calibration error |
-|---|---|---|---|---|
-{_row("validation", card["metrics"]["validation"])}
-{_row("test", card["metrics"]["test"])}
+{_table(card["metrics"])}
 
 The validation images chose the epoch, and fitted the temperature and the threshold. The test images were read once, at
 the end.
@@ -102,12 +99,29 @@ Tells {len(card["classes"]):,} classes of {card["data"]["name"]} apart, from {ca
 """
 
 
-def _row(name: str, metrics: dict[str, Any]) -> str:
+def _table(metrics: dict[str, Any]) -> str:
+    """Return the figures of the validation and test images; older cards have no balanced accuracy."""
+    rows = [_row(name, metrics[name]) for name in ("validation", "test")]
+    head = ["images", "accuracy", "95 % interval", "cross-entropy", "calibration error", "balanced accuracy"]
+    head = head[: len(rows[0])]
+    return "\n".join([_line(head), f"|{'---|' * len(head)}", *map(_line, rows)])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _row(name: str, metrics: dict[str, Any]) -> list[str]:
     low, high = wilson_interval(metrics["accuracy"], metrics["images"])
-    return (
-        f"| {metrics['images']:,} {name} | {metrics['accuracy']:.2%} | {low:.2%} to {high:.2%} | "
-        f"{metrics['loss']:.4f} | {metrics['ece']:.2%} |"
-    )
+    balanced = [f"{metrics['balanced_accuracy']:.2%}"] if "balanced_accuracy" in metrics else []
+    return [
+        f"{metrics['images']:,} {name}",
+        f"{metrics['accuracy']:.2%}",
+        f"{low:.2%} to {high:.2%}",
+        f"{metrics['loss']:.4f}",
+        f"{metrics['ece']:.2%}",
+        *balanced,
+    ]
 
 
 @commands.command("card", help=__doc__)

@@ -177,6 +177,7 @@ class Recipe(_Section):
     distillation: Distillation | None = None
     ema_decay: float = Field(0.0, ge=0, lt=1)  # per step, of the moving average of the weights; 0 turns it off
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Share = 0.0  # in the loss: 0 counts every image the same, 1 every class
     batch_size: int = Field(64, gt=1)
     epochs: int = Field(100, gt=0)
     best_by: Literal["loss", "accuracy"] = "loss"  # on the validation images; the best epoch's weights are kept
@@ -251,6 +252,7 @@ class Recipe(_Section):
             ("augment.magnitude", self.augment.policy != "randaugment", policy),
             ("augment.border", not self.augment.moves, "without augment.crop_padding or augment.rotation"),
             ("label_smoothing", taught_only, "with distillation.weight 1, which ignores the labels"),
+            ("class_weights", taught_only, "with distillation.weight 1, which ignores the labels"),
         )
         return {field: reason for field, idle, reason in rules if idle}
 

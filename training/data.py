@@ -1,12 +1,9 @@
-"""Images as tensors: CIFAR-10 by torchvision, or any folder `train/<class>/*`, `test/<class>/*`."""
+"""Images as tensors: CIFAR-10 by torchvision, or your own; training.photos finds them."""
 
 import os
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,26 +17,20 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from handler.transforms import ImageError, Preprocessing, is_pointer, read_pixels
+from handler.transforms import Preprocessing
 from training import distributed
 from training.augment import mix, train_transform
 from training.commands import PATH, command
 from training.config import Recipe
-from training.folders import FORMAT_NAMES, Findings, counted, extensions_of, few, find, is_leaving
-from training.inputs import Inputs, read_all
-from training.outcome import Stopped
+from training.decoding import decode
+from training.inputs import Inputs, Pixels, read_all
+from training.photos import DataError, Photos, photos_of, raise_any
 from training.project import ROOT
 
 CIFAR10_ROOT = ROOT / "data"
 CIFAR10_PREPROCESSING = Preprocessing(32)  # leaves its images as they are
 CIFAR10_LOCK = ".cifar10.lock"  # a file in CIFAR10_ROOT
-DECODER_THREADS = min(os.cpu_count() or 1, 16)  # no more, because each may hold a large image
-MAX_QUEUED_PATHS = 4096  # that wait for a thread
-MAX_PROBLEMS = 20  # named in a message
-
-
-class DataError(Stopped, ValueError):
-    """Images cannot be trained on; the message says what to change."""
+IMAGES_AT_ONCE = 256  # in a checksum; more need more memory
 
 
 class Images(NamedTuple):
@@ -48,9 +39,10 @@ class Images(NamedTuple):
     inputs: Inputs
     labels: Tensor
     classes: list[str]
+    validation_keys: Tensor | None = None  # (N,); see training.photos.Photos
 
     @property
-    def pixels(self) -> Tensor:
+    def pixels(self) -> Pixels:
         """The pixels uint8 (N, 3, S, S) for the first input, which is the only one of a network in training."""
         return self.inputs.pixels[0]
 
@@ -67,22 +59,29 @@ class Images(NamedTuple):
 
     def fingerprint(self) -> list[int]:
         """Return checksums of pixels and labels; they differ for other images and for another order."""
-        return [zlib.crc32(values.numpy().data) for values in (*self.inputs.pixels, self.labels)]
+        return [_checksum(values) for values in (*self.inputs.pixels, self.labels)]
+
+
+def _checksum(values: Pixels) -> int:
+    checksum = 0
+    for start in range(0, len(values), IMAGES_AT_ONCE):
+        checksum = zlib.crc32(values[start : start + IMAGES_AT_ONCE].numpy().data, checksum)
+    return checksum
 
 
 def load_images(root: Path | None, split: str, preprocessing: list[Preprocessing]) -> Images:
-    """Load the `train` or `test` images in `root`. If it is None, load CIFAR-10, and download it first if needed.
+    """Load the `train` or `test` images of `root`, a folder or CSV; see training.photos. If it is None, load CIFAR-10.
 
-    The images are made as each input of a network takes them, by its `preprocessing`.
+    The images are made as each input of a network takes them, by its `preprocessing`. CIFAR-10 is downloaded if needed.
 
     Raises DataError if a folder is missing, or if images cannot be read; it names them.
     """
     if root is None:
         return _load_cifar10(split, preprocessing)
-    parts = _find_split(root / split)
-    _note_left_out(parts)
-    images, problems = _read_split(parts, preprocessing)
-    _raise_any(problems)
+    photos = photos_of(root, split)
+    _note_all(photos)
+    images, problems = _read(photos, split, preprocessing)
+    raise_any(problems)
     return images
 
 
@@ -93,121 +92,32 @@ def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) 
     """
     if root is None:
         return _load_cifar10("train", preprocessing)
-    train, test = (_find_split(root / split) for split in ("train", "test"))
-    if list(train.classes) != list(test.classes):
+    train, test = (photos_of(root, split) for split in ("train", "test"))
+    if train.classes != test.classes:
         raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
-    _note_left_out(train)
-    images, problems = _read_split(train, preprocessing)
-    _raise_any(problems + _read_split(test, preprocessing)[1])
+    _note_all(train)
+    images, problems = _read(train, "train", preprocessing)
+    raise_any(list(dict.fromkeys(problems + _read(test, "test", preprocessing)[1])))
     return images
 
 
-class Split(NamedTuple):
-    """The folder of a split, everything in it, and the images of each class, in order."""
-
-    folder: Path
-    findings: Findings
-    classes: dict[str, list[Path]]
-
-
-def _find_split(folder: Path) -> Split:
-    """Find the images of each class. Raises DataError if there are fewer than two, or if one has no images."""
-    try:
-        names = sorted(path.name for path in folder.iterdir() if not is_leaving(path.name) and os.path.isdir(path))
-    except FileNotFoundError:
-        names = []
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
-    if not names and not folder.parent.is_dir():
-        raise DataError(f"There is no folder {folder.parent}; name the one with your images.")
-    if not names:
-        raise DataError(
-            f"{folder.parent} has no folder '{folder.name}' with classes; put images into {folder}/<class>/."
-        )
-    if len(names) == 1:
-        raise DataError(f"Training needs at least two classes; {folder} has only '{names[0]}'.")
-    findings = find(folder)
-    classes: dict[str, list[Path]] = {name: [] for name in names}
-    # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
-    for path in sorted(findings.images, key=lambda path: (str(path.parent), path.name)):
-        if path.parent != folder:
-            classes[path.relative_to(folder).parts[0]].append(path)
-    empty = [name for name, images in classes.items() if not images]
-    if empty and not findings.unreadable:
-        raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.")
-    return Split(folder, findings, classes)
-
-
-def _read_split(split: Split, preprocessing: list[Preprocessing]) -> tuple[Images, list[str]]:
-    """Decode the images of a split. Returns them, and a line for each file and folder that cannot be read."""
-    unreadable = sorted(split.findings.unreadable.items())
-    problems = [f"{path}: {reason}. Remove it, or make it readable." for path, reason in unreadable]
-    labels = [label for label, paths in enumerate(split.classes.values()) for _ in paths]
-    read: list[list[Tensor]] = []  # the pixels of each image
-    paths = list(chain.from_iterable(split.classes.values()))
-    hidden = distributed.rank() > 0 or None  # None shows the bar on terminals only
-    name = f"reading {split.folder.name}"
-    with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
-        for pixels in _read_all(paths, preprocessing):
-            bar.update()
-            if isinstance(pixels, str):
-                problems.append(pixels)
-            else:
-                read.append(pixels)
-    if problems:
-        return Images(Inputs(preprocessing, []), torch.empty(0), list(split.classes)), problems
-    inputs = Inputs(preprocessing, [torch.stack(column) for column in zip(*read, strict=True)])
-    return Images(inputs, torch.tensor(labels), list(split.classes)), []
-
-
-def _read_all(paths: list[Path], preprocessing: list[Preprocessing]) -> Iterator[list[Tensor] | str]:
-    """Yield the results of `_read` in order. It uses all cores, because Pillow decodes without Python's lock."""
-    pool = ThreadPoolExecutor(DECODER_THREADS)
-    try:
-        for first in range(0, len(paths), MAX_QUEUED_PATHS):
-            yield from pool.map(partial(_read, preprocessing), paths[first : first + MAX_QUEUED_PATHS])
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait only for the images that are being read
-
-
-def _read(preprocessing: list[Preprocessing], path: Path) -> list[Tensor] | str:
-    """Return the pixels of an image for each input, or a line that says why it cannot be read."""
-    try:
-        content = path.read_bytes()
-        return list(map(torch.from_numpy, read_pixels(content, preprocessing)))
-    except ImageError as error:
-        return f"{path}: {error}" if is_pointer(content) else f"{path}: {error} Remove or replace it."
-    except OSError as error:
-        return f"{path}: {error.strerror}. Remove it, or make it readable."
+def _read(photos: Photos, split: str, preprocessing: list[Preprocessing]) -> tuple[Images, list[str]]:
+    """Decode the photos of a split. Returns them, and a line for each file and folder that cannot be used."""
+    inputs, problems = decode(photos.paths, preprocessing, f"reading {split}", photos.digests)
+    keys = None if photos.validation_keys is None else torch.tensor(photos.validation_keys)
+    return Images(inputs, torch.tensor(photos.labels), photos.classes, keys), photos.problems + problems
 
 
 def read_files(paths: list[Path], preprocessing: list[Preprocessing]) -> Inputs:
     """Decode image files for the inputs of a network. Raises DataError, which names those that cannot be read."""
-    read = list(_read_all(paths, preprocessing))
-    _raise_any([line for line in read if isinstance(line, str)])
-    pixels = [each for each in read if not isinstance(each, str)]
-    return Inputs(preprocessing, [torch.stack(column) for column in zip(*pixels, strict=True)])
+    inputs, problems = decode(paths, preprocessing, "reading")
+    raise_any(problems)
+    return inputs
 
 
-def _raise_any(problems: list[str]) -> None:
-    """Raise DataError if there are problems; it names the first of them."""
-    if problems:
-        more = [f"and {len(problems) - MAX_PROBLEMS:,} more"] if len(problems) > MAX_PROBLEMS else []
-        count = counted(problems, "file or folder", "files and folders")
-        raise DataError("\n".join([f"{count} cannot be trained on:", *problems[:MAX_PROBLEMS], *more]))
-
-
-def _note_left_out(split: Split) -> None:
-    """Print which files in the folder of a split are left out."""
-    folder, findings, _ = split
-    beside = [path for path in findings.images if path.parent == folder]
-    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(findings.others).most_common()]
-    if beside:
-        _note(f"{folder}: left out {counted(beside, 'image', 'images')} outside the folders of classes.")
-    if kinds:
-        _note(f"{folder}: left out {counted(findings.others, 'other file', 'other files')} ({few(kinds)}).")
-    if line := findings.note_of_leavings():
-        _note(f"{folder}: {line}.")
+def _note_all(photos: Photos) -> None:
+    for line in photos.notes:
+        _note(line)
 
 
 def _note(line: str) -> None:
@@ -218,8 +128,10 @@ def _note(line: str) -> None:
 def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     """Take `fraction` of every class, at least one image, for validation. Returns (training, validation).
 
-    Raises DataError if a class has a single image.
+    The `seed` picks them, unless the images have validation keys. Raises DataError if a class has a single image.
     """
+    if images.validation_keys is not None:
+        return _split_by_keys(images, images.validation_keys < fraction)
     generator = seeded(seed)
     training, validation = [], []
     for label, name in enumerate(images.classes):
@@ -231,6 +143,17 @@ def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images
         validation.append(shuffled[:taken])
         training.append(shuffled[taken:])
     return images.subset(torch.cat(training)), images.subset(torch.cat(validation))
+
+
+def _split_by_keys(images: Images, validating: Tensor) -> tuple[Images, Images]:
+    """Return training and validation images. Raises DataError if a class lacks one of them."""
+    for label, name in enumerate(images.classes):
+        if len(validating[images.labels == label].unique()) == 1:
+            raise DataError(
+                f"Class '{name}' has no photo left for validation, or none to train on. Add photos, or change "
+                "validation_fraction."
+            )
+    return images.subset((~validating).nonzero().flatten()), images.subset(validating.nonzero().flatten())
 
 
 def seeded(*keys: int) -> Generator:

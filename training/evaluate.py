@@ -151,7 +151,7 @@ def _page(report: dict[str, Any], mistaken: bool) -> str:
     return f"""# {report["name"]}
 
 Accuracy {report["accuracy"]:.2%} (95 % interval {low:.2%} to {high:.2%}) on {report["images"]:,} test images;
-cross-entropy {report["loss"]:.4f}.
+cross-entropy {report["loss"]:.4f}. Balanced accuracy {report["balanced_accuracy"]:.2%}: every class counts the same.
 
 ## Classes
 

@@ -10,12 +10,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from errno import ENOENT
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
 # Those of handler.transforms, which loads PyTorch.
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
 FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
+HEIC_EXTENSIONS = frozenset((".heic", ".heif"))
+READS_HEIC = find_spec("pillow_heif") is not None
+HOW_TO_READ_HEIC = "to read them, run: pip install pillow-heif"
 # Files that Windows, macOS, network drives and archives leave in folders of photos, besides names with a dot first.
 LEAVINGS = frozenset(
     (
@@ -152,7 +156,8 @@ def _identity(stat: os.stat_result) -> Identity:
 
 
 def is_image(path: PurePath) -> bool:
-    return path.suffix.lower() in EXTENSIONS
+    suffix = path.suffix.lower()
+    return suffix in EXTENSIONS or (READS_HEIC and suffix in HEIC_EXTENSIONS)
 
 
 def is_leaving(name: str) -> bool:

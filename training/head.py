@@ -13,14 +13,20 @@ from training.models import Network
 MAX_ITERATIONS = 100
 
 
-def fit_head(network: Network, images: Images, weight_decay: float, device: torch.device) -> None:
+def fit_head(
+    network: Network,
+    images: Images,
+    weight_decay: float,
+    device: torch.device,
+    class_weights: Tensor | None = None,
+) -> None:
     """Set the head's weights to those with the least cross-entropy on the images and their mirror images.
 
     The squares of the weights count `weight_decay` times, for features of unit variance. If there are several processes,
     each computes the features of its share of the images.
     """
     features = both_sides(network, images, device)
-    weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay)
+    weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay, class_weights)
     with torch.no_grad():
         network.head.weight.copy_(distributed.agreed(weights))
         network.head.bias.copy_(distributed.agreed(bias))
@@ -45,8 +51,11 @@ def both_sides(network: Network, images: Images, device: torch.device) -> Tensor
     return torch.cat(distributed.total(wide).cpu().chunk(2, dim=1))
 
 
-def fit_linear(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> tuple[Tensor, Tensor]:
+def fit_linear(
+    features: Tensor, labels: Tensor, classes: int, weight_decay: float, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the weights (C, D) and biases (C,) of a linear classifier of features (N, D)."""
+    of_classes = None if class_weights is None else class_weights.cpu()
     mean = features.mean(dim=0)
     scale = (features - mean).square().mean().sqrt()
     scaled = (features - mean) / scale
@@ -56,7 +65,9 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int, weight_decay: flo
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(F.linear(scaled, weights, bias), labels) + weight_decay * weights.square().sum()
+        value = (
+            F.cross_entropy(F.linear(scaled, weights, bias), labels, of_classes) + weight_decay * weights.square().sum()
+        )
         value.backward()
         return value
 

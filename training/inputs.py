@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from handler.transforms import Preprocessing
+from training.cache import CachedPixels
+
+Pixels = Tensor | CachedPixels  # of N images, uint8 (N, 3, S, S)
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Inputs:
     """N images for a network: each of its inputs has a preprocessing, and pixels uint8 (N, 3, S, S)."""
 
     preprocessing: list[Preprocessing]
-    pixels: list[Tensor]
+    pixels: list[Pixels]
 
     @property
     def count(self) -> int:
@@ -28,7 +31,10 @@ class Inputs:
         return Inputs(preprocessing, [self.pixels[self.preprocessing.index(each)] for each in preprocessing])
 
     def subset(self, indices: Tensor | slice) -> "Inputs":
-        return Inputs(self.preprocessing, [pixels[indices] for pixels in self.pixels])
+        return Inputs(
+            self.preprocessing,
+            [pixels[indices] if isinstance(pixels, Tensor) else pixels.subset(indices) for pixels in self.pixels],
+        )
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[list[Tensor]]:
         """Yield normalised images, (`size`, 3, S, S) for each input, on `device`."""

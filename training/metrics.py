@@ -39,15 +39,18 @@ def evaluate(network: nn.Module, images: Images, device: torch.device | str = "c
 def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return cross-entropy `loss`, `accuracy` from 0 to 1, calibration error `ece` and the number of `images`.
 
+    `balanced_accuracy` is the mean over the classes, so that a rare class counts as much as a frequent one.
     The calibration error is the mean difference of confidence and accuracy over BINS of confidence (Guo et al. 2017).
     """
     # Here, because it loads SciPy and Matplotlib, which take two seconds.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+    right = (logits.argmax(dim=1) == labels).double()
+    of_class = [right[labels == label].mean() for label in labels.unique()]
     return {
         "loss": F.cross_entropy(logits, labels).item(),
-        "accuracy": accuracy,
+        "accuracy": right.mean().item(),
+        "balanced_accuracy": torch.stack(of_class).mean().item(),
         "ece": multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=BINS).item(),
         "images": len(labels),
     }

@@ -47,6 +47,18 @@ def moved(decay: float, average: Tensor, current: Tensor, steps: Tensor | int) -
     return average * decay + current * (1 - decay)
 
 
+def class_weights(training: Images, power: float, device: torch.device) -> Tensor | None:
+    """Return the weight of each class in the loss, its frequency to the power of -`power`; None if all count the same.
+
+    The mean over the training images is 1, so that the learning rate need not change.
+    """
+    if power == 0:
+        return None
+    counts = training.labels.bincount(minlength=len(training.classes)).double()
+    weights = counts**-power
+    return (weights * len(training.labels) / (weights * counts).sum()).float().to(device)
+
+
 class Run:
     """Everything that changes while a network is trained, and therefore everything that resuming needs.
 
@@ -71,11 +83,13 @@ class Run:
         if recipe.initial:
             copy_initial(model, recipe.model_dump(), training.classes)
         else:
-            every = max(1, len(training.labels) // IMAGES_TO_INITIALISE)
+            share = min(1, (32 / recipe.input.size) ** 2)  # large images have more pixels to learn from
+            every = max(1, int(len(training.labels) * share) // IMAGES_TO_INITIALISE)
             model.initialise(normalise(self.training.pixels[::every], recipe.preprocessing))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
+        self.class_weights = class_weights(training, recipe.class_weights, self.device)
         self.mixed_precision = recipe.mixed_precision and distributed.has_bfloat16(self.device)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
@@ -117,7 +131,7 @@ class Run:
         """
         number = len(self.history) + 1
         if number == 1 and self.progress["batches"] == 0 and self.recipe.head_first:
-            fit_head(self.model, self.training, self.recipe.head_first.weight_decay, self.device)
+            fit_head(self.model, self.training, self.recipe.head_first.weight_decay, self.device, self.class_weights)
         if self.progress["batches"] == 0:
             self.progress["lr"] = self.optimizer.param_groups[0]["lr"]
         self._train_batches(number, save)
@@ -185,7 +199,8 @@ class Run:
         labels = labels[mine].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
             logits = self.parallel(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum")
+            smoothing = self.recipe.label_smoothing
+            loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
             if self.teacher:
                 loss = self.teacher.mix(loss, images, indices, logits)
         self.optimizer.zero_grad()
