@@ -112,9 +112,7 @@ def erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
     return images.masked_fill((inside & chosen[:, None, None])[:, None], 0)
 
 
-def mix(
-    images: Tensor, labels: Tensor, classes: int, augment: Augment, generator: Generator
-) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, labels: Tensor, classes: int, augment: Augment, generator: Generator) -> tuple[Tensor, Tensor]:
     """Mix each image (N, 3, S, S) with the one before it by mixup or cutmix; an epoch's order is random already.
 
     Returns the images, and the shares (N, `classes`) of the labels in each.
@@ -124,6 +122,7 @@ def mix(
     concentration = torch.where(cut, augment.cutmix, augment.mixup)
     with _torch_seeded(generator):
         share = Beta(concentration, concentration).sample()
+    share = torch.where(cut, share, torch.maximum(share, 1 - share))  # so that mixup shows every image once an epoch
     side = ((1 - share).sqrt() * size).round()
     pasted = _spans(side, size, generator)[:, :, None] & _spans(side, size, generator)[:, None, :]
     own = torch.where(cut[:, None, None], (~pasted).float(), share[:, None, None])
@@ -134,7 +133,7 @@ def mix(
 
 @contextmanager
 def _torch_seeded(generator: Generator) -> Iterator[None]:
-    """Seed torch's own generator with a number of the caller's, for what draws from no other; restore it at the end."""
+    """Seed torch's own generator from the caller's, because some functions take no other; restore it at the end."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield

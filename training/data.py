@@ -164,7 +164,8 @@ def seeded(*keys: int) -> Generator:
 class Epoch(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """The batches of one epoch: augmented images (N, 3, S, S), their indices (N,), and their labels.
 
-    The labels are int64 (N,). If the recipe mixes images, they are the shares (N, C) of the classes in each. Batch i is the same in every process.
+    The labels are int64 (N,). If the recipe mixes images, they are the shares (N, C) of the classes in each.
+    Batch i is the same in every process.
     """
 
     def __init__(self, images: Images, recipe: Recipe, number: int) -> None:

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from handler.transforms import Preprocessing
 from tests.drawing import draw
-from training.augment import erase, jitter_colour, shift_mirror_rotate, train_transform
+from training.augment import erase, jitter_colour, mix, shift_mirror_rotate, train_transform
 from training.config import Augment
 from training.data import seeded
 from training.inputs import normalise, to_pixels
@@ -107,3 +107,68 @@ def test_erasing_takes_a_rectangle_of_the_stated_size_from_the_stated_share() ->
     for mask in gone[hit]:
         rows, columns = mask.any(dim=1).sum(), mask.any(dim=0).sum()
         assert rows * columns == mask.sum()
+
+
+def test_a_crop_is_a_part_of_the_image_of_the_stated_area_and_shape() -> None:
+    across = torch.arange(64.0).expand(64, -1)
+    places = torch.stack([across, across.T, across]).expand(300, -1, -1, -1)  # each pixel holds its own place
+    crop = Augment.model_validate({"resized_crop": {"scale": [0.3, 0.6], "ratio": [0.8, 1.25]}})
+    shown = shift_mirror_rotate(places, torch.zeros(300, dtype=torch.bool), crop, seeded(0))
+    width, height = shown[:, 0, 32, 33] - shown[:, 0, 32, 32], shown[:, 1, 33, 32] - shown[:, 1, 32, 32]
+    area, ratio = width * height, width / height
+    assert 0.299 < area.min() < 0.33
+    assert 0.57 < area.max() < 0.601
+    assert 0.799 < ratio.min() < 0.85
+    assert 1.2 < ratio.max() < 1.251
+    assert shown.min() < 1
+    assert shown.max() > 62
+
+
+def test_a_crop_of_all_is_the_image_and_takes_nothing_from_outside() -> None:
+    everything = Augment.model_validate({"resized_crop": {"scale": [1, 1], "ratio": [1, 1]}})
+    assert torch.allclose(shift_mirror_rotate(BATCH.float(), NONE, everything, seeded(0)), BATCH.float(), atol=0.01)
+    white, crop = torch.full((64, 3, 32, 32), 255.0), Augment.model_validate({"resized_crop": {}})
+    assert torch.allclose(shift_mirror_rotate(white, ~NONE, crop, seeded(0)), white, atol=0.01)
+
+
+def test_randaugment_has_a_strength() -> None:
+    def change(**fields: int) -> float:
+        weak = train_transform(BATCH, NONE, Augment(policy="randaugment", **fields), SEEN, seeded(0))
+        return (weak - normalise(BATCH, SEEN)).abs().mean().item()
+
+    assert change(operations=1, magnitude=3) < change(operations=2, magnitude=9) < change(operations=4, magnitude=25)
+
+
+LABELS = torch.arange(64) % 5
+COLOURS = LABELS.float().view(-1, 1, 1, 1).expand(-1, 3, 40, 40)  # each image shows its label
+
+
+@pytest.mark.parametrize("kinds", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}], ids=str)
+def test_a_mixed_image_shows_its_labels_by_their_shares(kinds: dict[str, float]) -> None:
+    images, shares = mix(COLOURS, LABELS, 5, Augment.model_validate(kinds), seeded(0))
+    assert torch.allclose(shares.sum(dim=1), torch.ones(64))
+    assert torch.allclose(shares @ torch.arange(5.0), images.mean(dim=(1, 2, 3)), atol=1e-4)
+    assert ((shares > 0).sum(dim=1) <= 2).all()
+    assert (shares.max(dim=1).values < 0.95).sum() > 20
+    pasted = images.flatten(1).amax(dim=1) - images.flatten(1).amin(dim=1) > 0.5
+    assert pasted.any() == ("cutmix" in kinds)
+    blended = (images - images.round()).abs().amax(dim=(1, 2, 3)) > 0.01
+    assert blended.any() == ("mixup" in kinds)
+    assert not (pasted & blended).any()
+
+
+def test_cutmix_pastes_a_square() -> None:
+    images, _ = mix(COLOURS, LABELS, 5, Augment(cutmix=1), seeded(0))
+    pasted = images[:, 0] != COLOURS[:, 0]
+    rows, columns = pasted.any(dim=2).sum(dim=1), pasted.any(dim=1).sum(dim=1)
+    assert torch.equal(rows, columns)
+    assert torch.equal(pasted.flatten(1).sum(dim=1), rows * columns)
+    assert len(rows.unique()) > 20
+
+
+def test_a_change_that_is_off_draws_no_random_number() -> None:
+    generator, expected = seeded(0), seeded(0)
+    train_transform(BATCH, NONE, Augment(), SEEN, generator)
+    torch.randint(0, 1, (64, 2), generator=expected)  # shifts and angles were drawn always, so they stay
+    torch.rand(64, generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())

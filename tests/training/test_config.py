@@ -30,6 +30,7 @@ def test_refuses_what_does_not_fit_together(changes: dict, words: str) -> None:
 
 
 ADAM, SGD, MUON = ({"name": name, "lr": 0.01} for name in ("adam", "sgd", "muon"))
+ORIGINAL = {"teacher": "a.pth", "view": "original"}
 TAUGHT = {"teacher": "a.pth", "weight": 1.0}
 
 
@@ -47,6 +48,8 @@ TAUGHT = {"teacher": "a.pth", "weight": 1.0}
             {"augment": {"border": "reflection"}},
             "augment.border has no effect without augment.crop_padding or augment.",
         ),
+        ({"augment": {"magnitude": 5}}, "augment.magnitude has no effect with augment.policy none; remove it."),
+        ({"augment": {"policy": "autoaugment", "operations": 3}}, "augment.operations has no effect with augment.pol"),
         ({"distillation": TAUGHT, "label_smoothing": 0.1}, "label_smoothing has no effect with distillation.weight 1"),
         ({"distillation": {"temperature": 2.0}}, "distillation.teacher is missing"),
         ({"optimizer": SGD | {"nesterov": True}}, "optimizer.nesterov is no field of a recipe; remove it."),
@@ -85,6 +88,9 @@ def test_reference_recipe_is_the_reference() -> None:
     recipe = load_recipe(next(path for path in RECIPES if path.stem == "cnn"))
     assert recipe.augment.model_dump() == {
         "policy": "none",
+        "operations": 2,
+        "magnitude": 9,
+        "resized_crop": None,
         "crop_padding": 4,
         "border": "zeros",
         "flip": "random",
@@ -95,6 +101,8 @@ def test_reference_recipe_is_the_reference() -> None:
         "hue": 0.1,
         "noise": 0.05,
         "erasing": 0.1,
+        "mixup": 0,
+        "cutmix": 0,
     }
     assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("adam", 1e-3, 1e-4)
     assert (recipe.schedule.name, recipe.schedule.step_size, recipe.schedule.gamma) == ("step", 15, 0.5)
@@ -112,6 +120,10 @@ def test_reference_recipe_is_the_reference() -> None:
         ({"name": "../escape"}, "name must consist of the letters"),
         ({"name": "last"}, r"a run writes a file last\.pth besides its checkpoint; choose another name"),
         ({"name": "Training_History"}, r"a file training_history\.pth"),
+        ({"augment": {"resized_crop": {"scale": [0.5, 0.2]}}}, r"crop\.scale needs two numbers above 0, the smaller"),
+        ({"augment": {"resized_crop": {"ratio": [0, 1]}}}, r"augment\.resized_crop\.ratio.0 must be greater than 0"),
+        ({"augment": {"crop_padding": 32}}, "moves images out of sight; make it less than 32"),
+        ({"augment": {"mixup": 0.2}, "distillation": ORIGINAL}, r"see mixed images with distillation\.view original"),
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, change: dict, sentence: str) -> None:

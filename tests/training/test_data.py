@@ -233,7 +233,7 @@ def test_epochs_differ_and_repeat_with_any_number_of_workers() -> None:
     whole, recipe = images(20, 20), make_recipe(augment={"noise": 0.1})
 
     def batches(number: int, num_workers: int = 0) -> list[torch.Tensor]:
-        return [batch for batch, _ in Epoch(whole, recipe, number).loader(num_workers)]
+        return [batch[0] for batch in Epoch(whole, recipe, number).loader(num_workers)]
 
     first, again, in_workers, second = batches(1), batches(1), batches(1, num_workers=2), batches(2)
     assert all(map(torch.equal, first, again))
@@ -273,5 +273,13 @@ def test_the_first_epochs_may_see_smaller_images() -> None:
 
 
 def test_epoch_has_every_image_once_but_never_a_batch_of_one() -> None:
-    assert [len(labels) for _, labels in Epoch(images(20, 20), make_recipe(), 1).loader(0)] == [16, 16, 8]
-    assert [len(labels) for _, labels in Epoch(images(16, 17), make_recipe(), 1).loader(0)] == [16, 16]
+    assert [len(labels) for *_, labels in Epoch(images(20, 20), make_recipe(), 1).loader(0)] == [16, 16, 8]
+    assert [len(labels) for *_, labels in Epoch(images(16, 17), make_recipe(), 1).loader(0)] == [16, 16]
+
+
+def test_mixed_batches_and_their_labels_are_the_same_in_workers_and_from_any_batch_on() -> None:
+    epoch = Epoch(images(20, 20), make_recipe(augment={"mixup": 0.2, "cutmix": 1.0}), 1)
+    first, in_workers, entered = list(epoch.loader(0)), list(epoch.loader(2)), list(epoch.loader(0, 1))
+    for one, other in zip(first[1:] + first, entered + in_workers, strict=True):
+        assert all(map(torch.equal, one, other))
+    assert [labels.shape for *_, labels in first] == [(16, 2), (16, 2), (8, 2)]

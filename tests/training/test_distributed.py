@@ -15,9 +15,8 @@ from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, times, wait_until
 from tests.training.double_precision import double_precision
 from training import distributed
-from training.checkpoint import load
+from training.checkpoint import build, load
 from training.config import Recipe, RecipeError, load_recipe
-from training.models import ARCHITECTURES
 from training.train import train
 
 
@@ -39,10 +38,10 @@ def two_processes(target: Any, *arguments: object) -> None:
         assert process.exitcode == 0
 
 
-def gradients() -> dict[str, Any]:
+def gradients(architecture: str) -> dict[str, Any]:
     """Return the gradients and the batch norms' statistics after a batch that the processes share."""
     torch.manual_seed(0)
-    model = ARCHITECTURES["cnn"](4, 0.0).double()
+    model = build({"architecture": architecture, "dropout": 0.0}, 4).double()
     images, labels = torch.randn(7, 3, 32, 32).double(), torch.arange(7) % 4
     mine = slice(distributed.rank(), None, distributed.world_size())
     parallel = distributed.parallel(model)
@@ -52,16 +51,17 @@ def gradients() -> dict[str, Any]:
     return {name: parameter.grad for name, parameter in model.named_parameters()} | dict(model.named_buffers())
 
 
-def save_gradients(rank: int, port: int, folder: Path) -> None:
+def save_gradients(rank: int, port: int, architecture: str, folder: Path) -> None:
     join(rank, port)
-    torch.save(gradients(), folder / f"{rank}.pth")
+    torch.save(gradients(architecture), folder / f"{rank}.pth")
     distributed.stop()
 
 
 @pytest.mark.slow
-def test_gradients_and_batch_norms_are_those_of_one_process(tmp_path: Path) -> None:
-    two_processes(save_gradients, tmp_path)
-    one = gradients()
+@pytest.mark.parametrize("architecture", ["cnn", "timm/test_efficientnet"])
+def test_gradients_and_batch_norms_are_those_of_one_process(architecture: str, tmp_path: Path) -> None:
+    two_processes(save_gradients, architecture, tmp_path)
+    one = gradients(architecture)
     for rank in range(2):
         two = load(tmp_path / f"{rank}.pth")
         for name, value in one.items():

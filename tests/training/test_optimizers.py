@@ -7,6 +7,7 @@ from torch import nn
 from training import config
 from training.models import Network
 from training.optimizers import Muon, make_optimizer, make_schedule, orthogonalise
+from training.pretrained import build
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
@@ -45,6 +46,31 @@ def test_parameters_that_are_fixed_stay() -> None:
     for name in ("adam", "sgd", "muon"):
         optimizer = make_optimizer(model, config.Optimizer.model_validate({"name": name, "lr": 0.1}))
         assert [p.shape for group in optimizer.param_groups for p in group["params"]] == [(4,), (6, 5), (6,)]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_lower_layers_learn_less(name: str) -> None:
+    features = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))
+    model = Network(features, nn.Linear(4, 2))
+    settings = {"name": name, "lr": 0.8, "layer_decay": 0.5, "weight_decay": 0.1}
+    optimizer = make_optimizer(model, config.Optimizer.model_validate(settings))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"features.0": 0.2, "features.2": 0.4, "head": 0.8}
+    for layer, rate in expected.items():
+        for parameter in model.get_submodule(layer).parameters():
+            assert rates[id(parameter)] == pytest.approx(rate)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8)  # which the history shows
+    spared = {p.ndim for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]}
+    assert spared == ({1} if name == "adamw" else set())
+
+
+def test_the_layers_of_timm_s_networks_are_their_stages() -> None:
+    model = build("timm/test_efficientnet", 2, 0.0, 32)
+    optimizer = make_optimizer(model, config.Optimizer(name="adamw", lr=1.0, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = ("features.conv_stem.weight", "features.conv_head.weight", "head.weight")
+    stem, last, head = (rates[id(model.get_parameter(name))] for name in names)
+    assert stem < last / 4 < last == head / 2
 
 
 def rates(name: str, steps: int = 40, **settings: float) -> list[float]:

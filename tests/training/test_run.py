@@ -1,15 +1,17 @@
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from handler.transforms import Preprocessing
 from tests.conftest import QUICK_RECIPE
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import Images, load_images, stratified_split
+from training.data import Epoch, Images, load_images, stratified_split
 from training.inputs import Inputs
 from training.run import Run, class_weights
 
@@ -90,7 +92,7 @@ def test_with_class_weights_another_network_is_learnt_and_without_the_same(datas
 
 
 def inverted(images: Images) -> Images:
-    return images._replace(inputs=Inputs(images.inputs.preprocessing, [255 - images.pixels[:]]))
+    return images._replace(inputs=Inputs(images.inputs.preprocessing, [255 - images.pixels]))
 
 
 def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
@@ -124,6 +126,33 @@ def test_stops_when_the_loss_is_no_number(dataset: Path) -> None:
     run = make_run(dataset, optimizer={"name": "sgd", "lr": 1e9})
     with pytest.raises(RecipeError, match=r"The loss became (nan|inf) in epoch 1/2; try a lower optimizer\.lr"):
         run.train_epoch()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixed_image_is_the_mix_of_two(dataset: Path, smoothing: float) -> None:
+    run = make_run(dataset, augment={"mixup": 0.5, "cutmix": 0.5}, label_smoothing=smoothing)
+    images, indices, shares = Epoch(run.training, run.recipe, 1)[0]
+    logits = run.model.train()(images).detach()
+    labels, partners = run.training.labels[indices], run.training.labels[indices.roll(1)]
+    own = shares[torch.arange(16), labels] * (labels != partners) + (labels == partners)
+
+    def losses(labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+
+    loss, correct = run.train_batch(images, indices, shares)
+    assert loss == pytest.approx((own * losses(labels) + (1 - own) * losses(partners)).sum().item(), rel=1e-4)
+    larger = torch.where(own >= 0.5, labels, partners)
+    assert correct == (logits.argmax(dim=1) == larger).sum()
+
+
+def test_a_teacher_sees_the_mixed_images(checkpoint: Path, dataset: Path) -> None:
+    distillation = {"teacher": str(checkpoint), "weight": 1.0}
+    run = make_run(dataset, augment={"cutmix": 1.0}, distillation=distillation)
+    batch = Epoch(run.training, run.recipe, 1)[0]
+    assert run.teacher
+    with patch.object(run.teacher, "network", wraps=run.teacher.network) as network:
+        run.train_batch(*batch)
+    assert torch.equal(network.call_args.args[0], batch[0])
 
 
 @pytest.mark.parametrize(("best_by", "epoch"), [("loss", 1), ("accuracy", 2)])

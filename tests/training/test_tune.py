@@ -303,7 +303,7 @@ def test_changes_fields_within_sections() -> None:
     assert (recipe.optimizer.lr, recipe.epochs, recipe.batch_size) == (0.5, 9, 16)
 
 
-@pytest.mark.parametrize("space", ["cnn", "policies"])
+@pytest.mark.parametrize("space", ["cnn", "photos", "policies"])
 def test_spaces_that_come_along_fit_the_reference_recipe(space: str) -> None:
     recipe = load_recipe(ROOT / "training" / "recipes" / "cnn.yaml")
     assert load_space(ROOT / "training" / "spaces" / f"{space}.yaml", recipe)
