@@ -8,6 +8,7 @@ it. You may delete it at any time; a process that reads from it then keeps what 
 import hashlib
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -98,6 +99,8 @@ def load(
             rows = _rows(pixels, keys, record)
             missing = {digest: path for digest, path in zip(digests, paths, strict=True) if digest not in rows}
             failed = _add(missing, decode, rows, pixels, keys, record, name)
+            if missing and not failed:
+                _say(f"{_size_in_words()}; you may delete it at any time.")
     except OSError as error:
         raise CacheError(
             f"The cache {FOLDER} cannot be written ({error.strerror}). It takes {len(paths) * record / 1e9:.1f} GB for "
@@ -221,10 +224,14 @@ def digest_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def size_in_words() -> str:
-    """Return the size of the cache, and that it may be deleted."""
+def _size_in_words() -> str:
     used = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
-    return f"The cache {FOLDER} holds {used / 1e9:.1f} GB of decoded images; you may delete it at any time."
+    return f"The cache {FOLDER} holds {used / 1e9:.1f} GB of decoded images"
+
+
+def _say(note: str) -> None:
+    """Print a note above the progress bar; not to the standard output, which may be a JSON document."""
+    tqdm.write(note, file=sys.stderr)
 
 
 @contextmanager
@@ -238,7 +245,7 @@ def _opened(folder: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        tqdm.write(f"Waiting for another process that decodes images into {folder} …")
+        _say(f"Waiting for another process that decodes images into {folder} …")
         lock.acquire()
     try:
         for name in FILES:

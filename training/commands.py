@@ -16,6 +16,7 @@ from training.outcome import INTERRUPTED, STOPPED, Outcome, Stopped, end
 from training.project import CHECKPOINTS, RECIPES, SPACES
 
 AS_JSON = f"{__name__}.as_json"  # set in the context when you ask for JSON
+LAYOUTS = "folder with <class>/*, or with train/<class>/* and test/<class>/*, or CSV file of file,label"
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)  # as click's own decorators take and return it
 
 
@@ -177,7 +178,7 @@ def command(name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Comm
 
 
 def data(contents: str) -> Callable[[FC], FC]:
-    return click.option("--data", type=PATH, metavar="FOLDER", help=f"folder with {contents} (default: CIFAR-10)")
+    return click.option("--data", type=PATH, metavar="FOLDER|CSV", help=f"{contents} (default: CIFAR-10)")
 
 
 def output(words: str, metavar: str = "FILE", **attributes: Any) -> Callable[[FC], FC]:

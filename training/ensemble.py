@@ -77,7 +77,7 @@ def fit_weights(log_probabilities: Tensor, labels: Tensor) -> list[float]:
 
 @commands.command("ensemble", help=__doc__)
 @click.argument("checkpoints", type=commands.CHECKPOINT, nargs=-1, required=True, help="the members, by name or file")
-@commands.data("train/<class>/* and test/<class>/*, which the members were trained on")
+@commands.data("photos that the members were trained on")
 @commands.output("the checkpoint to write", required=True)
 def main(checkpoints: tuple[Path, ...], data: Path | None, output: Path) -> None:
     ensemble = join([load_checkpoint(path) for path in checkpoints], data, output.stem)

@@ -190,7 +190,7 @@ fitted on none of these kinds. 1 is best, and 0.5 is chance:
 
 @commands.command("evaluate", help=__doc__)
 @commands.checkpoint
-@commands.data("test/<class>/*")
+@commands.data("photos that were trained on, or others of the same classes")
 @commands.output("folder for the report (default: runs/<checkpoint>-report)", "FOLDER")
 def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"

@@ -159,7 +159,7 @@ def _print(line: str) -> None:
 @click.argument("folder", type=commands.PATH, required=False, help="the same as --data")
 @commands.recipe(f"{PHOTOS} for your own images, {CIFAR10} for CIFAR-10", None)
 @commands.settings
-@commands.data("train/<class>/* and test/<class>/*")
+@commands.data(commands.LAYOUTS)
 @commands.output("folder for all files of the run (default: runs/<recipe>)", "FOLDER")
 @click.option("--resume", is_flag=True, help="continue the run in the output folder")
 @click.option(

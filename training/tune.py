@@ -246,7 +246,7 @@ def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:
     metavar="NAME|FILE",
     help="a search space of training/spaces by its name, or a file (default: cnn)",
 )
-@commands.data("train/<class>/*")
+@commands.data(commands.LAYOUTS)
 @commands.output("folder for the report (default: runs/tune)", "FOLDER", default="runs/tune")
 @click.option("--trials", type=commands.COUNT, default=20, metavar="N", help="trials of the study in all (default: 20)")
 @click.option("--epochs", type=commands.COUNT, default=3, metavar="N", help="epochs of a trial (default: 3)")

@@ -267,5 +267,5 @@ def test_a_folder_of_classes_is_enough_and_more_photos_resume_as_another_run(tmp
     assert load_images(photos, "test", trained.inputs).inputs.count == 4
     assert join([trained, trained], photos, "both").card["data"] == trained.card["data"]
     draw("red", 10).save(photos / "red" / "10.png")
-    with pytest.raises(RecipeError, match="The training images changed after the run to resume began"):
+    with pytest.raises(RecipeError, match="images changed after the run to resume began"):
         train(recipe, photos, output, resume=True)
