@@ -19,7 +19,7 @@ def fine_tuning(tmp_path: Path) -> dict[str, Any]:
     return {
         "architecture": "timm/test_efficientnet",
         "initial": str(tmp_path),
-        "input": {"size": 32, "fit": "squeeze"},
+        "input": {"size": 32, "fit": "squeeze", "mean": (0.5,) * 3, "std": (0.5,) * 3},
         "optimizer": {"name": "adamw", "lr": 0.001, "layer_decay": 0.5, "weight_decay": 0.01},
         "head_first": {},
         "freeze_norms": True,
