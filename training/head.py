@@ -22,8 +22,8 @@ def fit_head(
 ) -> None:
     """Set the head's weights to those with the least cross-entropy on the images and their mirror images.
 
-    The squares of the weights count `weight_decay` times, for features of unit variance. If there are several processes,
-    each computes the features of its share of the images.
+    The squares of the weights count `weight_decay` times, for features of unit variance. If there are several
+    processes, each computes the features of its share of the images.
     """
     features = both_sides(network, images, device)
     weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay, class_weights)

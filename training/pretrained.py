@@ -5,6 +5,7 @@ timm takes seconds to load, so it is loaded only for an architecture such as `ti
 
 from collections import Counter
 from difflib import get_close_matches
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,7 @@ def _pretrained(architecture: str, size: int, folder: Path | None) -> nn.Module:
 
 def _from_package(architecture: str, size: int) -> nn.Module:
     """Build EfficientNet-Lite0 with the weights of PACKAGE; its tensors have other names but the same order."""
-    spec = find_spec(PACKAGE)
-    assert spec and spec.origin
-    (file,) = (path for path in Path(spec.origin).parent.rglob("*") if path.suffix in SUFFIXES)
+    (file,) = (path for path in Path(str(resources.files(PACKAGE))).rglob("*") if path.suffix in SUFFIXES)
     model = _create(architecture, size)
     given = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), given.values(), strict=True)))
