@@ -27,9 +27,7 @@ def fit_head(
     """
     features = both_sides(network, images, device)
     weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay, class_weights)
-    with torch.no_grad():
-        network.head.weight.copy_(distributed.agreed(weights))
-        network.head.bias.copy_(distributed.agreed(bias))
+    network.head.load_state_dict(distributed.agreed({"weight": weights, "bias": bias}))
 
 
 @torch.no_grad()

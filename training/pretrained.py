@@ -85,7 +85,7 @@ def imagenet_classes() -> list[str]:
     ]
 
 
-def depths(features: nn.Module) -> dict[str, int]:
+def depths(features: Any) -> dict[str, int]:
     """Return the number of the stage, from 0 at the images, that each parameter of a network's features is in."""
     if not hasattr(features, "group_matcher"):
         stages = list(dict.fromkeys(name.split(".")[0] for name, _ in features.named_parameters()))
@@ -101,7 +101,7 @@ def _settings(architecture: str) -> Any:
     return get_pretrained_cfg(architecture.removeprefix(PREFIX))
 
 
-def _create(architecture: str, size: int, **options: Any) -> nn.Module:
+def _create(architecture: str, size: int, **options: Any) -> Any:
     import timm
 
     settings = _settings(architecture)
@@ -110,11 +110,11 @@ def _create(architecture: str, size: int, **options: Any) -> nn.Module:
     return timm.create_model(architecture.removeprefix(PREFIX), **options)
 
 
-def _width(features: nn.Module) -> int:
-    return int(getattr(features, "head_hidden_size", None) or features.num_features)  # type: ignore[arg-type]
+def _width(features: Any) -> int:
+    return getattr(features, "head_hidden_size", None) or features.num_features
 
 
-def _pretrained(architecture: str, size: int, folder: Path | None) -> nn.Module:
+def _pretrained(architecture: str, size: int, folder: Path | None) -> Any:
     """Build timm's complete model, with its weights."""
     if folder:
         return _from_folder(architecture, size, folder)
