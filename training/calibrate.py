@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import outliers
-from training.classifier import Classifier, Energy, FeatureCosine, make_classifier
+from training.classifier import Classifier, Energy, FeatureCosine, FeatureNeighbours, make_classifier
 from training.data import Images
 from training.inputs import Inputs
 from training.metrics import predict
 from training.models import Network
 
 MAX_IMAGES_FOR_MEANS = 5_000  # training images
+MAX_IMAGES_TO_COMPARE = 2_000  # training images, whose features the checkpoint holds then: 5 kB each
 MIN_IMAGES_TO_SHARPEN = 100  # validation images; with fewer, a temperature below 1 is not credible
 ACCEPTED = 0.95  # share of the validation images that the threshold calls in distribution
 Outputs = tuple[Tensor, Tensor]
@@ -33,7 +34,7 @@ def calibrate(network: Network, training: Images, validation: Images) -> tuple[C
     def aurocs(score: nn.Module, outside: dict[str, Outputs]) -> dict[str, float]:
         return separation(score(*inside), {kind: score(*of_kind) for kind, of_kind in outside.items()})
 
-    scores: dict[str, nn.Module] = {"energy": Energy(), "feature_cosine": fit_cosine(network, training)}
+    scores = {"energy": Energy(), **fit_scores(network, training)}
     chosen_on = {name: aurocs(score, drawn) for name, score in scores.items()}
     chosen = max(chosen_on, key=lambda name: sum(chosen_on[name].values()))
     temperature = fit_temperature(inside[1], validation.labels)
@@ -78,13 +79,16 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return temperature().item()
 
 
-def fit_cosine(network: Network, training: Images) -> FeatureCosine:
-    """Take the mean direction of each class's features from some of the training images."""
+def fit_scores(network: Network, training: Images) -> dict[str, nn.Module]:
+    """Fit the scores of features to some of the training images; comparing with all of them is for small sets only."""
     share = MAX_IMAGES_FOR_MEANS // len(training.classes) + 1
     members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
-    features = (predict(network.features, training.inputs.subset(indices)) for indices in members)
+    features = [predict(network.features, training.inputs.subset(indices)) for indices in members]
     means = [F.normalize(of_class, dim=1).mean(dim=0) for of_class in features]
-    return FeatureCosine(torch.stack(means))
+    scores: dict[str, nn.Module] = {"feature_cosine": FeatureCosine(torch.stack(means))}
+    if len(training.labels) <= MAX_IMAGES_TO_COMPARE:
+        scores["feature_neighbours"] = FeatureNeighbours(torch.cat(features))
+    return scores
 
 
 def separation(inside: Tensor, outside: dict[str, Tensor]) -> dict[str, float]:

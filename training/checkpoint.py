@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from handler.transforms import Preprocessing, inputs_of
 from training import pretrained
-from training.classifier import Classifier, Energy, FeatureCosine, make_classifier
+from training.classifier import Classifier, Energy, FeatureCosine, FeatureNeighbours, make_classifier
 from training.data import Images
 from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
@@ -35,9 +35,13 @@ class Checkpoint(NamedTuple):
     def classifier(self) -> Classifier:
         """Rebuild the classifier in evaluation mode, on the CPU."""
         calibration = self.card["calibration"]
-        score: nn.Module = Energy()
-        if calibration["in_distribution"]["score"] == "feature_cosine":
-            score = FeatureCosine(self.weights["score.means"])
+        match calibration["in_distribution"]["score"]:
+            case "feature_cosine":
+                score: nn.Module = FeatureCosine(self.weights["score.means"])
+            case "feature_neighbours":
+                score = FeatureNeighbours(self.weights["score.images"])
+            case _:
+                score = Energy()
         network = build(self.card["recipe"], len(self.card["classes"]))
         classifier = make_classifier(network, calibration["temperature"], score, len(self.inputs))
         classifier.load_state_dict(self.weights)

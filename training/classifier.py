@@ -5,6 +5,8 @@ from torch.nn import functional as F
 
 from training.models import Network
 
+NEIGHBOURS = 5  # training images
+
 
 class Energy(nn.Module):
     """Score an image by the negative free energy of its logits (Liu et al. 2020)."""
@@ -24,6 +26,21 @@ class FeatureCosine(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         return (F.normalize(features, dim=1) @ F.normalize(self.means, dim=1).T).max(dim=1).values
+
+
+class FeatureNeighbours(nn.Module):
+    """Score an image by the mean cosine between its features and those of the nearest training images (M, D)."""
+
+    images: Tensor
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("images", F.normalize(images, dim=1))
+        self.count = min(NEIGHBOURS, len(images))
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        cosines = F.normalize(features, dim=1) @ self.images.T
+        return cosines.topk(self.count, dim=1).values.mean(dim=1)
 
 
 class Classifier(nn.Module):

@@ -130,5 +130,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 class GlobalBatchNormAct2d(GlobalBatchNorm2d):
     """timm's batch norm with an activation in the same module, over the images of all processes."""
 
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, images: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(images)))

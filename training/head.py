@@ -22,14 +22,12 @@ def fit_head(
 ) -> None:
     """Set the head's weights to those with the least cross-entropy on the images and their mirror images.
 
-    The squares of the weights count `weight_decay` times, for features of unit variance. If there are several processes,
-    each computes the features of its share of the images.
+    The squares of the weights count `weight_decay` times, for features of unit variance. If there are several
+    processes, each computes the features of its share of the images.
     """
     features = both_sides(network, images, device)
     weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay, class_weights)
-    with torch.no_grad():
-        network.head.weight.copy_(distributed.agreed(weights))
-        network.head.bias.copy_(distributed.agreed(bias))
+    network.head.load_state_dict(distributed.agreed({"weight": weights, "bias": bias}))
 
 
 @torch.no_grad()

@@ -24,7 +24,9 @@ NO_THRESHOLD = 0.0
 def imagenet(architecture: str, initial: str, name: str) -> Checkpoint:
     """Return the checkpoint. Raises RecipeError or PretrainedError if the architecture or weights are not there."""
     if not pretrained.is_timm(architecture):
-        raise RecipeError(f"{architecture} has no weights for ImageNet; name an architecture {pretrained.PREFIX}<name>.")
+        raise RecipeError(
+            f"{architecture} has no weights for ImageNet; name an architecture {pretrained.PREFIX}<name>."
+        )
     unused = {"optimizer": {"name": "sgd", "lr": 1}, "schedule": {"name": "triangular"}}
     plain = make_recipe({"name": name, "architecture": architecture, "initial": initial, **unused}, "imagenet").plain()
     recipe = {field: plain[field] for field in ("name", "architecture", "initial", "input", "dropout")}
@@ -52,7 +54,9 @@ def imagenet(architecture: str, initial: str, name: str) -> Checkpoint:
 
 @commands.command("imagenet", help=__doc__)
 @click.argument("architecture", default=f"{pretrained.PREFIX}{pretrained.PACKAGED}", help="of timm, by its name")
-@click.option("--initial", default=pretrained.IMAGENET, metavar="FOLDER", help="weights (default: installed, or the hub)")
+@click.option(
+    "--initial", default=pretrained.IMAGENET, metavar="FOLDER", help="weights (default: installed, or the hub)"
+)
 @commands.output("the checkpoint to write", required=True)
 def main(architecture: str, initial: str, output: Path) -> None:
     save_checkpoint(imagenet(architecture, initial, output.stem), output)

@@ -75,9 +75,7 @@ def _groups(model: Network, settings: config.Optimizer) -> list[dict[str, Any]]:
         if parameter.requires_grad:
             below = (top - stages.get(name, top)) * (settings.layer_decay != 1)
             spared = settings.name == "adamw" and parameter.ndim == 1
-            group = groups.setdefault(
-                (below, spared), {"params": [], "lr": settings.lr * settings.layer_decay**below}
-            )
+            group = groups.setdefault((below, spared), {"params": [], "lr": settings.lr * settings.layer_decay**below})
             group["params"].append(parameter)
             if spared:
                 group["weight_decay"] = 0.0

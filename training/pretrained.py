@@ -5,6 +5,7 @@ timm takes seconds to load, so it is loaded only for an architecture such as `ti
 
 from collections import Counter
 from difflib import get_close_matches
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def imagenet_classes() -> list[str]:
     ]
 
 
-def depths(features: nn.Module) -> dict[str, int]:
+def depths(features: Any) -> dict[str, int]:
     """Return the number of the stage, from 0 at the images, that each parameter of a network's features is in."""
     if not hasattr(features, "group_matcher"):
         stages = list(dict.fromkeys(name.split(".")[0] for name, _ in features.named_parameters()))
@@ -100,7 +101,7 @@ def _settings(architecture: str) -> Any:
     return get_pretrained_cfg(architecture.removeprefix(PREFIX))
 
 
-def _create(architecture: str, size: int, **options: Any) -> nn.Module:
+def _create(architecture: str, size: int, **options: Any) -> Any:
     import timm
 
     settings = _settings(architecture)
@@ -109,11 +110,11 @@ def _create(architecture: str, size: int, **options: Any) -> nn.Module:
     return timm.create_model(architecture.removeprefix(PREFIX), **options)
 
 
-def _width(features: nn.Module) -> int:
-    return int(getattr(features, "head_hidden_size", None) or features.num_features)  # type: ignore[arg-type]
+def _width(features: Any) -> int:
+    return getattr(features, "head_hidden_size", None) or features.num_features
 
 
-def _pretrained(architecture: str, size: int, folder: Path | None) -> nn.Module:
+def _pretrained(architecture: str, size: int, folder: Path | None) -> Any:
     """Build timm's complete model, with its weights."""
     if folder:
         return _from_folder(architecture, size, folder)
@@ -131,9 +132,7 @@ def _pretrained(architecture: str, size: int, folder: Path | None) -> nn.Module:
 
 def _from_package(architecture: str, size: int) -> nn.Module:
     """Build EfficientNet-Lite0 with the weights of PACKAGE; its tensors have other names but the same order."""
-    spec = find_spec(PACKAGE)
-    assert spec and spec.origin
-    (file,) = (path for path in Path(spec.origin).parent.rglob("*") if path.suffix in SUFFIXES)
+    (file,) = (path for path in Path(str(resources.files(PACKAGE))).rglob("*") if path.suffix in SUFFIXES)
     model = _create(architecture, size)
     given = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), given.values(), strict=True)))

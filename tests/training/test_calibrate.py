@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.calibrate import auroc, fit_cosine, fit_temperature, separation
-from training.checkpoint import load_checkpoint
+from training.calibrate import auroc, fit_scores, fit_temperature, outputs, separation
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.classifier import make_classifier
 from training.data import load_images, stratified_split
+from training.export import export
 from training.metrics import predict
 from training.outliers import drawn
 
@@ -57,6 +59,28 @@ def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path
 def test_few_images_still_give_a_direction_to_each_class(checkpoint: Path, dataset: Path, fraction: float) -> None:
     loaded = load_checkpoint(checkpoint)
     few, _ = stratified_split(load_images(dataset, "test", loaded.inputs), fraction, 0)
-    means = fit_cosine(loaded.classifier().network, few).means
+    means = fit_scores(loaded.classifier().network, few)["feature_cosine"].means
     assert means.shape == (10, 512)
-    assert (means.norm(dim=1) > 0.1).all()
+    assert (means.norm(dim=1) > 0.1).all()  # type: ignore[operator]
+
+
+def test_neighbours_are_near_for_training_images_alone(
+    checkpoint: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_checkpoint(checkpoint)
+    network, images = loaded.classifier().network, load_images(dataset, "test", loaded.inputs)
+    score = fit_scores(network, images)["feature_neighbours"]
+    near = score(*outputs(network, images.inputs))
+    assert near.shape == (len(images.labels),)
+    assert near.max() <= 1 + 1e-5
+    assert auroc(near, score(*outputs(network, drawn(loaded.inputs)["uniform noise"]))) > 0.95
+
+    classifier = make_classifier(network, 1.0, score, 1)
+    in_distribution = loaded.card["calibration"]["in_distribution"] | {"score": "feature_neighbours"}
+    calibration = loaded.card["calibration"] | {"in_distribution": in_distribution, "temperature": 1.0}
+    again = Checkpoint(classifier.state_dict(), loaded.card | {"calibration": calibration})
+    assert predict(again.classifier(), images.inputs)[1].equal(near)
+    export(again, tmp_path / "network.pt")  # which proves that TorchScript is equal
+
+    monkeypatch.setattr("training.calibrate.MAX_IMAGES_TO_COMPARE", len(images.labels) - 1)
+    assert fit_scores(network, images).keys() == {"feature_cosine"}

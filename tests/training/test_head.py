@@ -47,4 +47,6 @@ def test_processes_share_the_images(tmp_path: Path) -> None:
     two_processes(save_features, tmp_path)
     images, network = images_and_network()
     for rank in range(2):
-        assert torch.allclose(load(tmp_path / f"{rank}.pth"), both_sides(network, images, torch.device("cpu")), atol=1e-5)
+        assert torch.allclose(
+            load(tmp_path / f"{rank}.pth"), both_sides(network, images, torch.device("cpu")), atol=1e-5
+        )
