@@ -42,7 +42,7 @@ def apply_policy(pixels: Tensor, augment: Augment, generator: Generator) -> Tens
         "randaugment": partial(v2.RandAugment, augment.operations, augment.magnitude),
         "trivialaugment": v2.TrivialAugmentWide,
     }[augment.policy]()
-    with _torch_seeded(generator):
+    with _torch_seeded(generator), _one_thread():
         return torch.stack([transform(image) for image in pixels])
 
 
@@ -137,6 +137,17 @@ def _torch_seeded(generator: Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: small operations gain nothing by two, and wait long for them on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _uniform(count: int, reach: float, generator: Generator) -> Tensor:

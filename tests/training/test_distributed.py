@@ -89,7 +89,8 @@ def few(workspace: Path) -> Path:
 @pytest.fixture(scope="module")
 def short(workspace: Path) -> Path:
     """A recipe of three epochs of three batches, whose images do not share out evenly."""
-    path, changes = workspace / "short.yaml", {"batch_size": 27, "epochs": 3, "optimizer": {"name": "sgd", "lr": 0.01}}
+    path, augment = workspace / "short.yaml", {"crop_padding": 2, "flip": "random", "mixup": 0.2, "cutmix": 1.0}
+    changes = {"batch_size": 27, "epochs": 3, "optimizer": {"name": "sgd", "lr": 0.01}, "augment": augment}
     path.write_text(yaml.safe_dump(Recipe.model_validate(QUICK_RECIPE | changes).plain()))
     return path
 

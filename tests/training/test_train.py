@@ -155,7 +155,7 @@ def test_killed_again_and_again_equals_uninterrupted(few: Path, tmp_path: Path) 
         "dropout": 0.5,
         "optimizer": {"name": "muon", "lr": 0.05, "momentum": 0.6},
         "ema_decay": 0.9,
-        "augment": {"flip": "alternating", "policy": "trivialaugment", "noise": 0.1},
+        "augment": {"flip": "alternating", "policy": "trivialaugment", "noise": 0.1, "mixup": 0.2, "cutmix": 1.0},
     }
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
     path = tmp_path / "recipe.yaml"
