@@ -18,7 +18,12 @@ from tests.ui.uploads import upload
 from training.checkpoint import save_checkpoint
 
 COUNT = 1000
-ODD = ["n01440764 tench, Tinca tinca", 'n02099601 "golden" retriever', "n03710637 maillot; Badeanzug für Größen", "猫\\犬"]
+ODD = [
+    "n01440764 tench, Tinca tinca",
+    'n02099601 "golden" retriever',
+    "n03710637 maillot; Badeanzug für Größen",
+    "猫\\犬",
+]
 CLASSES = [*ODD, *(f"n{number:08} kind {number}, with a comma" for number in range(COUNT - len(ODD)))]
 PICTURE = encode(draw("red", 3))
 

@@ -1,6 +1,5 @@
 """Networks of different sizes joined in one: each sees its own form of an image."""
 
-import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from handler import onnx_engine
 from handler.transforms import Preprocessing
@@ -17,9 +15,9 @@ from tests.conftest import QUICK_RECIPE, run_module
 from tests.drawing import draw, encode
 from tests.handler.test_image_classifier import handle
 from training import outliers
-from training.checkpoint import Checkpoint, load_checkpoint
+from training.checkpoint import load_checkpoint
 from training.config import Distillation, Recipe
-from training.data import Images, load_images, read_files
+from training.data import load_images, read_files
 from training.distillation import Teacher, inputs_to_load
 from training.inputs import normalise, renormalise, to_pixels
 from training.metrics import predict
@@ -113,7 +111,9 @@ def test_a_student_learns_from_a_teacher_of_another_size(both: Path, dataset: Pa
     run = Run(recipe, images._replace(labels=images.labels.roll(7)), images)
     for _ in range(2):
         run.train_epoch()
-    taught = predict(load_checkpoint(both).classifier(), load_images(dataset, "train", load_checkpoint(both).inputs).inputs)
+    taught = predict(
+        load_checkpoint(both).classifier(), load_images(dataset, "train", load_checkpoint(both).inputs).inputs
+    )
     said = predict(run.average.module, images.of([recipe.preprocessing]).inputs)
     assert (said.argmax(dim=1) == taught[0].argmax(dim=1)).double().mean() > 0.6
 
