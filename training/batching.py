@@ -33,7 +33,7 @@ class Batching(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one image costs: `activations` are the bytes of the largest layer's input and output."""
+    """The cost of one image: `activations` are the bytes of the largest layer's input and output."""
 
     activations: int
     operations: int

@@ -31,7 +31,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Input(_Section):
-    """What the network sees of an image; see handler.transforms.Preprocessing."""
+    """The network's view of an image; see handler.transforms.Preprocessing."""
 
     size: int = Field(32, ge=16, le=1024)  # pixels, of each side
     fit: Literal["squeeze", "crop", "pad"] = "squeeze"

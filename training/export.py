@@ -145,7 +145,7 @@ def milliseconds(model: Exported, inputs: list[Preprocessing], batch_size: int =
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    images, times = _random_images(inputs, batch_size), []
+    images, times = _random_images(inputs, batch_size), list[float]()
     while len(times) < LEAST_ROUNDS or (len(times) < ROUNDS and sum(times) < MEASURING_SECONDS):
         started = time.thread_time()
         call(model, images)

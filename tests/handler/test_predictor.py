@@ -1,5 +1,6 @@
 """Both engines predict as the checkpoint does, at every size and fit."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from handler.image_classifier import ImageClassifier
 from handler.onnx_engine import open_network
 from handler.predictor import Network, Predictor
-from handler.transforms import Preprocessing
+from handler.transforms import Preprocessing, decode_image, read_pixels
 from tests.drawing import TEN, draw, encode
 from tests.networks import IMAGENET, enlarged, untrained
 from training.batching import batching_of
@@ -33,7 +34,8 @@ def lay_out(checkpoint: Checkpoint, folder: Path) -> None:
 def with_torchscript(path: Path) -> Network:
     """Return the network as TorchServe's handler runs it."""
     service = ImageClassifier()
-    service.model, service.device = optimised(path), torch.device("cpu")
+    service.device = torch.device("cpu")
+    service.model = optimised(path)  # type: ignore[assignment]
     return service._network
 
 
@@ -85,6 +87,15 @@ def test_the_network_runs_on_batches_of_the_size_in_the_card(checkpoint: Path, t
     image = predictor.read(encode(Image.new("RGB", (300, 200))))
     assert len(predictor.predict([image] * 9)) == 9
     assert seen[4:] == [4, 4, 1]
+
+
+@pytest.mark.parametrize(("size", "decoded"), [(32, (500, 375)), (96, (500, 375)), (224, (1000, 750))])
+def test_a_large_photo_is_decoded_at_twice_the_size_of_the_input_or_more(size: int, decoded: tuple[int, int]) -> None:
+    photo = encode(draw("red", 1).resize((4000, 3000)), "JPEG")
+    assert decode_image(photo, size).size == decoded
+    whole = Preprocessing(size).pixels(Image.open(io.BytesIO(photo)).convert("RGB")).astype(int)
+    (reduced,) = read_pixels(photo, [Preprocessing(size)])
+    assert abs(whole - reduced).max() < 12
 
 
 @pytest.mark.alone
