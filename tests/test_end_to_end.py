@@ -23,7 +23,8 @@ def offline(checkpoint: Path, image: bytes) -> dict[str, float]:
     """Predict with the checkpoint itself, in this process."""
     loaded = load_checkpoint(checkpoint)
     with torch.inference_mode():
-        logits, _ = loaded.classifier()(transforms.test_transform(transforms.decode_image(image))[None])
+        seen = transforms.test_transform(transforms.decode_image(image), *loaded.inputs)
+        logits, _ = loaded.classifier()(torch.from_numpy(seen)[None])
     probabilities = logits.softmax(dim=1)[0]
     return dict(zip(loaded.card["classes"], probabilities.tolist(), strict=True))
 

@@ -81,12 +81,12 @@ def matches(answer: dict[str, Any], fields: Any) -> bool:
 
 
 def test_the_handler_makes_the_fields(archive: Path, tmp_path: Path) -> None:
-    from handler import onnx_engine, predictor
+    from handler import onnx_engine
 
     shutil.unpack_archive(archive, tmp_path, "zip")
     model = onnx_engine.load(tmp_path, threads=1)
-    red = predictor.read(encode(draw("red", 1)))
-    accepted, refused = model.predict([red, predictor.read(b"no image")])
+    red = model.read(encode(draw("red", 1)))
+    accepted, refused = model.predict([red, model.read(b"no image")])
     assert matches(accepted, Prediction)
     assert matches(refused, Refusal)
     assert matches(model.explain(red, "blue"), Explanation)

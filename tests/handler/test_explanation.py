@@ -3,30 +3,39 @@
 import base64
 import io
 
-import torch
+import numpy as np
+import pytest
 from PIL import Image
-from torch import Tensor
 
 from handler.explanation import as_data_url, heat_map
+from handler.transforms import Normalised
 
 
-def bright_corner(images: Tensor) -> Tensor:
+def bright_corner(images: list[Normalised]) -> Normalised:
     """Say class 1 as far as the upper left eighth of an image is bright, and class 0 otherwise."""
-    bright = images[:, :, :4, :4].mean(dim=(1, 2, 3)).clamp(0, 1)
-    return torch.stack([1 - bright, bright], dim=1)
+    eighth = images[0].shape[-1] // 8
+    bright = images[0][:, :, :eighth, :eighth].mean(axis=(1, 2, 3)).clip(0, 1)
+    return np.stack([1 - bright, bright], axis=1)
 
 
-def test_what_speaks_for_a_class_is_hot_and_against_it_cold() -> None:
-    image = torch.ones(3, 32, 32)
-    hot, cold = (heat_map(bright_corner, image, target) for target in (1, 0))
+@pytest.mark.parametrize("size", [32, 224])
+def test_what_speaks_for_a_class_is_hot_and_against_it_cold(size: int) -> None:
+    image = np.ones((3, size, size), dtype=np.float32)
+    hot, cold = (heat_map(bright_corner, [image], target) for target in (1, 0))
     assert hot.shape == (32, 32)
     assert hot[:4, :4].min() == hot.max() == 1
-    assert hot[12:, 12:].abs().max() == 0
-    assert torch.equal(cold, -hot)
+    assert np.abs(hot[12:, 12:]).max() == 0
+    assert (cold == -hot).all()
+
+
+def test_a_part_is_hidden_in_every_input() -> None:
+    images = [np.ones((3, size, size), dtype=np.float32) for size in (32, 50)]
+    heat = heat_map(lambda batch: bright_corner(batch) * bright_corner(batch[1:]), images, 1)
+    assert heat[:4, :4].min() == heat.max() == 1
 
 
 def test_a_data_url_holds_the_pixels() -> None:
-    pixels = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
+    pixels = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
     kind, content = as_data_url(pixels).split(",")
     image = Image.open(io.BytesIO(base64.b64decode(content)))
     assert kind == "data:image/png;base64"

@@ -16,13 +16,14 @@ from tests.stack import Stack
 ALONE = """
 import json, sys
 from pathlib import Path
-from handler import onnx_engine, predictor
+from handler import onnx_engine
 
 folder = Path(sys.argv[1])
-assert predictor.__file__.startswith(str(folder)), predictor.__file__
+assert onnx_engine.__file__.startswith(str(folder)), onnx_engine.__file__
 loaded = onnx_engine.load(folder, threads=1)
-replies = loaded.predict([predictor.read(Path(name).read_bytes()) for name in sys.argv[2:]])
-print(json.dumps([{"modules": [name for name in ("ts", "gateway", "training") if name in sys.modules]}, *replies]))
+replies = loaded.predict([loaded.read(Path(name).read_bytes()) for name in sys.argv[2:]])
+others = [name for name in ("torch", "ts", "gateway", "training") if name in sys.modules]
+print(json.dumps([{"modules": others}, *replies]))
 """
 
 

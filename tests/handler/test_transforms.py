@@ -1,37 +1,74 @@
+import json
 import random
 import struct
 import time
 import zlib
 from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from handler import transforms
-from handler.transforms import INPUT_SIZE, ImageError, decode_image, normalise, to_pixels
+from handler.transforms import ImageError, Preprocessing, decode_image
 from tests.drawing import draw, encode
 
 PICTURE = draw("blue", 7)
+SEEN = Preprocessing(32)
+Fit = Literal["squeeze", "crop", "pad"]
 
 
 def test_transform_scales_to_plus_and_minus_one() -> None:
-    white, black = (transforms.test_transform(Image.new("RGB", (50, 20), colour)) for colour in ("white", "black"))
-    assert white.shape == (3, INPUT_SIZE, INPUT_SIZE)
-    assert white.dtype == torch.float32
-    assert white.unique().tolist() == [1.0]
-    assert black.unique().tolist() == [-1.0]
+    white, black = (
+        transforms.test_transform(Image.new("RGB", (50, 20), colour), SEEN) for colour in ("white", "black")
+    )
+    assert white.shape == (3, 32, 32)
+    assert white.dtype == np.float32
+    assert np.unique(white).tolist() == [1.0]
+    assert np.unique(black).tolist() == [-1.0]
+
+
+@pytest.mark.parametrize(
+    ("fit", "middle", "edge"), [("squeeze", 255, 255), ("crop", 255, 255), ("pad", 255, round(255 * 0.4))]
+)
+def test_an_image_that_is_not_square_is_made_to_fit(fit: Fit, middle: int, edge: int) -> None:
+    seen = Preprocessing(20, fit, mean=(0.4, 0.4, 0.4))
+    pixels = seen.pixels(Image.new("RGB", (80, 40), "white"))
+    assert pixels.shape == (3, 20, 20)
+    assert (pixels[:, 10] == middle).all()
+    assert (pixels[:, 0] == edge).all()
+
+
+def test_what_each_fit_shows_of_a_wide_image() -> None:
+    wide = Image.new("RGB", (80, 40), "blue")
+    wide.paste("red", (20, 0, 60, 40))  # the middle square
+    squeezed, cropped, padded = (Preprocessing(40, fit).pixels(wide)[0] for fit in ("squeeze", "crop", "pad"))
+    assert (cropped == 255).all()
+    assert (squeezed == 255).mean() == pytest.approx(0.5, abs=0.05)
+    assert (padded[20] == 255).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_normalises_by_the_models_own_mean_and_deviation() -> None:
+    seen = Preprocessing(8, "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    white = transforms.test_transform(Image.new("RGB", (8, 8), "white"), seen)
+    assert white[:, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+
+
+def test_a_card_says_what_its_network_sees() -> None:
+    seen = [Preprocessing(32), Preprocessing(224, "crop", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    card = json.loads(json.dumps({"preprocessing": [each._asdict() for each in seen]}))
+    assert transforms.inputs_of(card) == seen
 
 
 def test_pixels_of_the_right_size_are_left_as_they_are() -> None:
-    values = np.random.default_rng(0).integers(0, 256, (INPUT_SIZE, INPUT_SIZE, 3), dtype=np.uint8)
-    assert torch.equal(to_pixels(Image.fromarray(values)), torch.from_numpy(values).permute(2, 0, 1))
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert (SEEN.pixels(Image.fromarray(values)) == values.transpose(2, 0, 1)).all()
 
 
 def test_a_batch_is_normalised_as_its_images_are() -> None:
-    batch = torch.stack([to_pixels(draw("red", 1)), to_pixels(draw("lime", 2))])
-    assert torch.equal(normalise(batch)[1], transforms.test_transform(draw("lime", 2)))
+    batch = np.stack([SEEN.pixels(draw("red", 1)), SEEN.pixels(draw("lime", 2))])
+    assert (SEEN.normalise(batch)[1] == transforms.test_transform(draw("lime", 2), SEEN)).all()
 
 
 def channels(data: bytes) -> list[int]:
@@ -47,16 +84,23 @@ def test_decodes_each_format(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "decoded"), [((4000, 3000), (500, 375)), ((640, 300), (320, 150)), ((200, 128), None)]
+    ("size", "wanted", "decoded"),
+    [
+        ((4000, 3000), 32, (500, 375)),
+        ((4000, 3000), 224, (1000, 750)),
+        ((640, 300), 32, (320, 150)),
+        ((640, 480), 224, None),
+        ((200, 128), 32, None),
+    ],
 )
 def test_large_photographs_are_decoded_smaller_and_look_the_same(
-    size: tuple[int, int], decoded: tuple[int, int] | None
+    size: tuple[int, int], wanted: int, decoded: tuple[int, int] | None
 ) -> None:
     photograph = Image.radial_gradient("L").resize(size).convert("RGB")
-    image = decode_image(encode(photograph, "JPEG"))
+    image = decode_image(encode(photograph, "JPEG"), wanted)
     assert image.size == (decoded or size)
-    difference = to_pixels(image).int() - to_pixels(photograph).int()
-    assert difference.abs().max() <= 4
+    shown, expected = (Preprocessing(wanted).pixels(each).astype(int) for each in (image, photograph))
+    assert np.abs(shown - expected).max() <= 4
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "1", "CMYK", "LA", "RGBA"])

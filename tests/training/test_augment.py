@@ -6,23 +6,25 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from handler.transforms import normalise, to_pixels
+from handler.transforms import Preprocessing
 from tests.drawing import draw
 from training.augment import erase, jitter_colour, shift_mirror_rotate, train_transform
 from training.config import Augment
 from training.data import seeded
+from training.inputs import normalise, to_pixels
 
-BATCH = torch.stack([to_pixels(draw("red", seed)) for seed in range(64)])
+SEEN = Preprocessing(32)
+BATCH = torch.stack([to_pixels(draw("red", seed), SEEN) for seed in range(64)])
 NONE = torch.zeros(64, dtype=torch.bool)
 
 
 def test_nothing_asked_is_the_test_transform() -> None:
-    assert torch.allclose(train_transform(BATCH, NONE, Augment(), seeded(0)), normalise(BATCH), atol=1e-5)
+    assert torch.allclose(train_transform(BATCH, NONE, Augment(), SEEN, seeded(0)), normalise(BATCH, SEEN), atol=1e-5)
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
     augment = Augment(crop_padding=4, rotation=10, brightness=0.2, hue=0.1, noise=0.05, erasing=0.5)
-    once, twice, other = (train_transform(BATCH, NONE, augment, seeded(seed)) for seed in (1, 1, 2))
+    once, twice, other = (train_transform(BATCH, NONE, augment, SEEN, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, twice)
     assert not torch.equal(once, other)
     assert once.dtype == torch.float32
@@ -31,7 +33,7 @@ def test_a_seed_repeats_and_another_differs() -> None:
 
 def test_images_of_a_batch_are_changed_each_in_its_own_way() -> None:
     same = BATCH[:1].expand(64, -1, -1, -1)
-    changed = train_transform(same, NONE, Augment(crop_padding=4), seeded(0))
+    changed = train_transform(same, NONE, Augment(crop_padding=4), SEEN, seeded(0))
     assert len({image.numpy().tobytes() for image in changed}) > 30
 
 
@@ -55,7 +57,7 @@ def test_mirrors_the_images_it_is_told_to() -> None:
 def test_policies_change_each_image_and_repeat(policy: Literal["autoaugment", "randaugment", "trivialaugment"]) -> None:
     same, augment = BATCH[:1].expand(64, -1, -1, -1), Augment(policy=policy)
     state = torch.get_rng_state()
-    once, twice, other = (train_transform(same, NONE, augment, seeded(seed)) for seed in (1, 1, 2))
+    once, twice, other = (train_transform(same, NONE, augment, SEEN, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, twice)
     assert not torch.equal(once, other)
     assert len({image.numpy().tobytes() for image in once}) > 20

@@ -34,9 +34,9 @@ def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> 
     loaded = load_checkpoint(checkpoint)
     recipe = loaded.card["recipe"]
     training, validation = stratified_split(
-        load_images(dataset, "train"), recipe["validation_fraction"], recipe["split_seed"]
+        load_images(dataset, "train", loaded.inputs), recipe["validation_fraction"], recipe["split_seed"]
     )
-    _, scores = predict(loaded.classifier(), validation.pixels)
+    _, scores = predict(loaded.classifier(), validation.inputs)
     calibration = loaded.card["calibration"]["in_distribution"]
     accepted = (scores >= calibration["threshold"]).double().mean()
     assert accepted == pytest.approx(calibration["accepted"], abs=1 / len(validation.labels))
@@ -44,17 +44,19 @@ def test_the_threshold_accepts_what_it_says(checkpoint: Path, dataset: Path) -> 
 
 
 def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path) -> None:
-    loaded, test = load_checkpoint(checkpoint), load_images(dataset, "test")
-    known, noise = (predict(loaded.classifier(), pixels)[1] for pixels in (test.pixels, drawn()["uniform noise"]))
+    loaded = load_checkpoint(checkpoint)
+    test, outliers = load_images(dataset, "test", loaded.inputs), drawn(loaded.inputs)
+    known, noise = (predict(loaded.classifier(), images)[1] for images in (test.inputs, outliers["uniform noise"]))
     aurocs = separation(known, {"noise": noise, "itself": known})
     assert aurocs["noise"] > 0.9
     assert aurocs["itself"] == 0.5
-    assert loaded.card["calibration"]["in_distribution"]["auroc"].keys().isdisjoint(drawn())
+    assert loaded.card["calibration"]["in_distribution"]["auroc"].keys().isdisjoint(outliers)
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.99])  # down to one image of each class
 def test_few_images_still_give_a_direction_to_each_class(checkpoint: Path, dataset: Path, fraction: float) -> None:
-    few, _ = stratified_split(load_images(dataset, "test"), fraction, 0)
-    means = fit_cosine(load_checkpoint(checkpoint).classifier().network, few).means
+    loaded = load_checkpoint(checkpoint)
+    few, _ = stratified_split(load_images(dataset, "test", loaded.inputs), fraction, 0)
+    means = fit_cosine(loaded.classifier().network, few).means
     assert means.shape == (10, 512)
     assert (means.norm(dim=1) > 0.1).all()

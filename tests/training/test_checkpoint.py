@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from handler.transforms import Preprocessing
 from tests.stack import ROOT
 from training.checkpoint import Checkpoint, CheckpointError, load, load_checkpoint, save, save_checkpoint
 
@@ -14,7 +15,7 @@ def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
     assert set(card) == {
         "name",
         "classes",
-        "normalisation",
+        "preprocessing",
         "recipe",
         "calibration",
         "metrics",
@@ -22,7 +23,7 @@ def test_holds_all_that_is_needed_to_trust_it(checkpoint: Path) -> None:
         "commit",
         "torch",
     }
-    assert card["normalisation"] == {"input_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert card["preprocessing"] == [{"size": 32, "fit": "squeeze", "mean": (0.5,) * 3, "std": (0.5,) * 3}]
     assert card["metrics"]["test"]["images"] == 80
 
 
@@ -54,11 +55,11 @@ def test_reads_files_that_have_the_former_name_of_the_score(checkpoint: Path, tm
     assert torch.equal(older.classifier()(images)[0], loaded.classifier()(images)[0])
 
 
-def test_refuses_other_preprocessing(checkpoint: Path, tmp_path: Path) -> None:
-    loaded = load(checkpoint)
-    save(loaded | {"normalisation": loaded["normalisation"] | {"mean": [0.4] * 3}}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="was trained with"):
-        load_checkpoint(tmp_path / "other.pth")
+def test_reads_files_that_name_only_the_normalisation(checkpoint: Path, tmp_path: Path) -> None:
+    older = load(checkpoint)
+    del older["preprocessing"]
+    save(older | {"normalisation": {"input_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}}, tmp_path / "older.pth")
+    assert load_checkpoint(tmp_path / "older.pth").inputs == [Preprocessing(32, "squeeze", (0.4,) * 3, (0.2,) * 3)]
 
 
 def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_recipes_that_come_along_can_be_followed(path: Path) -> None:
     [
         ({"smaller_images": [{"epochs": 1, "size": 16}]}, "images of one size"),
         ({"architecture": "resnet18", "smaller_images": [{"epochs": 2, "size": 16}]}, "no epoch for images of full"),
-        ({"smaller_images": [{"epochs": 1, "size": 32}]}, "less than 32"),
+        ({"smaller_images": [{"epochs": 1, "size": 32}]}, "smaller_images are not smaller than input.size, 32"),
     ],
 )
 def test_refuses_what_does_not_fit_together(changes: dict, words: str) -> None:

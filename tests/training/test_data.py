@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import CIFAR10
 
-from handler.transforms import INPUT_SIZE, decode_image, to_pixels
+from handler.transforms import Preprocessing, decode_image
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE
 from tests.drawing import TEN
@@ -26,12 +26,15 @@ from training.data import (
     stratified_split,
     write_images,
 )
+from training.inputs import Inputs, to_pixels
+
+SEEN = [Preprocessing(32)]
 
 
 def images(*counts: int) -> Images:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     pixels = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
-    return Images(pixels, labels, [f"class {label}" for label in range(len(counts))])
+    return Images(Inputs([Preprocessing(8)], [pixels]), labels, [f"class {label}" for label in range(len(counts))])
 
 
 def make_recipe(**changes: object) -> Recipe:
@@ -39,11 +42,11 @@ def make_recipe(**changes: object) -> Recipe:
 
 
 def test_loads_a_folder_as_the_handler_will_see_it(dataset: Path) -> None:
-    loaded = load_images(dataset, "test")
+    loaded = load_images(dataset, "test", SEEN)
     assert loaded.classes == sorted(TEN)
-    assert loaded.pixels.shape == (80, 3, INPUT_SIZE, INPUT_SIZE)
+    assert loaded.pixels.shape == (80, 3, 32, 32)
     first = dataset / "test" / loaded.classes[0] / "0000.png"
-    assert torch.equal(loaded.pixels[0], to_pixels(decode_image(first.read_bytes())))
+    assert torch.equal(loaded.pixels[0], to_pixels(decode_image(first.read_bytes()), SEEN[0]))
 
 
 def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,23 +57,23 @@ def test_loads_cifar10_through_torchvision(tmp_path: Path, monkeypatch: pytest.M
             self.targets, self.classes = [0, 1, 0, 1], ["cat", "dog"]
 
     monkeypatch.setattr(datasets, "CIFAR10", Downloaded)  # the real one would fetch 170 MB
-    loaded = load_images(None, "train")
+    loaded = load_images(None, "train", SEEN)
     assert loaded.pixels.unique().tolist() == [7]
     assert stratified_split(loaded, 0.5, 0)[0].fingerprint() == stratified_split(loaded, 0.5, 0)[0].fingerprint()
-    assert load_images(None, "test").pixels.shape == (4, 3, 32, 32)
+    assert load_images(None, "test", SEEN).pixels.shape == (4, 3, 32, 32)
 
 
 def test_says_which_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no folder .*my-imgs; name the one"):
-        load_images(tmp_path / "my-imgs", "train")
+        load_images(tmp_path / "my-imgs", "train", SEEN)
     with pytest.raises(DataError, match="has no folder 'train'"):
-        load_images(tmp_path, "train")
+        load_images(tmp_path, "train", SEEN)
     (tmp_path / "train" / "empty").mkdir(parents=True)
     with pytest.raises(DataError, match=r"needs at least two classes; .*train has only 'empty'"):
-        load_images(tmp_path, "train")
+        load_images(tmp_path, "train", SEEN)
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(DataError, match=r"cat has no JPEG, PNG, GIF or WebP files"):
-        load_images(tmp_path, "train")
+        load_images(tmp_path, "train", SEEN)
 
 
 def test_says_that_cifar10_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +82,13 @@ def test_says_that_cifar10_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(datasets, "CIFAR10", unreachable)
     with pytest.raises(DataError, match=r"no network.*name your own images with --data"):
-        load_images(None, "train")
+        load_images(None, "train", SEEN)
 
 
 def test_written_images_can_be_loaded_again(tmp_path: Path, dataset: Path) -> None:
-    loaded = load_images(dataset, "test")
+    loaded = load_images(dataset, "test", SEEN)
     write_images(loaded, tmp_path / "test")
-    again = load_images(tmp_path, "test")
+    again = load_images(tmp_path, "test", SEEN)
     assert torch.equal(again.pixels, loaded.pixels)
     assert again.classes == loaded.classes
 
@@ -97,7 +100,7 @@ def test_names_the_image_that_cannot_be_read(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "a.png")
     (folder / "b.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"b\.png.*Remove or replace"):
-        load_images(tmp_path, "train")
+        load_images(tmp_path, "train", SEEN)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -118,7 +121,7 @@ def test_all_bad_images_of_both_splits_are_named_before_anything_is_trained(phot
     (photos / "train" / "dog" / "gone.jpg").symlink_to("nowhere.jpg")
     (photos / "test" / "dog" / "pointer.jpg").write_bytes(POINTER)
     with pytest.raises(DataError) as raised:
-        load_training_images(photos)
+        load_training_images(photos, SEEN)
     first, *lines = str(raised.value).splitlines()
     assert first == "4 files and folders cannot be trained on:"
     for line, name, said in zip(
@@ -135,7 +138,7 @@ def test_no_more_bad_images_are_named_than_one_can_read(photos: Path) -> None:
     for number in range(50):
         (photos / "train" / "cat" / f"{number}.jpg").touch()
     with pytest.raises(DataError) as raised:
-        load_images(photos, "train")
+        load_images(photos, "train", SEEN)
     assert str(raised.value).count("is empty") == 20
     assert str(raised.value).endswith("\nand 30 more")
 
@@ -148,7 +151,7 @@ def test_what_is_not_trained_on_is_counted_in_a_line_each(photos: Path, capsys: 
     for name in ("cat/d.bmp", "dog/e.bmp", "dog/notes.txt", "f.jpg", "cat/._a.jpg", ".ipynb_checkpoints/a.jpg"):
         (train / name).parent.mkdir(exist_ok=True)
         (train / name).touch()
-    loaded = load_training_images(photos)
+    loaded = load_training_images(photos, SEEN)
     assert (loaded.classes, loaded.labels.tolist()) == (["cat", "dog"], [0, 0, 0, 1])
     assert capsys.readouterr().out.splitlines() == [
         f"{train}: left out 1 image outside the folders of classes.",
@@ -161,7 +164,7 @@ def test_a_class_may_be_a_link_and_have_folders_of_its_own(photos: Path) -> None
     (photos / "train" / "cow").symlink_to("../pool")
     (photos / "pool" / "2024").mkdir(parents=True)
     Image.new("RGB", (8, 8), "red").save(photos / "pool" / "2024" / "a.png")
-    loaded = load_images(photos, "train")
+    loaded = load_images(photos, "train", SEEN)
     assert (loaded.classes, loaded.labels.tolist()) == (["cat", "cow", "dog"], [0, 1, 2])
 
 
@@ -169,7 +172,7 @@ def test_many_threads_keep_the_order(photos: Path) -> None:
     for number in range(100):  # large ones take longer
         shade = Image.new("RGB", (2000, 2000) if number % 10 == 0 else (8, 8), (number, 0, 0))
         shade.save(photos / "train" / "cat" / f"b{number:03}.png", compress_level=1)
-    reds = load_images(photos, "train").pixels[:, 0, 0, 0].tolist()
+    reds = load_images(photos, "train", SEEN).pixels[:, 0, 0, 0].tolist()
     assert reds == [0, *range(100), 0]
 
 
@@ -191,7 +194,7 @@ def download(folder: Path, inside: Any, waiting: Any, go_on: Any) -> None:
         patch.setattr(datasets, "CIFAR10", Slow)
         patch.setattr(data, "CIFAR10_ROOT", folder)
         patch.setattr(data, "_note", lambda line: waiting.set())
-        assert len(load_images(None, "train").labels) == 2
+        assert len(load_images(None, "train", SEEN).labels) == 2
 
 
 @pytest.mark.slow
@@ -265,7 +268,7 @@ def test_the_first_epochs_may_see_smaller_images() -> None:
         architecture="resnet18", smaller_images=[{"epochs": 1, "size": 16}, {"epochs": 2, "size": 24}], epochs=5
     )
     pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    whole = Images(pixels, torch.tensor([0, 0, 1, 1]), ["a", "b"])
+    whole = Images(Inputs(SEEN, [pixels]), torch.tensor([0, 0, 1, 1]), ["a", "b"])
     assert [Epoch(whole, recipe, number)[0][0].shape[-1] for number in range(1, 6)] == [16, 24, 24, 32, 32]
 
 

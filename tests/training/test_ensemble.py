@@ -19,7 +19,7 @@ from training.train import train
 @pytest.fixture(scope="module", autouse=True)
 def _few_outliers() -> Iterator[None]:
     """Let calibration look at fewer drawn images, because two networks look at each."""
-    with patch.object(outliers, "COUNT", 20), patch.object(outliers, "SHAPE", (20, *outliers.SHAPE[1:])):
+    with patch.object(outliers, "COUNT", 20):
         yield
 
 
@@ -49,11 +49,11 @@ def test_weights_go_to_the_members_that_are_right() -> None:
 def test_answers_with_the_weighted_mean_of_its_members(
     ensemble: Path, checkpoint: Path, second: Path, dataset: Path
 ) -> None:
-    pixels = load_images(dataset, "test").pixels
     joined = load_checkpoint(ensemble)
-    members = [predict(load_checkpoint(path).classifier(), pixels)[0].softmax(dim=1) for path in (checkpoint, second)]
+    images = load_images(dataset, "test", joined.inputs).inputs
+    members = [predict(load_checkpoint(path).classifier(), images)[0].softmax(dim=1) for path in (checkpoint, second)]
     expected = sum(weight * member for weight, member in zip(joined.card["recipe"]["weights"], members, strict=True))
-    logits = predict(joined.classifier(), pixels)[0] * joined.card["calibration"]["temperature"]
+    logits = predict(joined.classifier(), images)[0] * joined.card["calibration"]["temperature"]
     assert torch.allclose(logits.softmax(dim=1), torch.as_tensor(expected), atol=1e-4)
 
 

@@ -35,10 +35,11 @@ def test_report_says_what_the_card_says_and_shows_it(checkpoint: Path, dataset: 
 
 
 def test_without_mistakes_it_says_so_and_shows_none(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
-    loaded, images = load_checkpoint(checkpoint), load_images(dataset, "test")
-    right = predict(loaded.classifier(), images.pixels)[0].argmax(dim=1) == images.labels
+    loaded = load_checkpoint(checkpoint)
+    images = load_images(dataset, "test", loaded.inputs)
+    right = predict(loaded.classifier(), images.inputs)[0].argmax(dim=1) == images.labels
     (tmp_path / "mistakes.png").touch()  # of a report before
-    write_report(loaded, images._replace(pixels=images.pixels[right], labels=images.labels[right]), tmp_path)
+    write_report(loaded, images.subset(right.nonzero().flatten()), tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert f"No mistakes among {int(right.sum())} images." in page
     assert "mistakes.png" not in page

@@ -26,7 +26,8 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_computes_what_the_classifier_computes(exported: Path, checkpoint: Path) -> None:
-    images = torch.stack([transforms.test_transform(draw("cyan", seed)) for seed in range(3)])
+    taken = transforms.Preprocessing(32)
+    images = torch.stack([torch.from_numpy(transforms.test_transform(draw("cyan", seed), taken)) for seed in range(3)])
     with torch.inference_mode():
         expected = load_checkpoint(checkpoint).classifier()(images)
         for output, value in zip(torch.jit.load(exported)(images), expected, strict=True):
@@ -40,8 +41,8 @@ def test_onnx_computes_what_the_classifier_computes_and_says_so(checkpoint: Path
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         expected = load_checkpoint(checkpoint).classifier()(images)
-    for output, value in zip(open_network(tmp_path / "drawn.onnx", threads=1)(images), expected, strict=True):
-        assert torch.allclose(output, value, rtol=1e-5, atol=1e-5)
+    for output, value in zip(open_network(tmp_path / "drawn.onnx", threads=1)([images.numpy()]), expected, strict=True):
+        assert torch.allclose(torch.from_numpy(output), value, rtol=1e-5, atol=1e-5)
 
 
 def test_holds_no_path_of_the_machine_it_was_made_on(exported: Path) -> None:

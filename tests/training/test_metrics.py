@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handler.transforms import Preprocessing
 from training.data import Images
+from training.inputs import Inputs
 from training.metrics import evaluate, figures, wilson_interval
 
 
@@ -18,7 +20,7 @@ def test_counts_what_is_right() -> None:
     pixels = torch.zeros(1000, 3, 4, 4, dtype=torch.uint8)
     pixels[:700] = 255
     labels = torch.ones(1000, dtype=torch.int64)
-    figures = evaluate(Brightness(), Images(pixels, labels, ["dark", "bright"]))
+    figures = evaluate(Brightness(), Images(Inputs([Preprocessing(4)], [pixels]), labels, ["dark", "bright"]))
     assert figures["accuracy"] == 0.7
     assert figures["images"] == 1000
     assert figures["loss"] == pytest.approx(0.7 * 0.126928 + 0.3 * 2.126928, abs=1e-5)

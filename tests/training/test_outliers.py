@@ -1,19 +1,22 @@
+import pytest
 import torch
 
-from handler.transforms import INPUT_SIZE
+from handler.transforms import Preprocessing
 from training.outliers import drawn, measured
 
 
-def test_all_kinds_are_images_that_repeat() -> None:
+@pytest.mark.parametrize("size", [32, 96])
+def test_all_kinds_are_images_that_repeat(size: int) -> None:
     for make in (drawn, measured):
-        kinds, again = make(), make()
-        for name, pixels in kinds.items():
+        kinds, again = (make([Preprocessing(size)]) for _ in range(2))
+        for name, images in kinds.items():
+            (pixels,) = images.pixels
             assert pixels.dtype == torch.uint8
-            assert pixels.shape[1:] == (3, INPUT_SIZE, INPUT_SIZE)
+            assert pixels.shape[1:] == (3, size, size)
             assert len(pixels) >= 30
             assert len({image.numpy().tobytes() for image in pixels}) > 0.8 * len(pixels), name
-            assert torch.equal(pixels, again[name])
+            assert torch.equal(pixels, again[name].pixels[0])
 
 
 def test_nothing_is_measured_on_what_it_was_chosen_with() -> None:
-    assert drawn().keys().isdisjoint(measured())
+    assert drawn([Preprocessing(16)]).keys().isdisjoint(measured([Preprocessing(16)]))

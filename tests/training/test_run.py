@@ -3,16 +3,18 @@ from pathlib import Path
 
 import pytest
 
+from handler.transforms import Preprocessing
 from tests.conftest import QUICK_RECIPE
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import Recipe, RecipeError
-from training.data import load_images, stratified_split
+from training.data import Images, load_images, stratified_split
+from training.inputs import Inputs
 from training.run import Run
 
 
 def make_run(dataset: Path, **changes: object) -> Run:
     recipe = Recipe.model_validate(QUICK_RECIPE | changes)
-    return Run(recipe, *stratified_split(load_images(dataset, "train"), 0.1, recipe.seed))
+    return Run(recipe, *stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, recipe.seed))
 
 
 def test_best_weights_are_a_copy(dataset: Path) -> None:
@@ -47,7 +49,7 @@ def test_begins_from_another_checkpoint(checkpoint: Path, dataset: Path) -> None
 
 def test_a_head_for_other_classes_begins_anew(checkpoint: Path, dataset: Path) -> None:
     recipe = Recipe.model_validate(QUICK_RECIPE | {"initial": str(checkpoint)})
-    training, validation = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    training, validation = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     run = Run(recipe, training._replace(classes=[*training.classes, "eleventh"]), validation)
     given = load_checkpoint(checkpoint).weights
     weights = run.model.state_dict()
@@ -60,16 +62,20 @@ def test_does_not_begin_from_another_architecture(checkpoint: Path, dataset: Pat
         make_run(dataset, initial=str(checkpoint), architecture="whitened_cnn")
 
 
+def inverted(images: Images) -> Images:
+    return images._replace(inputs=Inputs(images.inputs.preprocessing, [255 - images.pixels]))
+
+
 def test_resumes_only_with_the_images_classes_and_teacher_it_began_with(
     checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     teacher = Path(shutil.copy(checkpoint, tmp_path))
     recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": {"teacher": str(teacher)}})
-    parts = stratified_split(load_images(dataset, "train"), 0.1, 1)
+    parts = stratified_split(load_images(dataset, "train", [Preprocessing(32)]), 0.1, 1)
     state = Run(recipe, *parts).state_dict()
     Run(recipe, *parts).load_state_dict(state)
 
-    others = parts[0]._replace(pixels=255 - parts[0].pixels), parts[1]._replace(pixels=255 - parts[1].pixels)
+    others = inverted(parts[0]), inverted(parts[1])
     with pytest.raises(RecipeError, match="The training images and the validation images changed after"):
         Run(recipe, *others).load_state_dict(state)
     older = {name: value for name, value in state.items() if name != "inputs"}  # knows the training images alone

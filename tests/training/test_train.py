@@ -24,6 +24,7 @@ from tests.stack import ROOT, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import DataError, load_images, stratified_split
+from training.inputs import Inputs
 from training.train import Saver, main, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -223,8 +224,9 @@ def test_does_not_resume_with_other_images(
     part: str, trained: Path, recipe: Path, dataset: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(dataset, tmp_path / "data"))
-    images, settings = load_images(data, "train"), Recipe.model_validate(QUICK_RECIPE)
-    numbers = images._replace(pixels=torch.arange(len(images.labels)))
+    settings = Recipe.model_validate(QUICK_RECIPE)
+    images = load_images(data, "train", [settings.preprocessing])
+    numbers = images._replace(inputs=Inputs([settings.preprocessing], [torch.arange(len(images.labels))]))
     parts = stratified_split(numbers, settings.validation_fraction, settings.split_seed)
     number = int(parts[part == "validation"].pixels[0])
     Image.new("RGB", (32, 32)).save(sorted((data / "train").glob("*/*"))[number], format="PNG")
