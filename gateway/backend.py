@@ -49,8 +49,8 @@ class Refusal(Failure):
 class Explanation(TypedDict):
     """The parts of an image that support a class.
 
-    `input` is the image as the model saw it, a PNG in a data URL. `heat_map` has a row of numbers for each row of its
-    pixels: how much the probability of the class drops when squares around that pixel are hidden, from -1 to 1.
+    `input` is the image as the model saw it, a PNG in a data URL. `heat_map` has 32 rows of 32
+    numbers, whatever its size: how much the probability of the class drops when squares there are hidden, from -1 to 1.
     """
 
     explained_class: str

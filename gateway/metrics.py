@@ -17,6 +17,8 @@ from gateway.backend import Details, Prediction
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 NO_ROUTE = "none"  # the label that all paths share which lead nowhere
+ANY_CLASS = "any"  # the label of all classes of a model that has more than MAX_CLASSES, as each would cost a series
+MAX_CLASSES = 100
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 _COUNTED = CollectorRegistry()
@@ -74,7 +76,9 @@ def _of_route(route: str, status: int) -> tuple[Histogram, Counter]:
 
 def count_prediction(prediction: Prediction) -> None:
     in_distribution = "true" if prediction["in_distribution"] else "false"
-    _PREDICTIONS.labels(prediction["version"], prediction["predicted_class"], in_distribution).inc()
+    few = len(prediction["class_probabilities"]) <= MAX_CLASSES
+    class_name = prediction["predicted_class"] if few else ANY_CLASS
+    _PREDICTIONS.labels(prediction["version"], class_name, in_distribution).inc()
 
 
 def exposition(details: Details | None) -> bytes:

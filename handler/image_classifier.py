@@ -25,11 +25,11 @@ class ImageClassifier(BaseHandler):
         super().initialize(context)
         # The worker would log every request at INFO; TorchServe counts them already.
         logging.getLogger().setLevel(logging.WARNING)
-        settings = context.model_yaml_config
-        torch.set_num_threads(max(1, torch.get_num_threads() // settings["minWorkers"]))
+        workers = context.model_yaml_config["minWorkers"]
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         self.classifier = Predictor(Path(context.system_properties["model_dir"]), self._network)
-        self.classifier.warm(settings["batchSize"])
+        self.classifier.warm()
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""

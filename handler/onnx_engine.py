@@ -8,13 +8,12 @@ from handler.predictor import Network, Predictor
 from handler.transforms import Normalised
 
 NETWORK = "network.onnx"  # in an archive
-BATCH_SIZE = 16  # for the warm-up; other sizes work too
 
 
 def load(folder: Path, threads: int) -> Predictor:
     """Load the archive that is unpacked in `folder`; several threads may share the Predictor."""
     predictor = Predictor(folder, open_network(folder / NETWORK, threads))
-    predictor.warm(BATCH_SIZE)
+    predictor.warm()
     return predictor
 
 

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from handler.explanation import METHOD, as_data_url, heat_map
+from handler.explanation import METHOD, SQUARES, as_data_url, heat_map
 from handler.transforms import ImageError, Normalised, Pixels, inputs_of, read_pixels
 
 Network = Callable[[list[Normalised]], tuple[Normalised, Normalised]]
 Item = list[Pixels] | ImageError  # an image as `Predictor.read` returns it
 Output = tuple[list[float], float]  # probabilities of the classes, and the score of being in distribution
 Reply = dict[str, Any]  # one of gateway.backend's Prediction, Refusal and Explanation
-MAX_BATCH = 64  # images the network runs on at once
-MAX_PIXELS_OF_BATCH = 64 * 64 * 64  # in each colour; with more, a network's results leave the processor's cache
+EXPLAINED_IMAGES = 1 + len(SQUARES)  # that the network runs on for an explanation
 
 
 class Predictor:
@@ -32,7 +31,7 @@ class Predictor:
         self.card = json.loads((folder / "model_card.json").read_text())
         self.version = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text())["model"]["modelVersion"]
         self.inputs = inputs_of(self.card)
-        self.batch_size = max(1, min(MAX_BATCH, MAX_PIXELS_OF_BATCH // sum(each.size**2 for each in self.inputs)))
+        self.batch_size = self.card["batch_size"]  # images the network runs on at once
 
     def read(self, file: Any) -> Item:
         """Decode the bytes of an image file to pixels (3, S, S) for each input of the network, or say what is wrong."""
@@ -43,10 +42,10 @@ class Predictor:
         except ImageError as error:
             return error
 
-    def warm(self, batch_size: int) -> None:
+    def warm(self) -> None:
         """Warm up with batch sizes 1 and `batch_size`; engines specialise on the first shapes they see."""
         black = [np.zeros((3, each.size, each.size), dtype=np.uint8) for each in self.inputs]
-        for size in (1, batch_size) * 2:
+        for size in (1, self.batch_size) * 2:
             self.predict([black] * size)
 
     def predict(self, items: list[Item]) -> list[Reply]:

@@ -1,7 +1,7 @@
 """All preprocessing: from the bytes of an image file to the array that a network takes.
 
-Training, export and serving all import this module, so a prediction is made the way the network was trained. What
-differs from model to model is its Preprocessing, which travels in its card.
+Training, export and serving all import this module, so a prediction is made the way the network was trained. Each
+model has its own Preprocessing, which travels in its card.
 """
 
 import io

@@ -5,6 +5,8 @@ import importlib
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,9 @@ def archive(shared: Path, checkpoint: Path) -> Path:
     store = shared / "store"
 
     def pack() -> None:
-        run_module("training.archive", checkpoint, "--output", store / "drawn.mar")
+        # In another process, because TorchScript numbers the types of all networks that a process has exported.
+        command = [sys.executable, "-m", "training.archive", str(checkpoint), "--output", str(store / "drawn.mar")]
+        subprocess.run(command, cwd=ROOT, check=True)
 
     return once(store, pack) / "drawn.mar"
 

@@ -32,7 +32,7 @@ def test_serve_builds_what_is_not_current_and_nothing_else(checkpoint: Path, tmp
     config, (port,) = write_config(folder / "config.properties"), free_ports(1)
     options = [f"CHECKPOINT={own}", f"CONFIG={config}", f"PORT={port}", f"RUN={folder / 'run'}"]
 
-    assert make("archive", "VERSION=2.0", *options).stdout == f"wrote {folder / 'my own.mar'}, version 2.0\n"
+    assert make("archive", "VERSION=2.0", *options).stdout.startswith(f"wrote {folder / 'my own.mar'}, version 2.0, ")
     command = ["make", "serve", *options]
     plain = ENVIRONMENT | {"LC_ALL": "C"}  # with which Java alone would not find what is in größer
     process = subprocess.Popen(command, cwd=ROOT, env=plain, stdout=subprocess.PIPE, text=True, process_group=0)

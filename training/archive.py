@@ -9,6 +9,7 @@ configuration. If this checkpoint, version and code have made the archive before
 """
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -28,12 +29,14 @@ from training.outcome import Stopped
 
 # PyTorch and the exporters are imported only to make an archive: every start of the server checks whether it has to.
 if TYPE_CHECKING:
+    from training.batching import Batching
     from training.checkpoint import Checkpoint
 
 HANDLER = Path(handler.__file__).parent
 TRAINING = Path(__file__).parent
 LOCK = TRAINING.parent / "requirements.lock"
 MANIFEST = "MAR-INF/MANIFEST.json"
+SETTINGS = HANDLER / "model-config.yaml"
 FIRST_VERSION = "1.0"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve.api, which can ask for no other
 
@@ -46,9 +49,10 @@ def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "
     """
     from model_archiver import ModelArchiver, ModelArchiverConfig
 
+    from training.batching import batching_of
     from training.export import export
 
-    name = _model_name(path)
+    name, batching = _model_name(path), batching_of(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder)
         model = build / f"{name}.pt"
@@ -58,8 +62,8 @@ def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "
                 model_name=name,
                 serialized_file=str(model),
                 handler=str(HANDLER / "image_classifier.py"),
-                extra_files=str(_stage(checkpoint, build / "stage")),
-                config_file=str(HANDLER / "model-config.yaml"),
+                extra_files=str(_stage(checkpoint, batching, build / "stage")),
+                config_file=str(_write_settings(batching, build / SETTINGS.name)),
                 version=version,
                 export_path=str(build),
                 archive_format="no-archive",
@@ -91,7 +95,7 @@ def digest_sources(checkpoint: Path, path: Path, version: str) -> str:
     """Return the digest of everything that decides the bytes that `archive` writes to `path`."""
     digest = hashlib.sha256(f"{_model_name(path)} {version} ".encode())
     digest.update(hashlib.sha256(checkpoint.read_bytes()).digest())
-    for source in (*sorted(HANDLER.glob("*.py")), HANDLER / "model-config.yaml", *sorted(TRAINING.glob("*.py")), LOCK):
+    for source in (*sorted(HANDLER.glob("*.py")), SETTINGS, *sorted(TRAINING.glob("*.py")), LOCK):
         digest.update(source.name.encode() + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -120,7 +124,17 @@ def _model_name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model"
 
 
-def _stage(checkpoint: "Checkpoint", stage: Path) -> Path:
+def _write_settings(batching: "Batching", path: Path) -> Path:
+    """Write TorchServe's settings: those of all archives, with the network's own batching."""
+    import yaml
+
+    settings = yaml.safe_load(SETTINGS.read_text())
+    timeout = max(settings["responseTimeout"], batching.timeout)
+    path.write_text(yaml.safe_dump(settings | {"batchSize": batching.size, "responseTimeout": timeout}))
+    return path
+
+
+def _stage(checkpoint: "Checkpoint", batching: "Batching", stage: Path) -> Path:
     """Lay out the files that an archive has beside its handler, as the worker sees them."""
     from handler.onnx_engine import NETWORK
     from training.export import export_onnx
@@ -132,7 +146,7 @@ def _stage(checkpoint: "Checkpoint", stage: Path) -> Path:
     export_onnx(checkpoint, stage / NETWORK)
     names = {str(index): name for index, name in enumerate(checkpoint.card["classes"])}
     (stage / "index_to_name.json").write_text(json.dumps(names, indent=2))
-    (stage / "model_card.json").write_text(json.dumps(checkpoint.card, indent=2))
+    (stage / "model_card.json").write_text(json.dumps(checkpoint.card | {"batch_size": batching.size}, indent=2))
     return stage
 
 
@@ -166,10 +180,15 @@ def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
     if is_current(path, sources):
         print(f"{path} is current, version {version}")
         return
+    from training.batching import batching_of, measured
     from training.checkpoint import load_checkpoint
 
-    archive(load_checkpoint(checkpoint), path, version, sources)
-    print(f"wrote {path}, version {version}")
+    loaded = load_checkpoint(checkpoint)
+    archive(loaded, path, version, sources)
+    with zipfile.ZipFile(path) as written:
+        times = measured(io.BytesIO(written.read(f"{_model_name(path)}.pt")), loaded.inputs)
+    print(f"wrote {path}, version {version}, which serves in batches of at most {batching_of(loaded).size}")
+    print(f"one core takes {times}")
 
 
 if __name__ == "__main__":

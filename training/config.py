@@ -50,7 +50,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Input(_Section):
-    """What the network sees of an image; see handler.transforms.Preprocessing.
+    """The network's view of an image; see handler.transforms.Preprocessing.
 
     For an architecture of timm the defaults are those that its weights were trained with, and `fit: crop`.
     """

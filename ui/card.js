@@ -2,7 +2,7 @@
 
 // The card of the served model. The other scripts need nothing of it.
 (() => {
-  const { element } = page;
+  const { element, listed } = page;
   const Z = 1.959964; // of a 95 % interval
   const percent = (share) => `${(100 * share).toFixed(2)}\u00a0%`;
   const grouped = (count) => count.toLocaleString("en");
@@ -16,13 +16,14 @@
     else element("facts").replaceChildren(...facts(card));
   }
 
-  function facts({ name, version, classes, metrics: { test }, calibration, data, recipe, commit }) {
+  function facts({ name, version, classes, preprocessing, metrics: { test }, calibration, data, recipe, commit }) {
     if (!test) return ready({ name, version, classes, data, recipe, commit });
     const [low, high] = interval(test.accuracy, test.images);
     const { architecture, optimizer, epochs, seed, members } = recipe;
     const rows = {
       Name: `${name}, version ${version}`,
-      Classes: classes.join(", "),
+      Classes: listed(classes),
+      Input: preprocessing.map(({ size, fit }) => `${size} × ${size} pixels (${fit})`).join(" and "),
       Accuracy:
         `${percent(test.accuracy)} of ${grouped(test.images)} test images; ` +
         `95\u00a0% interval ${percent(low)} to ${percent(high)}`,

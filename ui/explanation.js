@@ -7,6 +7,7 @@ page.explanation = (() => {
   const AGAINST = [33, 102, 172];
   const MAX_ALPHA = 217; // of 255, so that the image stays visible
   const MIN_CHANGE = 0.005; // of probability; below it a part has no effect worth a word
+  const COARSE_SIZE = 96; // pixels of the input; below it each is shown as a square
   const FULL_COLOUR_CHANGE = 0.1; // of probability, at least; so noise has hardly any colour
   const PLACES = [
     ["upper left", "upper middle", "upper right"],
@@ -53,6 +54,8 @@ page.explanation = (() => {
 
   function showExplanation({ input, heat_map: rows, explained_class: name }) {
     for (const image of document.querySelectorAll(".seen")) image.src = input;
+    element("pictures").firstElementChild.onload = ({ target }) =>
+      element("pictures").classList.toggle("coarse", target.naturalWidth < COARSE_SIZE);
     draw(rows);
     const change = largest(rows);
     element("legend").hidden = change < MIN_CHANGE;

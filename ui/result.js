@@ -30,7 +30,7 @@ page.result = (() => {
     };
     element("agreement").hidden = replies.length < 2;
     element("agreement").textContent = agreement(replies);
-    element("all").textContent = `Show all ${names.length} classes`;
+    element("all").textContent = `Show all ${names.length.toLocaleString("en")} classes`;
     element("all").onclick = () => showClasses(names.length);
     showClasses(FEW_CLASSES);
     page.explanation.offer(names);

@@ -22,6 +22,15 @@ const page = (() => {
   const address = (path) => new URL(path, GATEWAY).href;
   const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`; // the space does not break the line
 
+  const FEW_NAMES = 20; // of classes in a sentence; a model may have thousands
+
+  // Some classes in words. Names with commas are told apart by semicolons.
+  function listed(names) {
+    const some = names.slice(0, FEW_NAMES).join(names.some((name) => name.includes(",")) ? "; " : ", ");
+    const others = names.length - FEW_NAMES;
+    return others > 0 ? `${some} and ${others.toLocaleString("en")} more` : some;
+  }
+
   function division(className, text = "") {
     const made = document.createElement("div");
     made.className = className;
@@ -41,5 +50,5 @@ const page = (() => {
     element("note").hidden = !message;
   }
 
-  return { MAX_BYTES, FORMATS, PHOTO, OTHER_TYPES, state, element, address, percent, division, show, note };
+  return { MAX_BYTES, FORMATS, PHOTO, OTHER_TYPES, state, element, address, percent, listed, division, show, note };
 })();

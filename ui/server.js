@@ -2,7 +2,7 @@
 
 // Requests to the gateway; whether it is ready, and its classes and versions.
 page.server = (() => {
-  const { state, element, address } = page;
+  const { state, element, address, listed } = page;
   const STATUS_INTERVAL = 5000; // milliseconds
   const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
   const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
@@ -55,7 +55,7 @@ page.server = (() => {
   async function listClasses() {
     const { classes } = await ask("classes");
     if (!classes) return; // the list on show stays
-    element("classes").textContent = `${classes.length} classes: ${classes.join(", ")}`;
+    element("classes").textContent = `${classes.length.toLocaleString("en")} classes: ${listed(classes)}`;
     page.choosing.offerExamples(classes);
   }
 

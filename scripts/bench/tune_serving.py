@@ -4,7 +4,7 @@
     classifier bench tune-serving my.mar --workers 1 2 --batch-sizes 8 16
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
-fastest belongs in handler/model-config.yaml; nothing else should run meanwhile.
+workers and delay of the fastest belong in handler/model-config.yaml; nothing else should run meanwhile.
 """
 
 import itertools

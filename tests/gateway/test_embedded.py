@@ -69,7 +69,12 @@ def test_the_code_of_an_archive_imports_all_of_itself_when_it_is_loaded() -> Non
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"), [("model_card.json", "in_distribution", "familiarity"), (None, "", "")]
+    ("file", "old", "new"),
+    [
+        ("model_card.json", '"in_distribution"', '"familiarity"'),
+        ("model_card.json", '"preprocessing"', '"normalisation"'),
+        (None, "", ""),
+    ],
 )
 def test_an_archive_of_an_earlier_version_is_to_be_packed_again(
     archive: Path, tmp_path: Path, file: str | None, old: str, new: str
@@ -78,7 +83,7 @@ def test_an_archive_of_an_earlier_version_is_to_be_packed_again(
     if file:
         change(tmp_path / file, old, new)
     else:
-        (tmp_path / "handler" / "predictor.py").rename(tmp_path / "handler" / "model.py")
+        (tmp_path / "handler" / "onnx_engine.py").rename(tmp_path / "handler" / "engine.py")
     with pytest.raises(OutdatedArchive, match="pack it again with 'classifier archive'"):
         Embedded(tmp_path, workers=1)
 

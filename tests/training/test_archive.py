@@ -36,7 +36,8 @@ def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -
         model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
         assert (model["modelName"], model["modelVersion"]) == ("drawn", "1.0")
         assert list(json.loads(file.read("index_to_name.json")).values()) == sorted(TEN)
-        assert json.loads(file.read("model_card.json")) == load_checkpoint(checkpoint).card
+        card = load_checkpoint(checkpoint).card | {"batch_size": 16}
+        assert json.loads(file.read("model_card.json")) == json.loads(json.dumps(card))
 
 
 def test_same_checkpoint_gives_the_same_bytes(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -59,14 +60,14 @@ def test_is_packed_again_if_version_or_content_differ(archive: Path, checkpoint:
     write_digest(path, path)
     assert run_module("training.archive", own) == f"{path} is current, version 1.0\n"
 
-    assert run_module("training.archive", own, "--version", "2.0") == f"wrote {path}, version 2.0\n"
+    assert run_module("training.archive", own, "--version", "2.0").startswith(f"wrote {path}, version 2.0, ")
     assert version(path) == "2.0"
     assert run_module("training.archive", own) == f"{path} is current, version 2.0\n"
 
     card = load_checkpoint(own).card | {"name": "older"}
     save_checkpoint(Checkpoint(load_checkpoint(own).weights, card), own)
     os.utime(own, (1, 1))  # older than the archive, but another
-    assert run_module("training.archive", own) == f"wrote {path}, version 2.0\n"
+    assert run_module("training.archive", own).startswith(f"wrote {path}, version 2.0, ")
     with zipfile.ZipFile(path) as file:
         assert json.loads(file.read("model_card.json"))["name"] == "older"
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from handler.transforms import Preprocessing
+from tests.networks import IMAGENET, enlarged
 from tests.stack import Stack
 from training.archive import archive
-from training.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def with_examples(page: Page, stack: Stack) -> Page:
 
 @pytest.fixture(scope="package")
 def second_version(stack: Stack, checkpoint: Path) -> Iterator[None]:
-    """Serve besides, as version 2.0, a model that takes red for pink and pink for red."""
-    loaded = load_checkpoint(checkpoint)
+    """Serve besides, as version 2.0, a model that sees 224 pixels, and takes red for pink and pink for red."""
+    loaded = enlarged(checkpoint, Preprocessing(224, "squeeze", *IMAGENET))
     exchanged = {"red": "pink", "pink": "red"}
     classes = [exchanged.get(name, name) for name in loaded.card["classes"]]
     path = stack.run / "model_store" / "exchanged.mar"

@@ -101,8 +101,8 @@ def test_the_choice_outlives_a_new_version(compared: Page) -> None:
 
 def test_shows_where_they_differ(compared: Page) -> None:
     expect(compared.locator("#agreement")).to_have_text("The versions disagree: 1.0 predicts red, 2.0 predicts pink.")
-    one, other = compared.locator(".confidence").all_inner_texts()
-    assert one == other
+    one, other = (float(text.split()[0]) for text in compared.locator(".confidence").all_inner_texts())
+    assert one == pytest.approx(other, abs=5)
     row = compared.locator(".column").last.locator("li", has_text="red")
     expect(row.locator(".difference")).to_have_text(re.compile(r"^−\d+\.\d$"))
     compared.get_by_label("Compare with").select_option("none")
@@ -130,6 +130,24 @@ def test_another_version_is_asked_at_once(served: Page) -> None:
     served.get_by_label("Version").select_option("2.0")
     expect(served.locator(".predicted")).to_have_text("pink")
     expect(served.locator(".spent")).to_contain_text("Version 2.0 answered in")
+
+
+def test_shows_what_each_version_sees(compared: Page) -> None:
+    seen = compared.locator("#pictures img").first
+    compared.get_by_text("Explain the prediction").click()
+    expect(compared.locator("#where")).to_be_visible()
+    assert seen.evaluate("(image) => image.naturalWidth") == 32
+    assert seen.evaluate("(image) => getComputedStyle(image).imageRendering") == "pixelated"
+    compared.get_by_label("Compare with").select_option("none")
+    compared.get_by_label("Version").select_option("2.0")
+    expect(compared.locator(".predicted")).to_have_text(["pink"])
+    expect(compared.locator("#where")).to_contain_text("pink")
+    assert seen.evaluate("(image) => image.naturalWidth") == 224
+    assert seen.evaluate("(image) => getComputedStyle(image).imageRendering") == "auto"
+    assert compared.locator("#heat").evaluate("(canvas) => canvas.width") == 32
+    box = seen.bounding_box()
+    assert box
+    assert box["height"] == pytest.approx(box["width"], abs=1)  # whatever its size
 
 
 def test_stacks_on_a_phone(compared: Page) -> None:

@@ -1,4 +1,4 @@
-"""Rolling versions on a running product of its own, whose clients go on asking."""
+"""Rolling versions on a running product of its own, whose clients keep asking. The second one sees 224 pixels."""
 
 import time
 import zipfile
@@ -11,11 +11,14 @@ from threading import Event
 import pytest
 import requests
 
+from handler.transforms import Preprocessing
 from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
+from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times
+from training.checkpoint import save_checkpoint
 from training.files import write_digest
 
 ROLLS = times(2, 40)  # every other one a rollback
@@ -88,12 +91,21 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rolling(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def larger(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the same predictions whose network sees 224 pixels."""
+    path = tmp_path_factory.mktemp("larger") / "larger.pth"
+    save_checkpoint(enlarged(checkpoint, Preprocessing(224, "squeeze", *IMAGENET)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rolling(archive: Path, larger: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("rolling")
     store = folder / "store"
     store.mkdir()
     rebuild(archive, store / "first.mar", numbered("1.0"))
-    rebuild(archive, store / "second.mar", numbered("2.0"))
+    run_module("training.archive", larger, "--output", folder / "larger.mar")
+    rebuild(folder / "larger.mar", store / "second.mar", numbered("2.0"))
     rebuild(archive, store / "renamed.mar", numbered("3.0") | {"index_to_name.json": ("azure", "teal")})
     rebuild(archive, store / "taken.mar", numbered("1.0"), "sleeping")
     for name in BAD_HANDLERS:
@@ -129,7 +141,9 @@ def served(stack: Stack) -> list[tuple[str, str]]:
 
 
 @pytest.mark.timeout(120 + 60 * ROLLS)
-def test_no_request_is_lost_while_versions_are_rolled(rolling: Stack, sample: Path, record_property: Record) -> None:
+def test_no_request_is_lost_while_versions_are_rolled(
+    rolling: Stack, larger: Path, sample: Path, record_property: Record
+) -> None:
     assert "there is nothing to return to" in models(rolling, "rollback", succeeds=False)
     with asked(rolling) as outcomes:
         for number in range(ROLLS):
@@ -140,6 +154,8 @@ def test_no_request_is_lost_while_versions_are_rolled(rolling: Stack, sample: Pa
                 printed = models(rolling, "roll", "second.mar", "--sample", str(sample), "--slower", "20")
                 assert "Version 2.0 of second.mar is served, in the place of 1.0" in printed
                 assert served(rolling) == [("2.0", "second.mar")]
+                verified = run_module("scripts.verify", larger, sample, "--url", rolling.url)
+                assert verified.startswith("10 of 10 images have the same class")
     record_property(f"{ROLLS} rolls and rollbacks under load", sorted(outcomes))
     assert outcomes == {(200, "azure")}
 
