@@ -26,6 +26,7 @@ COMMANDS: Sections = {
         "models": ("scripts.models:main", "list, register, roll and scale served versions"),
         "verify": ("scripts.verify:main", "prove that the served model is the trained one"),
         "doctor": ("scripts.cli:doctor", "find out why it does not serve"),
+        "bench": ("scripts.cli:bench", "measure serving, training and scaling"),
     },
     "Train": {
         "data": ("training.data:main", "write CIFAR-10 as a folder of images"),
@@ -38,7 +39,6 @@ COMMANDS: Sections = {
         "archive": ("training.archive:main", "pack a checkpoint to serve it"),
         "card": ("training.card:main", "write the model card of a checkpoint"),
     },
-    "Measure": {"bench": ("scripts.cli:bench", "measure serving, training and scaling")},
 }
 
 

@@ -75,17 +75,17 @@ def distinct_inputs(recipe: dict[str, Any]) -> list[Preprocessing]:
     return list(dict.fromkeys(map(input_of, recipe.get("members", [recipe]))))
 
 
-def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -> None:
+def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -> nn.Module:
     """Copy the weights that a recipe names as `initial` into a network; those of the head only for the same classes.
 
-    Raises CheckpointError or PretrainedError if they are missing, or of another architecture.
+    Returns the head that they had. Raises CheckpointError or PretrainedError if they are missing, or of another
+    architecture.
     """
     initial, architecture = recipe["initial"], recipe["architecture"]
     path = from_recipe(initial)
     if pretrained.is_timm(architecture) and (initial == pretrained.IMAGENET or path.is_dir()):
         folder = None if initial == pretrained.IMAGENET else path
-        pretrained.copy_imagenet(network, architecture, input_of(recipe).size, folder, classes)
-        return
+        return pretrained.copy_imagenet(network, architecture, input_of(recipe).size, folder, classes)
     checkpoint = load_checkpoint(path)
     if checkpoint.card["recipe"].get("architecture") != architecture:
         raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
@@ -93,6 +93,7 @@ def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -
     network.features.load_state_dict(given.features.state_dict())
     if checkpoint.card["classes"] == classes:
         network.head.load_state_dict(given.head.state_dict())
+    return given.head
 
 
 def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | None, **others: Any) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""Fit the head of a pretrained network to features that are computed once; this takes seconds."""
+"""Fit the head of a pretrained network to features that are computed once; this takes seconds.
+
+A pretrained network takes the photos of a class for some of the classes that it knows. The fit starts from those, and
+stays near them, so that few photos are enough.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -11,10 +15,12 @@ from training.metrics import batch_size
 from training.models import Network
 
 MAX_ITERATIONS = 100
+SHARPER = 2.0  # times the start, because a mean of several classes' weights is smaller than each
 
 
 def fit_head(
     network: Network,
+    initial: nn.Module,
     images: Images,
     weight_decay: float,
     device: torch.device,
@@ -22,11 +28,13 @@ def fit_head(
 ) -> None:
     """Set the head's weights to those with the least cross-entropy on the images and their mirror images.
 
-    The squares of the weights count `weight_decay` times, for features of unit variance. If there are several
-    processes, each computes the features of its share of the images.
+    `initial` is the head that the network had before. The squared distance from its weights for such images counts
+    `weight_decay` times, for features of unit variance. If there are several processes, each computes the features of
+    its share of the images.
     """
-    features = both_sides(network, images, device)
-    weights, bias = fit_linear(features, images.labels.repeat(2), len(images.classes), weight_decay, class_weights)
+    features, labels = both_sides(network, images, device), images.labels.repeat(2)
+    start = known_weights(initial, features, labels, len(images.classes))
+    weights, bias = fit_linear(features, labels, start, weight_decay, class_weights)
     network.head.load_state_dict(distributed.agreed({"weight": weights, "bias": bias}))
 
 
@@ -49,23 +57,37 @@ def both_sides(network: Network, images: Images, device: torch.device) -> Tensor
     return torch.cat(distributed.total(wide).cpu().chunk(2, dim=1))
 
 
+@torch.no_grad()
+def known_weights(head: nn.Module, features: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return weights (C, D) that tell the classes by what a head of other classes takes their images for.
+
+    Each is the mean of the head's own weights, by the probabilities that it gives to the features (N, D) of the class.
+    They are 0 if the head is not linear.
+    """
+    if not isinstance(head, nn.Linear):
+        return torch.zeros(classes, features.shape[1])
+    probabilities = head.cpu()(features).softmax(dim=1)
+    means = torch.stack([probabilities[labels == label].mean(dim=0) for label in range(classes)])
+    weights = SHARPER * means @ head.weight
+    return weights - weights.mean(dim=0)
+
+
 def fit_linear(
-    features: Tensor, labels: Tensor, classes: int, weight_decay: float, class_weights: Tensor | None = None
+    features: Tensor, labels: Tensor, start: Tensor, weight_decay: float, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the weights (C, D) and biases (C,) of a linear classifier of features (N, D)."""
+    """Return the weights (C, D), near those of `start`, and biases (C,) of a linear classifier of features (N, D)."""
     of_classes = None if class_weights is None else class_weights.cpu()
     mean = features.mean(dim=0)
     scale = (features - mean).square().mean().sqrt()
     scaled = (features - mean) / scale
-    weights = torch.zeros(classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
+    begin = start * scale
+    weights, bias = begin.clone().requires_grad_(), torch.zeros(len(start), requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = (
-            F.cross_entropy(F.linear(scaled, weights, bias), labels, of_classes) + weight_decay * weights.square().sum()
-        )
+        distance = (weights - begin).square().sum()
+        value = F.cross_entropy(F.linear(scaled, weights, bias), labels, of_classes) + weight_decay * distance
         value.backward()
         return value
 

@@ -57,10 +57,11 @@ def build(architecture: str, num_classes: int, dropout: float, size: int) -> Net
     return Network(features, nn.Linear(_width(features), num_classes))
 
 
-def copy_imagenet(network: Network, architecture: str, size: int, folder: Path | None, classes: list[str]) -> None:
+def copy_imagenet(network: Network, architecture: str, size: int, folder: Path | None, classes: list[str]) -> nn.Module:
     """Copy timm's weights into a network that `build` has made; those of its head only for ImageNet's own classes.
 
-    They come from `folder` if you give one, or else from PACKAGE, or else from timm's hub. Raises PretrainedError.
+    They come from `folder` if you give one, or else from PACKAGE, or else from timm's hub. Returns timm's own head.
+    Raises PretrainedError.
     """
     model = _pretrained(architecture, size, folder)
     head = model.get_classifier()
@@ -70,6 +71,7 @@ def copy_imagenet(network: Network, architecture: str, size: int, folder: Path |
         if not isinstance(head, nn.Linear) or head.weight.shape != network.head.weight.shape:
             raise PretrainedError(f"The weights of {architecture} have no head for ImageNet's 1,000 classes.")
         network.head.load_state_dict(head.state_dict())
+    return head
 
 
 def imagenet_classes() -> list[str]:

@@ -81,7 +81,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         if recipe.initial:
-            copy_initial(model, recipe.model_dump(), training.classes)
+            self.initial_head = copy_initial(model, recipe.model_dump(), training.classes)
         else:
             share = min(1, (32 / recipe.input.size) ** 2)  # large images have more pixels to learn from
             every = max(1, int(len(training.labels) * share) // IMAGES_TO_INITIALISE)
@@ -131,7 +131,8 @@ class Run:
         """
         number = len(self.history) + 1
         if number == 1 and self.progress["batches"] == 0 and self.recipe.head_first:
-            fit_head(self.model, self.training, self.recipe.head_first.weight_decay, self.device, self.class_weights)
+            decay = self.recipe.head_first.weight_decay
+            fit_head(self.model, self.initial_head, self.training, decay, self.device, self.class_weights)
         if self.progress["batches"] == 0:
             self.progress["lr"] = self.optimizer.param_groups[0]["lr"]
         self._train_batches(number, save)

@@ -73,7 +73,7 @@ def test_classes(stack: Stack) -> None:
 
 def test_model_is_the_card_of_the_checkpoint(stack: Stack, checkpoint: Path) -> None:
     card = json.loads(json.dumps(load_checkpoint(checkpoint).card))
-    assert requests.get(f"{stack.url}/model").json() == card | {"version": "1.0", "device": "cpu"}
+    assert requests.get(f"{stack.url}/model").json() == card | {"batch_size": 16, "version": "1.0", "device": "cpu"}
 
 
 def test_tells_what_is_unlike_the_training_images(stack: Stack, checkpoint: Path) -> None:

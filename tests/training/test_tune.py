@@ -294,7 +294,7 @@ def test_a_trial_leaves_out_the_fields_that_its_other_choices_do_not_use() -> No
     others = {"optimizer.lr": 0.1, "optimizer.other_lr": 0.1, "dropout": 0.5, "label_smoothing": 0.1}
     trial = FixedTrial(values | others | {"augment.rotation": 0.0, "augment.noise": 0.0})
     tried = suggest(trial, space, recipe)  # type: ignore[arg-type]
-    assert tried.optimizer.model_fields_set == {"name", "lr", "weight_decay"}
+    assert tried.optimizer.model_fields_set == {"name", "lr", "weight_decay", "layer_decay"}
     assert (tried.optimizer.lr, tried.optimizer.weight_decay, tried.schedule.name) == (0.1, 1e-3, "one_cycle")
 
 

@@ -40,7 +40,7 @@ class Rolled(Api):
         if not query and self.coming:
             self.default = self.coming.pop(0)
         worker = {"id": "9000", "startTime": "once", "status": "READY"}
-        card = {"name": f"of {version}", "calibration": {"in_distribution": {}}}
+        card = {"name": f"of {version}", "preprocessing": [], "calibration": {"in_distribution": {}}}
         said = {"customizedMetadata": {"card": card, "device": "cpu"}}
         return [{"modelVersion": version, "workers": [worker]} | (said if query else {})]
 

@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
 def ready(path: str, predictions: Answer = (200, PREDICTION), status: str = "READY") -> Answer:
     """Answer for management as a node does whose worker has a status."""
     worker = {"id": "9000", "startTime": "now", "status": status}
-    said = {"card": {"name": "drawn", "calibration": {"in_distribution": {}}}, "device": "cpu"}
+    said = {"card": {"name": "drawn", "preprocessing": [], "calibration": {"in_distribution": {}}}, "device": "cpu"}
     if "limit" in path:
         return 200, {"models": [{"modelName": "classifier"}]}
     if path.startswith("/models/classifier/"):  # for a prediction, it thinks, as both APIs have one address
