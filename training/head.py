@@ -59,7 +59,7 @@ def both_sides(network: Network, images: Images, device: torch.device) -> Tensor
 
 @torch.no_grad()
 def known_weights(head: nn.Module, features: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return weights (C, D) that tell the classes by what a head of other classes takes their images for.
+    """Return weights (C, D) for new classes, made of those of a head that knows other classes.
 
     Each is the mean of the head's own weights, by the probabilities that it gives to the features (N, D) of the class.
     They are 0 if the head is not linear.
