@@ -140,9 +140,12 @@ class SmallerImages(_Section):
 
 
 class HeadFirst(_Section):
-    """Fit the head to the features of the initial network first, on unchanged images and their mirror images."""
+    """Fit the head first, to the features of the initial network for the images and their mirror images.
 
-    weight_decay: float = Field(0.001, gt=0)  # of the head, for features of unit variance
+    The fit starts from the classes that the initial network saw in the images; see training.head.
+    """
+
+    weight_decay: float = Field(0.001, gt=0)  # holds the head near its start, for features of unit variance
 
 
 class Distillation(_Section):
@@ -163,7 +166,7 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     architecture: Architecture  # one of training.models, or timm/<name>
-    # The weights to start from; for other classes the head starts at random. It is the path of a checkpoint or, with an
+    # The weights to start from; for other classes the head starts new. It is the path of a checkpoint or, with an
     # architecture of timm, `imagenet` for its published weights, or a folder with a file of them.
     initial: str | None = None
     input: Input = Input()

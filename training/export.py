@@ -32,6 +32,8 @@ from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
 ONNX_SUFFIX = ".onnx"
+RANDOM_IMAGES, RANDOM_LARGE_IMAGES = 64, 8  # to compare on; 64 large ones take minutes in a heavy network
+LARGEST_SMALL = 64  # pixels
 LEAST_ROUNDS, ROUNDS = 5, 20  # whose median time counts
 MEASURING_SECONDS = 2  # after which LEAST_ROUNDS are enough
 Exported = Callable[[Any], tuple[Tensor, ...]]  # takes images as `Classifier` or `ClassifierOfSeveralInputs` does
@@ -62,7 +64,7 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
 
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
     """Write ONNX to `path`, for engines other than PyTorch; otherwise the same as `export`."""
-    images, any_number = _random_images(checkpoint.inputs), {0: torch.export.Dim("images")}
+    images, any_number = _random_images(checkpoint.inputs, RANDOM_LARGE_IMAGES), {0: torch.export.Dim("images")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter itself uses deprecated functions
         program: Any = torch.onnx.export(
@@ -101,7 +103,7 @@ def _onnx(path: Path) -> Exported:
     return run
 
 
-def _random_images(inputs: list[Preprocessing], count: int = 8) -> list[Tensor]:
+def _random_images(inputs: list[Preprocessing], count: int) -> list[Tensor]:
     """Return random normalised images (count, 3, S, S) for each input."""
     generator = seeded(0)
     return [torch.randn(count, 3, each.size, each.size, generator=generator) for each in inputs]
@@ -117,7 +119,9 @@ def _real_images(inputs: list[Preprocessing], examples: Path) -> list[Tensor]:
 @torch.inference_mode()
 def _compare(checkpoint: Checkpoint, exported: Exported, kind: str, examples: Path) -> None:
     classifier, inputs = checkpoint.classifier(), checkpoint.inputs
-    for name, images in (("random", _random_images(inputs)), ("real", _real_images(inputs, examples))):
+    small = all(each.size <= LARGEST_SMALL for each in inputs)
+    random = _random_images(inputs, RANDOM_IMAGES if small else RANDOM_LARGE_IMAGES)
+    for name, images in (("random", random), ("real", _real_images(inputs, examples))):
         for batch in (images, [each[:1] for each in images]):
             for output, expected in zip(call(exported, batch), call(classifier, batch), strict=True):
                 difference, largest = (output - expected).abs().max().item(), expected.abs().max().item()

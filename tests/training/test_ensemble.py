@@ -1,13 +1,10 @@
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
 
 from tests.conftest import QUICK_RECIPE, run_module
-from training import outliers
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe
 from training.data import load_images
@@ -15,12 +12,7 @@ from training.ensemble import fit_weights, join
 from training.metrics import predict
 from training.train import train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_outliers() -> Iterator[None]:
-    """Let calibration look at fewer drawn images, because two networks look at each."""
-    with patch.object(outliers, "COUNT", 20):
-        yield
+pytestmark = pytest.mark.usefixtures("few_outliers")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """Networks of different sizes joined in one: each sees its own form of an image."""
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from handler.transforms import Preprocessing
 from tests.conftest import QUICK_RECIPE, run_module
 from tests.drawing import draw, encode
 from tests.handler.test_image_classifier import handle
-from training import outliers
 from training.checkpoint import load_checkpoint
 from training.config import Distillation, Recipe
 from training.data import load_images, read_files
@@ -26,13 +23,7 @@ from training.train import train
 
 OTHER = {"size": 24, "fit": "crop", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_outliers() -> Iterator[None]:
-    """Let calibration look at fewer drawn images."""
-    with patch.object(outliers, "COUNT", 10):
-        yield
+pytestmark = pytest.mark.usefixtures("few_outliers")
 
 
 @pytest.fixture(scope="module")
