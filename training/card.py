@@ -31,7 +31,7 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
     data, calibration = card["data"], card["calibration"]
     score = calibration["in_distribution"]
     seen = " and ".join(f"{each.size} × {each.size} pixels ({FITS[each.fit]})" for each in checkpoint.inputs)
-    parameters = sum(value.numel() for name, value in checkpoint.weights.items() if name.startswith("network."))
+    parameters = sum(value.numel() for name, value in checkpoint.weights.items() if "score" not in name.split("."))
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in score["auroc"].items())
     return f"""# {card["name"]}
 
@@ -55,7 +55,7 @@ the end.
 
 ## Calibration
 
-- Confidences are softmax outputs at temperature {calibration["temperature"]:.3f}.
+- Confidences are softmax outputs at {_temperature(card)}.
 - An image is in distribution if its score (`{score["score"]}`) is at least {score["threshold"]:.3f}, as it is for
   95 % of the validation images. Other images are outliers.
 
@@ -75,9 +75,22 @@ was fitted on none of these kinds. 1 is best, and 0.5 is chance:
 """
 
 
+def _temperature(card: dict[str, Any]) -> str:
+    """Say at which temperature the softmax is taken; each member of a pair has its own."""
+    if members := card["recipe"].get("pair"):
+        return " and ".join(f"{member['calibration']['temperature']:.3f} ({member['name']})" for member in members)
+    return f"temperature {card['calibration']['temperature']:.3f}"
+
+
 def _of_ready_weights(checkpoint: Checkpoint) -> str:
     """Return the card of a checkpoint whose weights came ready-made, and which nobody measured here."""
     card, (seen,) = checkpoint.card, checkpoint.inputs
+    threshold = card["calibration"]["in_distribution"]["threshold"]
+    outliers = (
+        f"Below a score of {threshold:g}, which was chosen and not fitted, it calls an image an outlier."
+        if threshold
+        else "It calls no image an outlier, because no threshold was fitted."
+    )
     return f"""# {card["name"]}
 
 Tells {len(card["classes"]):,} classes of {card["data"]["name"]} apart, from {card["classes"][0]} to
@@ -95,7 +108,7 @@ Tells {len(card["classes"]):,} classes of {card["data"]["name"]} apart, from {ca
 - Nothing was measured here: neither its accuracy nor its calibration. Measure it on your own images with
   `classifier evaluate`.
 - Confidences are the plain softmax outputs, because no temperature was fitted.
-- It calls no image an outlier, because no threshold was fitted.
+- {outliers}
 """
 
 

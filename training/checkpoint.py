@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from handler.transforms import Preprocessing, inputs_of
 from training import pretrained
-from training.classifier import Classifier, Energy, FeatureCosine, FeatureNeighbours, make_classifier
+from training.classifier import (
+    Classifier,
+    Energy,
+    FeatureCosine,
+    FeatureNeighbours,
+    OfOneInput,
+    Pair,
+    make_classifier,
+)
 from training.data import Images
 from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
@@ -32,8 +40,11 @@ class Checkpoint(NamedTuple):
         """The preprocessing of each input of the network."""
         return inputs_of(self.card)
 
-    def classifier(self) -> Classifier:
+    def classifier(self) -> Classifier | Pair:
         """Rebuild the classifier in evaluation mode, on the CPU."""
+        if "pair" in self.card["recipe"]:
+            recipe = self.card["recipe"]
+            return join_pair(*self._members(), recipe["pixels"], recipe["limit"])
         calibration = self.card["calibration"]
         match calibration["in_distribution"]["score"]:
             case "feature_cosine":
@@ -47,11 +58,45 @@ class Checkpoint(NamedTuple):
         classifier.load_state_dict(self.weights)
         return classifier.eval()
 
+    def _members(self) -> list["Checkpoint"]:
+        """Return the two checkpoints of a pair."""
+        members = zip(("thumbnails.", "photos."), self.card["recipe"]["pair"], strict=True)
+        return [Checkpoint(_inner(self.weights, prefix), card | {"classes": self.card["classes"]}) for prefix, card in members]
+
+
+def _inner(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix).removeprefix("classifier."): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
+def join_pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, limit: float) -> Pair:
+    """Make one classifier of two in evaluation mode; see `Pair`. Its inputs are those of `inputs_of_both`."""
+    first = thumbnails.classifier()
+    thresholds = [member.card["calibration"]["in_distribution"]["threshold"] for member in (thumbnails, photos)]
+    return Pair(
+        OfOneInput(first, 0) if len(thumbnails.inputs) == 1 else first,
+        photos.classifier(),
+        inputs_of_both(thumbnails, photos).index(photos.inputs[0]),
+        (thresholds[0], thresholds[1]),
+        pixels,
+        limit,
+    ).eval()
+
+
+def inputs_of_both(first: Checkpoint, second: Checkpoint) -> list[Preprocessing]:
+    """Return the inputs of two checkpoints, those of the first one first, and none twice."""
+    return list(dict.fromkeys([*first.inputs, *second.inputs]))
+
 
 def build(recipe: dict[str, Any], num_classes: int) -> Network:
     """Build the network of a recipe, which is given as plain values: a single network, or an ensemble of members."""
     if "members" in recipe:
         return join_networks(recipe, [build(member, num_classes) for member in recipe["members"]])
+    if "merged" in recipe:
+        return pretrained.merged(recipe["architecture"], recipe["merged"], input_of(recipe).size)
     architecture = recipe["architecture"]
     if pretrained.is_timm(architecture):
         return pretrained.build(architecture, num_classes, recipe["dropout"], input_of(recipe).size)

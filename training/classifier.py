@@ -1,11 +1,15 @@
 """The deployed classifier: a network with calibrated confidence and a score that tells outliers."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.models import Network
 
 NEIGHBOURS = 5  # training images
+STEEPNESS = 10.0  # of the change from thumbnails to photos: from 12 to 88 % within a fifth of the limit each way
 
 
 class Energy(nn.Module):
@@ -74,3 +78,68 @@ def make_classifier(network: Network, temperature: float, score: nn.Module, inpu
     """Make a classifier of a network with this number of inputs."""
     kind = ClassifierOfSeveralInputs if inputs > 1 else Classifier
     return kind(network, temperature, score)
+
+
+class OfOneInput(nn.Module):
+    """A Classifier, or a part of a Pair, that takes the images for it out of the list for all."""
+
+    def __init__(self, classifier: nn.Module, place: int) -> None:
+        super().__init__()
+        self.classifier, self.place = classifier, place
+
+    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits, score = self.classifier(images[self.place])
+        return logits, score
+
+
+class Detail(nn.Module):
+    """How far normalised images (N, 3, S, S) are from their copies of about `pixels` a side: (N,), above 0."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[2]
+        coarse = F.interpolate(F.avg_pool2d(images, size // self.pixels), size=[size, size], mode="bilinear")
+        return ((images - coarse).mean(dim=1).square().mean(dim=[1, 2]) + 1e-8).sqrt()
+
+
+class Pair(nn.Module):
+    """Two classifiers as one: the first for thumbnails, the second for photos; how sharp an image is decides.
+
+    `photos` takes the images of number `place`. Those are sharp as far as they have more detail than their copies at
+    `pixels`: at `limit`, half of the answer comes from each classifier. A score is the share by which it is above the
+    threshold of its classifier.
+    """
+
+    def __init__(
+        self,
+        thumbnails: nn.Module,
+        photos: nn.Module,
+        place: int,
+        thresholds: tuple[float, float],
+        pixels: int,
+        limit: float,
+    ) -> None:
+        super().__init__()
+        self.thumbnails, self.photos = thumbnails, OfOneInput(photos, place)
+        self.place, self.thresholds = place, thresholds
+        self.detail, self.log_limit = Detail(pixels), math.log(limit)
+
+    def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
+        small, small_score = self.thumbnails(images)
+        large, large_score = self.photos(images)
+        sharp = STEEPNESS * (self.detail(images[self.place]).log() - self.log_limit)
+        share = sharp.sigmoid()
+        logits = torch.logaddexp(
+            small.log_softmax(dim=1) + F.logsigmoid(-sharp)[:, None],
+            large.log_softmax(dim=1) + F.logsigmoid(sharp)[:, None],
+        )
+        small_above, large_above = above(small_score, self.thresholds[0]), above(large_score, self.thresholds[1])
+        return logits, (1 - share) * small_above + share * large_above
+
+
+def above(scores: Tensor, threshold: float) -> Tensor:
+    """Return by which share of a threshold the scores (N,) are above it; if it is 0, the scores themselves."""
+    return scores if threshold == 0 else (scores - threshold) / abs(threshold)

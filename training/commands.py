@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from training.outcome import INTERRUPTED, STOPPED, Outcome, Stopped, end
-from training.project import CHECKPOINTS, RECIPES, SPACES
+from training.project import CHECKPOINTS, MERGES, RECIPES, SPACES
 
 AS_JSON = f"{__name__}.as_json"  # set in the context when you ask for JSON
 LAYOUTS = "folder with <class>/*, or with train/<class>/* and test/<class>/*, or CSV file of file,label"
@@ -75,6 +75,7 @@ PATH = click.Path(path_type=Path)
 COUNT = Count()
 RECIPE = Named("recipe", RECIPES, ".yaml")
 SPACE = Named("search space", SPACES, ".yaml")
+MERGE = Named("merge of classes", MERGES, ".yaml")
 CHECKPOINT = Named("checkpoint", CHECKPOINTS, ".pth")
 MODEL = Model("checkpoint", CHECKPOINTS, ".pth")
 

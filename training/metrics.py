@@ -24,7 +24,7 @@ def batch_size(inputs: Inputs) -> int:
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Inputs, device: torch.device | str = "cpu") -> Any:
     """Return a model's output for N images, on the CPU: one tensor, or a tuple of tensors."""
-    model.eval()
+    model.eval().to(memory_format=torch.channels_last)  # in which deep networks take half the time on a CPU
     outputs = [call(model, batch) for batch in inputs.batches(batch_size(inputs), device)]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs).cpu()

@@ -212,6 +212,24 @@ class Mixture(nn.Module):
         return torch.stack(weighted).logsumexp(dim=0)
 
 
+class Merged(nn.Module):
+    """A head whose classes are joined from finer ones: features (N, D) to logits (N, C).
+
+    The finer classes of each class follow one another; `counts` says how many. Their probabilities add up.
+    """
+
+    def __init__(self, in_features: int, counts: list[int]) -> None:
+        super().__init__()
+        self.in_features, self.counts = in_features, counts
+        self.finer = nn.Linear(in_features, sum(counts))
+
+    def forward(self, features: Tensor) -> Tensor:
+        joined: list[Tensor] = []
+        for finer in self.finer(features).split(self.counts, dim=1):
+            joined.append(finer.logsumexp(dim=1))
+        return torch.stack(joined, dim=1)
+
+
 ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {
     "cnn": cnn,
     "whitened_cnn": whitened_cnn,

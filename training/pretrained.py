@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.models import Network
+from training.models import Merged, Network
 from training.outcome import Stopped
 
 PREFIX = "timm/"
@@ -55,6 +55,12 @@ def build(architecture: str, num_classes: int, dropout: float, size: int) -> Net
     """Build a network for images of `size` pixels: timm's model up to its pooled features, and a linear head."""
     features = _create(architecture, size, num_classes=0, drop_rate=dropout)
     return Network(features, nn.Linear(_width(features), num_classes))
+
+
+def merged(architecture: str, groups: dict[str, list[int]], size: int) -> Network:
+    """Build a network whose classes are groups of ImageNet's, for images of `size` pixels."""
+    features = _create(architecture, size, num_classes=0)
+    return Network(features, Merged(_width(features), [len(numbers) for numbers in groups.values()]))
 
 
 def copy_imagenet(network: Network, architecture: str, size: int, folder: Path | None, classes: list[str]) -> nn.Module:

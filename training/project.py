@@ -5,7 +5,8 @@ from __future__ import annotations  # scripts/doctor.py has to run in Pythons to
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES, SPACES, CHECKPOINTS = ROOT / "training" / "recipes", ROOT / "training" / "spaces", ROOT / "model_store"
+RECIPES, SPACES, MERGES = ROOT / "training" / "recipes", ROOT / "training" / "spaces", ROOT / "training" / "merges"
+CHECKPOINTS = ROOT / "model_store"
 
 
 def from_recipe(path: str) -> Path:

@@ -17,9 +17,9 @@
   }
 
   function facts({ name, version, classes, preprocessing, metrics: { test }, calibration, data, recipe, commit }) {
-    if (!test) return ready({ name, version, classes, data, recipe, commit });
+    if (!test) return ready({ name, version, classes, data, recipe, calibration, commit });
     const [low, high] = interval(test.accuracy, test.images);
-    const { architecture, optimizer, epochs, seed, members } = recipe;
+    const { architecture, optimizer, epochs, seed, members, pair } = recipe;
     const rows = {
       Name: `${name}, version ${version}`,
       Classes: listed(classes),
@@ -28,24 +28,26 @@
         `${percent(test.accuracy)} of ${grouped(test.images)} test images; ` +
         `95\u00a0% interval ${percent(low)} to ${percent(high)}`,
       Calibration:
-        `expected calibration error ${percent(test.ece)} on the test images; ` +
-        `temperature ${calibration.temperature.toFixed(3)}`,
+        `expected calibration error ${percent(test.ece)} on the test images` +
+        (pair ? "" : `; temperature ${calibration.temperature.toFixed(3)}`),
       Data: `${data.name}, ${grouped(data.training_images)} training images`,
-      Recipe: members
-        ? `an ensemble of ${members.length}`
-        : `${architecture}, ${optimizer.name}, ${epochs} epochs, seed ${seed}`,
+      Recipe: pair
+        ? `a pair: ${pair[0].name} for thumbnails, ${pair[1].name} for photos`
+        : members
+          ? `an ensemble of ${members.length}`
+          : `${architecture}, ${optimizer.name}, ${epochs} epochs, seed ${seed}`,
       Commit: commit,
     };
     return list(rows);
   }
 
   // The facts of a network whose weights came ready-made, and which nobody measured here.
-  function ready({ name, version, classes, data, recipe, commit }) {
+  function ready({ name, version, classes, data, recipe, calibration, commit }) {
     return list({
       Name: `${name}, version ${version}`,
       Classes: `${grouped(classes.length)} classes, from ${classes[0]} to ${classes.at(-1)}`,
       Accuracy: "not measured",
-      Calibration: "not measured; no image is called an outlier",
+      Calibration: `not measured; ${calibration.in_distribution.threshold ? "a threshold was chosen" : "no image is called an outlier"}`,
       Data: data.name,
       Recipe: recipe.architecture,
       Commit: commit,

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from tests.conftest import run_module
+from tests.drawing import TEN
+from tests.training.test_pretrained import SMALL
+from training.card import describe_in_words
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.classifier import Detail
+from training.imagenet import Merge, imagenet
+from training.inputs import Inputs, normalise, read_all
+from training.metrics import predict
+from training.pair import pair
+
+pytestmark = pytest.mark.usefixtures("few_outliers")
+MERGE = Merge(
+    input={"size": 64, "fit": "crop"}, threshold=2.0, classes={name: [index] for index, name in enumerate(sorted(TEN))}
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    torch.manual_seed(0)
+    weights = timm.create_model("test_efficientnet").state_dict()
+    weights["classifier.weight"] *= 50  # so that its answers differ
+    torch.save(weights, folder / "test_efficientnet.pth")
+    save_checkpoint(imagenet(SMALL, str(folder), "photos", MERGE), folder / "photos.pth")
+    return folder / "photos.pth"
+
+
+@pytest.fixture(scope="module")
+def both(checkpoint: Path, photos: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("both") / "both.pth"
+    printed = run_module("training.pair", checkpoint, photos, "--data", dataset, "--output", path)
+    assert f"wrote {path}" in printed
+    return path
+
+
+def probabilities(checkpoint: Checkpoint, images: Inputs) -> torch.Tensor:
+    return predict(checkpoint.classifier(), images.of(checkpoint.inputs))[0].softmax(dim=1)
+
+
+def sharp_and_blurred(checkpoint: Checkpoint) -> tuple[Inputs, Inputs]:
+    """Return noise of 64 × 64 pixels, and of 4 × 4, as the classifier takes them."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for side, sampling in ((64, Image.Resampling.NEAREST), (4, Image.Resampling.BICUBIC)):
+        pixels = (torch.rand(5, side, side, 3, generator=generator) * 255).byte().numpy()
+        made.append(read_all([Image.fromarray(each).resize((256, 256), sampling) for each in pixels], checkpoint.inputs))
+    return made[0], made[1]
+
+
+def test_the_first_answers_for_blurred_images_and_the_second_for_sharp_ones(
+    both: Path, checkpoint: Path, photos: Path
+) -> None:
+    joined = load_checkpoint(both)
+    sharp, blurred = sharp_and_blurred(joined)
+    assert torch.allclose(probabilities(joined, blurred), probabilities(load_checkpoint(checkpoint), blurred), atol=0.01)
+    assert torch.allclose(probabilities(joined, sharp), probabilities(load_checkpoint(photos), sharp), atol=0.01)
+
+
+def test_an_outlier_is_what_the_one_that_answers_takes_for_one(both: Path, photos: Path) -> None:
+    joined, second = load_checkpoint(both), load_checkpoint(photos)
+    sharp, _ = sharp_and_blurred(joined)
+    scores = predict(joined.classifier(), sharp)[1]
+    expected = predict(second.classifier(), sharp.of(second.inputs))[1] / MERGE.threshold - 1
+    assert torch.allclose(scores, expected, atol=0.01)
+
+
+def test_detail_is_what_a_small_copy_lacks(both: Path) -> None:
+    sharp, blurred = sharp_and_blurred(load_checkpoint(both))
+    detail = Detail(32)
+    fine, coarse = (
+        predict(detail, images.of(images.preprocessing[-1:])).tolist() for images in (sharp, blurred)
+    )
+    assert min(fine) > 2 * max(coarse) > 0
+    flat = normalise(torch.full((1, 3, 64, 64), 128), sharp.preprocessing[-1])
+    assert detail(flat).item() == pytest.approx(1e-4, rel=0.1)
+
+
+def test_is_archived_as_any_other_and_has_a_card(both: Path, tmp_path: Path) -> None:
+    run_module("training.archive", both, "--output", tmp_path / "both.mar")
+    words = describe_in_words(load_checkpoint(both))
+    assert "32 × 32 pixels" in words and "64 × 64 pixels" in words
+    assert "1.000 (photos)" in words
+
+
+def test_others_are_refused(both: Path, checkpoint: Path, photos: Path, dataset: Path) -> None:
+    first, second, joined = map(load_checkpoint, (checkpoint, photos, both))
+    stranger = Checkpoint(second.weights, second.card | {"classes": [*TEN[1:], "other"]})
+    with pytest.raises(CheckpointError, match="know different classes"):
+        pair(first, stranger, 32, dataset, "x")
+    with pytest.raises(CheckpointError, match="A pair takes no pair"):
+        pair(joined, second, 32, dataset, "x")
+    elsewhere = Checkpoint(first.weights, first.card | {"data": first.card["data"] | {"fingerprint": [1, 2]}})
+    with pytest.raises(CheckpointError, match="was trained on other images"):
+        pair(elsewhere, second, 32, dataset, "x")
