@@ -61,7 +61,10 @@ class Checkpoint(NamedTuple):
     def _members(self) -> list["Checkpoint"]:
         """Return the two checkpoints of a pair."""
         members = zip(("thumbnails.", "photos."), self.card["recipe"]["pair"], strict=True)
-        return [Checkpoint(_inner(self.weights, prefix), card | {"classes": self.card["classes"]}) for prefix, card in members]
+        return [
+            Checkpoint(_inner(self.weights, prefix), card | {"classes": self.card["classes"]})
+            for prefix, card in members
+        ]
 
 
 def _inner(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

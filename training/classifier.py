@@ -126,11 +126,12 @@ class Pair(nn.Module):
         self.thumbnails, self.photos = thumbnails, OfOneInput(photos, place)
         self.place, self.thresholds = place, thresholds
         self.detail, self.log_limit = Detail(pixels), math.log(limit)
+        self.steepness = STEEPNESS  # TorchScript sees no constants of the module
 
     def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
         small, small_score = self.thumbnails(images)
         large, large_score = self.photos(images)
-        sharp = STEEPNESS * (self.detail(images[self.place]).log() - self.log_limit)
+        sharp = self.steepness * (self.detail(images[self.place]).log() - self.log_limit)
         share = sharp.sigmoid()
         logits = torch.logaddexp(
             small.log_softmax(dim=1) + F.logsigmoid(-sharp)[:, None],

@@ -51,7 +51,9 @@ def sharp_and_blurred(checkpoint: Checkpoint) -> tuple[Inputs, Inputs]:
     made = []
     for side, sampling in ((64, Image.Resampling.NEAREST), (4, Image.Resampling.BICUBIC)):
         pixels = (torch.rand(5, side, side, 3, generator=generator) * 255).byte().numpy()
-        made.append(read_all([Image.fromarray(each).resize((256, 256), sampling) for each in pixels], checkpoint.inputs))
+        made.append(
+            read_all([Image.fromarray(each).resize((256, 256), sampling) for each in pixels], checkpoint.inputs)
+        )
     return made[0], made[1]
 
 
@@ -60,7 +62,9 @@ def test_the_first_answers_for_blurred_images_and_the_second_for_sharp_ones(
 ) -> None:
     joined = load_checkpoint(both)
     sharp, blurred = sharp_and_blurred(joined)
-    assert torch.allclose(probabilities(joined, blurred), probabilities(load_checkpoint(checkpoint), blurred), atol=0.01)
+    assert torch.allclose(
+        probabilities(joined, blurred), probabilities(load_checkpoint(checkpoint), blurred), atol=0.01
+    )
     assert torch.allclose(probabilities(joined, sharp), probabilities(load_checkpoint(photos), sharp), atol=0.01)
 
 
@@ -75,9 +79,7 @@ def test_an_outlier_is_what_the_one_that_answers_takes_for_one(both: Path, photo
 def test_detail_is_what_a_small_copy_lacks(both: Path) -> None:
     sharp, blurred = sharp_and_blurred(load_checkpoint(both))
     detail = Detail(32)
-    fine, coarse = (
-        predict(detail, images.of(images.preprocessing[-1:])).tolist() for images in (sharp, blurred)
-    )
+    fine, coarse = (predict(detail, images.of(images.preprocessing[-1:])).tolist() for images in (sharp, blurred))
     assert min(fine) > 2 * max(coarse) > 0
     flat = normalise(torch.full((1, 3, 64, 64), 128), sharp.preprocessing[-1])
     assert detail(flat).item() == pytest.approx(1e-4, rel=0.1)
@@ -86,7 +88,8 @@ def test_detail_is_what_a_small_copy_lacks(both: Path) -> None:
 def test_is_archived_as_any_other_and_has_a_card(both: Path, tmp_path: Path) -> None:
     run_module("training.archive", both, "--output", tmp_path / "both.mar")
     words = describe_in_words(load_checkpoint(both))
-    assert "32 × 32 pixels" in words and "64 × 64 pixels" in words
+    assert "32 × 32 pixels" in words
+    assert "64 × 64 pixels" in words
     assert "1.000 (photos)" in words
 
 
