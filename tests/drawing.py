@@ -41,3 +41,10 @@ def draw_dataset(root: Path, classes: list[str], train: int, test: int) -> Path:
             for number in range(count):
                 draw(name, first + number).save(folder / f"{number:04}.png")
     return root
+
+
+def add_photos(root: Path, name: str, numbers: range) -> None:
+    """Draw photos of a class into the folder of its name."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        draw(name, number).save(root / name / f"{number}.png")

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
-# Those of handler.transforms, which loads PyTorch.
+# Those of handler.transforms, which needs NumPy and Pillow.
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
 FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
 HEIC_EXTENSIONS = frozenset((".heic", ".heif"))
