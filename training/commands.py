@@ -47,13 +47,16 @@ class Model(Named):
 
 
 class Count(click.ParamType):
-    """A number of 1 or more."""
+    """A number of `least` or more."""
 
     name = "count"
 
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value} is no number of 1 or more.", param, ctx)
+        if not str(value).isdecimal() or int(value) < self.least:
+            self.fail(f"{value} is no number of {self.least} or more.", param, ctx)
         return int(value)
 
 
