@@ -20,6 +20,7 @@ VERSION = click.Argument(["version"], help="a version, as `classifier models lis
 ANY_VERSION = click.Argument(["version"], required=False, help="a version (default: the default version)")
 WORKERS = click.Argument(["workers"], type=COUNT, help="how many workers the version gets")
 SAMPLE = click.Option(["--sample"], type=PATH, metavar="FOLDER", help="compare accuracy on folders named as classes")
+LEAVE_NONE = click.Option(["--leave-none"], is_flag=True, help="allow that no version is left")
 NEW_CLASSES = click.Option(["--new-classes"], is_flag=True, help="allow different classes (skips the accuracy check)")
 
 
@@ -39,11 +40,10 @@ add("register", "Load an archive.", "second.mar", ARCHIVE)
 add("describe", "Print all that TorchServe knows of a version.", "2.0", ANY_VERSION)
 add("scale", "Change the number of workers.", "2", WORKERS, ANY_VERSION)
 add("set-default", "Serve a version to requests that name none.", "2.0", VERSION)
-add("unregister", "Stop and forget a version.", "1.0", VERSION)
+add("unregister", "Stop and forget a version.", "1.0", VERSION, LEAVE_NONE)
 TOLERANCE = limit("--tolerance", "tolerance", "share of accuracy that may be lost")
 SLOWER = limit("--slower", "slower", "times as long as before that an image may take in the median")
-LIMIT = limit("--limit", "seconds", "seconds for any image")
-ROLL = (ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, LIMIT)
+ROLL = (ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, limit("--limit", "seconds", "seconds for any image"))
 add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL)
 add("rollback", "Serve the version again that the last roll replaced.", "")
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_parquet_has_types_and_nulls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_rows_of_the_likeliest_classes_come_back_as_they_were(suffix: str, tmp_path: Path) -> None:
     probabilities = {"cat": 0.25, "dog, wild": 0.5, "12": 0.25}
-    answers = [
+    answers: list[Mapping[str, object]] = [
         {"predicted_class": "dog, wild", "confidence": 0.5, "in_distribution": True}
         | {"class_probabilities": probabilities},
         {"error": "No image."},
