@@ -4,15 +4,16 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
+from scripts.serving.rolling import Limits, Refused, _ask, _compare, _two_digits, in_store
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
@@ -168,7 +169,7 @@ def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("archive_name", "options", "said"),
     [
-        ("renamed", [], "version 3.0 has other classes, teal and not azure"),
+        ("renamed", [], r"version 3.0 has other classes: it adds teal and lacks azure\. Add --new-classes"),
         ("renamed", ["--new-classes"], "the sample's folders are not all classes of version 3.0: azure"),
         ("confused", [], "version 3.0 has .* of the sample right and 1.0 "),
         ("raising", [], r"version 3.0 fails on .*\.png: "),
@@ -189,6 +190,27 @@ def test_a_version_that_is_no_good_is_refused(
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
     assert rolling.torchserve.inference.predict(PICTURE)["predicted_class"] == "azure"
+
+
+@pytest.mark.parametrize(
+    ("classes", "limits", "said"),
+    [
+        (["azure", "lime"], Limits(), "more than 3 times as long; --slower allows more"),
+        (["cat", "dog"], Limits(new_classes=True), ""),
+        (["cat", "dog"], Limits(new_classes=True, slower=2), "more than 2 times as long"),
+    ],
+)
+def test_another_task_may_take_a_larger_network(
+    classes: list[str], limits: Limits, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_: object, version: str, image: Path, limit: float) -> tuple[dict[str, object], float]:
+        names = classes if version == "2.0" else ["azure", "lime"]
+        return {"predicted_class": names[0], "class_probabilities": dict.fromkeys(names, 0.5)}, float(version)
+
+    monkeypatch.setattr("scripts.serving.rolling._ask", answer)
+    with pytest.raises(Refused, match=said) if said else nullcontext():
+        compared = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
+        assert compared.startswith("It takes 2000 ms an image, in the median; before it was 500 ms.")
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:
