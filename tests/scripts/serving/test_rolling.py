@@ -18,7 +18,7 @@ from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
-from tests.stack import Record, Stack, serve, times
+from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
 from training.files import write_digest
 
@@ -40,6 +40,11 @@ BAD_HANDLERS = {
     "dying": """
     def initialize(self, context):
         raise RuntimeError
+""",
+    "late": """
+    def initialize(self, context):
+        time.sleep(4)
+        super().initialize(context)
 """,
     "sleeping": """
     def preprocess(self, data):
@@ -159,6 +164,32 @@ def test_no_request_is_lost_while_versions_are_rolled(
                 assert verified.startswith("10 of 10 images have the same class")
     record_property(f"{ROLLS} rolls and rollbacks under load", sorted(outcomes))
     assert outcomes == {(200, "azure")}
+
+
+def test_no_request_waits_for_the_workers_of_a_new_version(rolling: Stack) -> None:
+    done, waits = Event(), list[float]()
+
+    def ask() -> None:
+        inference = rolling.torchserve.inference  # with a connection of its own, so that every thread has one
+        while not done.is_set():
+            started = time.monotonic()
+            inference.predict(PICTURE)
+            waits.append(time.monotonic() - started)
+            time.sleep(PAUSE)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(ask) for _ in range(CLIENTS)]
+        wait_until(lambda: len(waits) > 2 * CLIENTS)
+        started = time.monotonic()
+        try:
+            rolling.torchserve.register("late.mar")
+        finally:
+            took = time.monotonic() - started
+            done.set()
+    for client in clients:
+        client.result()
+    rolling.torchserve.unregister("3.0")
+    assert max(waits) < took / 2
 
 
 @pytest.mark.parametrize(("measured", "said"), [(59.23, "59"), (4.449, "4.4"), (123.4, "120"), (15_432.0, "15000")])
