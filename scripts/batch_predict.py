@@ -2,8 +2,8 @@
 """Predict many images and write one row each, in order, to a CSV, JSON Lines or Parquet file.
 
     classifier predict my-images/test -o predictions.csv
-    classifier predict 'photos/**/*.jpg' -o all.parquet --contact-sheet a.png --top-k 5
-    find photos -mtime -1 | classifier predict --list - -o new.jsonl --json
+    classifier predict 'photos/**/*.jpg' -o all.parquet --contact-sheet a.png
+    find photos -mtime -1 | classifier predict --list - -o new.jsonl --top-k 5
     classifier predict drop-folder --watch -o predictions.csv
     classifier predict s3://my/photos --engine ray --archive my.mar -o rows
 
