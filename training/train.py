@@ -132,7 +132,7 @@ def next_commands(checkpoint: Path, data: Path) -> str:
     store = CHECKPOINTS.relative_to(Path.cwd()) if CHECKPOINTS.is_relative_to(Path.cwd()) else CHECKPOINTS
     sample = data / "test" if data.is_dir() and has_splits(data) else data
     commands = [
-        ["evaluate", checkpoint, "--data", data],
+        ["evaluate", checkpoint, "--data", data, "--output", checkpoint.parent / "report"],
         ["archive", checkpoint, "--version", "2.0", "--output", store / f"{name}.mar"],
         ["models", "roll", f"{name}.mar", *(["--sample", sample] if data.is_dir() else []), "--new-classes"],
     ]

@@ -70,7 +70,8 @@ def test_says_how_to_go_on_with_the_checkpoint(layout: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     sample = {"classes": "--sample 'my photos' ", "splits": "--sample my-images/test ", "csv": ""}[layout]
     _, evaluate, pack, roll = next_commands(Path("runs/mine/photos.pth"), Path(data)).splitlines()
-    assert evaluate == f"    classifier evaluate runs/mine/photos.pth --data {shlex.quote(data)}"
+    report = "--output runs/mine/report"
+    assert evaluate == f"    classifier evaluate runs/mine/photos.pth --data {shlex.quote(data)} {report}"
     assert pack == f"    classifier archive runs/mine/photos.pth --version 2.0 --output {CHECKPOINTS / 'mine.mar'}"
     assert roll == f"    classifier models roll mine.mar {sample}--new-classes"
     monkeypatch.chdir(ROOT)

@@ -203,7 +203,7 @@ def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
     assert len(sample) == 4
     assert trained_on.isdisjoint(sample)
     (tmp_path / TEN[0] / "copy.png").write_bytes((tmp_path / TEN[1] / "0.png").read_bytes())
-    with pytest.raises(DataError, match="is a copy of .*, which has another class"):
+    with pytest.raises(DataError, match=r"is a copy of .*, which has another class"):
         _images(tmp_path)
 
 
