@@ -75,7 +75,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
         "--recipe cnn": f"--recipe {recipe} --data {dataset}",
-        "--recipe fine_tune": f"--recipe {recipe}",
+        "--new-classes": "--new-classes --tolerance 1",  # they are the same here, and learnt from fewer images
         "my-images": dataset,
         "my-photos": folder / "my-photos",
         "runs/photos/photos.pth": folder / "runs/photos/drawn.pth",
