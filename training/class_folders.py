@@ -8,6 +8,7 @@ from training.folders import (
     FORMAT_NAMES,
     HEIC_EXTENSIONS,
     HOW_TO_READ_HEIC,
+    PLACES_FILE,
     Findings,
     counted,
     extensions_of,
@@ -15,7 +16,7 @@ from training.folders import (
     find,
     is_leaving,
 )
-from training.split import PLACES_FILE, DataError, Photos, by_content
+from training.split import DataError, Photos, by_content
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
 

@@ -3,7 +3,8 @@
 import csv
 from pathlib import Path
 
-from training.split import ALWAYS_TRAIN, ALWAYS_VALIDATION, PLACES_FILE, DataError, Photos, by_content, raise_any
+from training.folders import PLACES_FILE
+from training.split import ALWAYS_TRAIN, ALWAYS_VALIDATION, DataError, Photos, by_content, raise_any
 
 SPLITS = ("train", "validation", "test")
 

@@ -17,7 +17,6 @@ from training.files import write_whole
 from training.folders import counted
 from training.outcome import Stopped
 
-PLACES_FILE = "split.csv"
 PLACES_COLUMNS = ["class", "place", "sha256"]
 TEST_EVERY, FIRST_TEST = 5, 2  # of the places in a class, numbered from 0
 ALWAYS_TRAIN, ALWAYS_VALIDATION = 1.0, -1.0  # instead of a validation key

@@ -1,7 +1,8 @@
 """The part of TorchServe that operators need: the versions it serves, and how many workers each has.
 
 If TorchServe itself waits until workers have loaded, one of its few threads does nothing else meanwhile. Predictions
-whose connections have that thread would wait too. So it is told not to wait, and is asked again and again.
+whose connections have that thread would wait too. So TorchServe answers at once here, and the state is read again and
+again.
 """
 
 import time

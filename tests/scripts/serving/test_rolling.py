@@ -13,14 +13,16 @@ import pytest
 import requests
 
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Limits, Refused, _ask, _compare, _two_digits, in_store
+from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store
 from tests.conftest import run_module
-from tests.drawing import TEN, draw, draw_dataset, encode
+from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
 from training.files import write_digest
+from training.photos import photos_of
+from training.split import DataError
 
 ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
@@ -242,6 +244,19 @@ def test_another_task_may_take_a_larger_network(
     with pytest.raises(Refused, match=said) if said else nullcontext():
         compared = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
         assert compared.startswith("It takes 2000 ms an image, in the median; before it was 500 ms.")
+
+
+def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
+    for name in TEN[:2]:
+        add_photos(tmp_path, name, range(10))
+    assert len(_images(tmp_path)) == 20
+    trained_on = set(photos_of(tmp_path, "train").paths)
+    sample = _images(tmp_path)
+    assert len(sample) == 4
+    assert trained_on.isdisjoint(sample)
+    (tmp_path / TEN[0] / "copy.png").write_bytes((tmp_path / TEN[1] / "0.png").read_bytes())
+    with pytest.raises(DataError, match=r"is a copy of .*, which has another class"):
+        _images(tmp_path)
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:
