@@ -1,12 +1,11 @@
 """The application and its settings."""
 
 import json
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask, Request, redirect
+from flask import Config, Flask, redirect
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
@@ -57,13 +56,6 @@ SWAGGER = {
 }
 
 
-class InMemory(Request):
-    """Keeps uploads in memory, which the gate bounds; the folder for temporary files may be full."""
-
-    def _get_file_stream(self, *arguments: object, **options: object) -> BytesIO:
-        return BytesIO()
-
-
 class StrictJSON(DefaultJSONProvider):
     """JSON by the letter: no key twice and no NaN comes in; keys go out in their order, that of the classes."""
 
@@ -79,7 +71,6 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     MODEL_DIR decides what runs the model, or else TORCHSERVE with TOKEN_FILE, or else TORCHSERVE_CONFIG with KEY_FILE.
     """
     app = Flask(__name__, static_folder=None)
-    app.request_class = InMemory
     app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
