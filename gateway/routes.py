@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from gateway import bodies, limits, metrics
 from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Details, Explanation, Prediction
-from gateway.batches import Batches
+from gateway.batches import Batches, is_small
 from gateway.error_handlers import RETRY_AFTER, reason
 from gateway.request_log import upstream
 
@@ -155,7 +155,7 @@ def predict_one(image: bytes, wanted: Wanted) -> Prediction:
 def run_model(image: bytes, version: str | None = None) -> Prediction:
     """Return the prediction of the default version, or of a given one."""
     with upstream() as access:
-        if version or len(image) > limits.SMALL_IMAGE_BYTES:
+        if version or not is_small(image):
             prediction: Prediction = gate().call(partial(backend().predict, image, version))
         else:
             prediction = batches().predict(image)
