@@ -42,7 +42,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Refused(Exception):
-    """What came is no request, or too long a one: the status of the answer."""
+    """A request that is too long, or not HTTP: the status of the reply."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status.description or status.phrase)
@@ -50,11 +50,11 @@ class Refused(Exception):
 
 
 class Request:
-    """A request as it arrives, and its body as the application reads it, which waits for what is not there yet."""
+    """A request as it arrives, and its body as the application reads it: it waits for bytes that are not there yet."""
 
     def __init__(self, connection: "Connection", environ: "WSGIEnvironment", keep_alive: bool) -> None:
         self.environ, self.keep_alive = environ, keep_alive
-        self.complete = False
+        self.complete = self.given_up = False
         self.pieces: list[bytes] = []
         self._available = 0
         self._connection = connection
@@ -71,8 +71,12 @@ class Request:
             self.expects = False
             if not self.complete and not self.pieces:
                 self._connection.send(CONTINUE)
-        while self._available < size and not self.complete:
-            self._connection.receive()
+        try:
+            while self._available < size and not self.complete:
+                self._connection.receive()
+        except BaseException:  # among them the time limit of the gate
+            self.given_up = True
+            raise
         data = b"".join(self.pieces) if len(self.pieces) != 1 else self.pieces[0]
         self.pieces.clear()
         if len(data) > size:
@@ -200,7 +204,7 @@ class Connection:
                 raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _answer(self, request: Request) -> bool:
-        """Answer a request; returns whether the connection goes on."""
+        """Answer a request; returns whether another one may follow."""
         started: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -213,9 +217,10 @@ class Connection:
         finally:
             getattr(pieces, "close", int)()
         status, headers = started
-        close = request.expects or not (request.keep_alive and self._process.alive)
+        ends = request.expects or request.given_up
+        close = ends or not (request.keep_alive and self._process.alive)
         self._reply(status, headers, body, close, request.environ["REQUEST_METHOD"] == "HEAD")
-        return (request.complete or request.expects or self._read_rest(request)) and not close
+        return (request.complete or ends or self._read_rest(request)) and not close
 
     def _reply(self, status: str, headers: list[tuple[str, str]], body: bytes, close: bool, head_alone: bool) -> None:
         lines = [f"HTTP/1.1 {status}\r\nServer: gunicorn\r\nDate: {_date(int(time.time()))}\r\n"]
@@ -253,7 +258,7 @@ def _key(name: bytes) -> str:
 
 
 def _split(url: bytes) -> tuple[str, str]:
-    """Return path and query of what a request asks for."""
+    """Return the path and the query of a URL."""
     path, _, query = url.partition(b"#")[0].partition(b"?")
     if not path.startswith((b"/", b"*")):  # the whole URL, as clients send it to a proxy
         parsed = parse_url(url)

@@ -29,7 +29,9 @@ class Process:
 
 def echo(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
     """Answer what was asked, as JSON."""
-    body = b"" if environ["PATH_INFO"] == "/unread" else environ["wsgi.input"].read(10**9)
+    body = b"" if environ["PATH_INFO"] == "/unread" else b"given up"
+    with gevent.Timeout(0.05 if environ["PATH_INFO"] == "/slow" else None, False):
+        body = body and environ["wsgi.input"].read(10**9)
     asked = {key: value for key, value in environ.items() if isinstance(value, str)} | {"body": body.decode("latin-1")}
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(asked).encode()]
@@ -180,6 +182,13 @@ def test_what_is_no_request_is_refused_and_ends_the_connection(client: socket, n
 def test_a_body_that_is_torn_is_an_error_for_its_reader(client: socket, body: bytes) -> None:
     client.sendall(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
     assert received(client) == b""  # the application of this test does not answer then
+
+
+def test_a_body_that_was_given_up_is_not_waited_for(client: socket) -> None:
+    client.sendall(b"POST /slow HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo")
+    started = time.monotonic()
+    assert [answer["body"] for answer in answers(received(client))] == ["given up"]
+    assert time.monotonic() < started + 4
 
 
 def test_a_head_has_to_come_in_time(client: socket, monkeypatch: pytest.MonkeyPatch) -> None:
