@@ -4,7 +4,7 @@ from threading import Thread
 
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction
-from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS, SMALL_IMAGE_BYTES, SMALL_IMAGE_PIXELS
+from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from gateway.pixels import pixels
 
 
@@ -36,11 +36,6 @@ class Batches:
 
     def _predict_all(self, images: list[bytes]) -> list[Answer]:
         return self._backend.predict_all(images) if len(images) > 1 else [self._backend.predict(images[0])]
-
-
-def is_small(image: bytes) -> bool:
-    """Say whether an image may share a call."""
-    return len(image) <= SMALL_IMAGE_BYTES and pixels(image) <= SMALL_IMAGE_PIXELS
 
 
 def _outcome(answer: Answer) -> Prediction | ImageRefused:

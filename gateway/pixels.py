@@ -1,9 +1,16 @@
-"""How many pixels an image file says it has, from its first bytes; the handler decodes it, and checks it again."""
+"""How many pixels an image file says it has, by its first bytes. The handler decodes it, and checks it again."""
 
 import struct
 
+from gateway.limits import SMALL_IMAGE_BYTES, SMALL_IMAGE_PIXELS
+
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among JPEG's markers of frames, 0xC0 to 0xCF, those of tables
 MAX_SEGMENTS = 100  # before the frame; cameras write a dozen
+
+
+def is_small(image: bytes) -> bool:
+    """Say whether an image may share a call."""
+    return len(image) <= SMALL_IMAGE_BYTES and pixels(image) <= SMALL_IMAGE_PIXELS
 
 
 def pixels(image: bytes) -> int:

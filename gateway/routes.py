@@ -12,8 +12,9 @@ from flask.typing import ResponseReturnValue
 from gateway import bodies, limits, metrics
 from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Details, Explanation, Prediction
-from gateway.batches import Batches, is_small
+from gateway.batches import Batches
 from gateway.error_handlers import RETRY_AFTER, reason
+from gateway.pixels import is_small
 from gateway.request_log import upstream
 
 UI = Path(__file__).parent.parent / "ui"

@@ -8,8 +8,8 @@ from PIL import Image
 
 from gateway.admission import Line
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
-from gateway.batches import Batches, is_small
-from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS, SMALL_IMAGE_BYTES
+from gateway.batches import Batches
+from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, wait_until
@@ -127,10 +127,3 @@ def test_a_call_is_bound_by_bytes_and_pixels(images: list[bytes], together: list
     answers = ask_together(torchserve, batches(torchserve), [b"first", *images])
     assert [len(call) for call in torchserve.calls] == [1, *together]
     assert [answer.result() for answer in answers] == [prediction("red")] * (1 + len(images))
-
-
-def test_what_is_small_shares_a_call() -> None:
-    assert is_small(bytes(SMALL_IMAGE_BYTES))
-    assert not is_small(bytes(SMALL_IMAGE_BYTES + 1))
-    assert is_small(encode(Image.new("1", (1000, 1000))))
-    assert not is_small(encode(Image.new("1", (1001, 1000))))
