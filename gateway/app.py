@@ -1,11 +1,12 @@
 """The application and its settings."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask, redirect
+from flask import Config, Flask, redirect, request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
@@ -56,6 +57,25 @@ SWAGGER = {
 }
 
 
+class Gateway(Flask):
+    """Spares each request what this application has not: coroutines for views, and other origins if none asks."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+    def allow_origins(self) -> None:
+        """Answer other web pages as CORS_ORIGINS says. A request without an origin, of a program, costs nothing."""
+        CORS(self, origins=self.config["CORS_ORIGINS"], expose_headers=[request_log.ID, "Retry-After"])
+        allow: Callable[[Response], Any] = self.after_request_funcs[None].pop()
+
+        @self.after_request
+        def allow_if_asked(response: Response) -> Response:
+            if "HTTP_ORIGIN" in request.environ:
+                return allow(response)
+            response.headers.add("Vary", "Origin")  # a cache keeps no such reply for a page
+            return response
+
+
 class StrictJSON(DefaultJSONProvider):
     """JSON by the letter: no key twice and no NaN comes in; keys go out in their order, that of the classes."""
 
@@ -70,7 +90,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
     MODEL_DIR decides what runs the model, or else TORCHSERVE with TOKEN_FILE, or else TORCHSERVE_CONFIG with KEY_FILE.
     """
-    app = Flask(__name__, static_folder=None)
+    app = Gateway(__name__, static_folder=None)
     app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
@@ -81,7 +101,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     request_log.register(app)
     app.register_blueprint(routes.blueprint)
     error_handlers.register(app)
-    CORS(app, origins=app.config["CORS_ORIGINS"], expose_headers=[request_log.ID, "Retry-After"])
+    app.allow_origins()
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
     app.add_url_rule("/swagger", view_func=_add_slash)
     app.wsgi_app = Admission(app)  # type: ignore[method-assign]
