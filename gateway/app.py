@@ -1,6 +1,7 @@
 """The application and its settings."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -97,7 +98,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.json = StrictJSON(app)
     backend = _backend(app.config)
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
-    app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, app.config["CALLS"]))
+    app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
     request_log.register(app)
     app.register_blueprint(routes.blueprint)
     error_handlers.register(app)
@@ -110,6 +111,15 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
 def _add_slash() -> Response:
     return redirect("swagger/")  # relative; Werkzeug's own redirect would leave the path of a proxy
+
+
+def _small_calls(config: Config) -> int:
+    """Return how many calls to make at once with small images that share them.
+
+    If this process runs the model, more calls than cores only make each call smaller. Two processes share the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) // 2 if config["MODEL_DIR"] else config["CALLS"]
+    return max(1, min(config["CALLS"], cores))
 
 
 def _backend(config: Config) -> Backend:

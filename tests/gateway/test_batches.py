@@ -4,9 +4,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
 import pytest
+from flask import Config
 from PIL import Image
 
 from gateway.admission import Line
+from gateway.app import _small_calls
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
 from gateway.batches import Batches
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
@@ -127,3 +129,11 @@ def test_a_call_is_bound_by_bytes_and_pixels(images: list[bytes], together: list
     answers = ask_together(torchserve, batches(torchserve), [b"first", *images])
     assert [len(call) for call in torchserve.calls] == [1, *together]
     assert [answer.result() for answer in answers] == [prediction("red")] * (1 + len(images))
+
+
+@pytest.mark.parametrize(("cores", "model", "calls"), [(1, "x", 1), (2, "x", 1), (4, "x", 2), (64, "x", 2), (1, "", 2)])
+def test_a_process_that_runs_the_model_makes_no_more_calls_than_it_has_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, model: str, calls: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores))
+    assert _small_calls(Config(".", {"CALLS": 2, "MODEL_DIR": model})) == calls
