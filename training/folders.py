@@ -17,6 +17,7 @@ from stat import S_ISDIR, S_ISREG
 # Those of handler.transforms, which loads PyTorch.
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
 FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
+PLACES_FILE = "split.csv"  # beside the classes of a folder that training has split
 HEIC_EXTENSIONS = frozenset((".heic", ".heif"))
 READS_HEIC = find_spec("pillow_heif") is not None
 HOW_TO_READ_HEIC = "to read them, run: pip install pillow-heif"

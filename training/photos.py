@@ -23,6 +23,7 @@ from training.folders import (
     FORMAT_NAMES,
     HEIC_EXTENSIONS,
     HOW_TO_READ_HEIC,
+    PLACES_FILE,
     Findings,
     counted,
     extensions_of,
@@ -34,7 +35,6 @@ from training.outcome import Stopped
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
-PLACES_FILE = "split.csv"
 PLACES_COLUMNS = ["class", "place", "sha256"]
 TEST_EVERY, FIRST_TEST = 5, 2  # of the places in a class, numbered from 0
 ALWAYS_TRAIN, ALWAYS_VALIDATION = 1.0, -1.0  # instead of a validation key
@@ -66,12 +66,12 @@ def photos_of(root: Path, split: str) -> Photos:
     """Find the photos of a split, `train` (with those for validation) or `test`. Raises DataError."""
     if root.is_file():
         return _of_csv(root, split)
-    if _has_splits(root):
+    if has_splits(root):
         return _of_folder(root / split)
     return _of_classes(root, split)
 
 
-def _has_splits(root: Path) -> bool:
+def has_splits(root: Path) -> bool:
     """Return whether a folder has the folders train and test, or one of them and no classes. Raises DataError."""
     names = set(_folders_in(root))
     return {"train", "test"} <= names or (bool(names) and names <= {"train", "test", *VALIDATION_FOLDERS})

@@ -17,7 +17,7 @@ from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
-from training.folders import label_of, roots_of
+from training.folders import PLACES_FILE, label_of, roots_of
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
@@ -105,7 +105,14 @@ def rollback(torchserve: Management, run: Path) -> str:
 
 
 def _images(sample: Path | None) -> list[Path]:
+    """Return the images of a sample: if training has split it, those that no training saw. Raises Refused."""
     folder = sample or EXAMPLES
+    if (folder / PLACES_FILE).is_file():
+        from training.photos import photos_of, raise_any  # here, because it loads PyTorch
+
+        photos = photos_of(folder, "test")
+        raise_any(photos.problems)
+        return photos.paths
     images = list(find_images([folder])) if folder.is_dir() else []
     if not images:
         raise Refused(f"there is no folder {folder} with images; name one with --sample.")

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
+from scripts.serving.rolling import Refused, _ask, _images, _two_digits, in_store
 from tests.conftest import run_module
 from tests.drawing import TEN, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
@@ -20,6 +20,7 @@ from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times
 from training.checkpoint import save_checkpoint
 from training.files import write_digest
+from training.photos import DataError, photos_of
 
 ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
@@ -189,6 +190,21 @@ def test_a_version_that_is_no_good_is_refused(
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
     assert rolling.torchserve.inference.predict(PICTURE)["predicted_class"] == "azure"
+
+
+def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
+    for name in TEN[:2]:
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            draw(name, number).save(tmp_path / name / f"{number}.png")
+    assert len(_images(tmp_path)) == 20
+    trained_on = set(photos_of(tmp_path, "train").paths)
+    sample = _images(tmp_path)
+    assert len(sample) == 4
+    assert trained_on.isdisjoint(sample)
+    (tmp_path / TEN[0] / "copy.png").write_bytes((tmp_path / TEN[1] / "0.png").read_bytes())
+    with pytest.raises(DataError, match=r"is a copy of .*, which has another class"):
+        _images(tmp_path)
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:
