@@ -14,6 +14,7 @@ from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Details, Explanation, Prediction
 from gateway.batches import Batches
 from gateway.error_handlers import RETRY_AFTER, reason
+from gateway.pixels import is_small
 from gateway.request_log import upstream
 
 UI = Path(__file__).parent.parent / "ui"
@@ -157,7 +158,7 @@ def predict_one(image: bytes, wanted: Wanted) -> Prediction:
 def run_model(image: bytes, version: str | None = None) -> Prediction:
     """Return the prediction of the default version, or of a given one."""
     with upstream() as access:
-        if version or len(image) > limits.SMALL_IMAGE_BYTES:
+        if version or not is_small(image):
             prediction: Prediction = gate().call(partial(backend().predict, image, version))
         else:
             prediction = batches().predict(image)
