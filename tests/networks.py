@@ -20,7 +20,7 @@ def enlarged(path: Path, preprocessing: Preprocessing) -> Checkpoint:
     loaded = load_checkpoint(path)
     name = f"cnn_of_{preprocessing.size}"
     ARCHITECTURES[name] = partial(_cnn_of, preprocessing.size)
-    classifier, network = loaded.classifier(), _cnn_of(preprocessing.size, len(loaded.card["classes"]), 0.0)
+    classifier, network = loaded.single(), _cnn_of(preprocessing.size, len(loaded.card["classes"]), 0.0)
     norm = network.features[1]  # type: ignore[index]
     norm.weight.data = torch.tensor(preprocessing.std) / 0.5  # from their values back to those of cnn
     norm.bias.data = (torch.tensor(preprocessing.mean) - 0.5) / 0.5

@@ -44,7 +44,15 @@ class Checkpoint(NamedTuple):
         """Rebuild the classifier in evaluation mode, on the CPU."""
         if "pair" in self.card["recipe"]:
             recipe = self.card["recipe"]
-            return join_pair(*self._members(), recipe["pixels"], recipe["limit"])
+            thumbnails, photos = self._members()
+            return join_pair(thumbnails, photos, recipe["pixels"], recipe["limit"])
+        return self.single()
+
+    def single(self) -> Classifier:
+        """Rebuild the classifier of a single network or an ensemble. Raises CheckpointError if it is a pair."""
+        if members := self.card["recipe"].get("pair"):
+            names = " or ".join(member["name"] for member in members)
+            raise CheckpointError(f"{self.card['name']} is a pair of networks; name one of them: {names}.")
         calibration = self.card["calibration"]
         match calibration["in_distribution"]["score"]:
             case "feature_cosine":
@@ -137,7 +145,7 @@ def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -
     checkpoint = load_checkpoint(path)
     if checkpoint.card["recipe"].get("architecture") != architecture:
         raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
-    given = checkpoint.classifier().network
+    given = checkpoint.single().network
     network.features.load_state_dict(given.features.state_dict())
     if checkpoint.card["classes"] == classes:
         network.head.load_state_dict(given.head.state_dict())

@@ -40,7 +40,7 @@ class Teacher:
                 f"The teacher {settings.teacher} knows the classes {checkpoint.card['classes']}, "
                 f"but the training images have {training.classes}; choose a teacher with the same classes."
             )
-        self.network = checkpoint.classifier().network.to(device).to(memory_format=torch.channels_last)
+        self.network = checkpoint.single().network.to(device).to(memory_format=torch.channels_last)
         self.settings, self.device = settings, device
         self.student, self.inputs = training.preprocessing, checkpoint.inputs
         self.digest = zlib.crc32(path.read_bytes())

@@ -43,7 +43,7 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
                 f"{card['name']} was not trained on these images, or on another split of them; "
                 "join only checkpoints with the same training images."
             )
-    classifiers = [member.classifier() for member in members]
+    classifiers = [member.single() for member in members]
     log_probabilities = torch.stack(
         [
             predict(classifier, validation.inputs.of(member.inputs))[0].log_softmax(dim=1)

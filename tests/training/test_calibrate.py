@@ -59,7 +59,7 @@ def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path
 def test_few_images_still_give_a_direction_to_each_class(checkpoint: Path, dataset: Path, fraction: float) -> None:
     loaded = load_checkpoint(checkpoint)
     few, _ = stratified_split(load_images(dataset, "test", loaded.inputs), fraction, 0)
-    means = fit_scores(loaded.classifier().network, few)["feature_cosine"].means
+    means = fit_scores(loaded.single().network, few)["feature_cosine"].means
     assert means.shape == (10, 512)
     assert (means.norm(dim=1) > 0.1).all()  # type: ignore[operator]
 
@@ -68,7 +68,7 @@ def test_neighbours_are_near_for_training_images_alone(
     checkpoint: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_checkpoint(checkpoint)
-    network, images = loaded.classifier().network, load_images(dataset, "test", loaded.inputs)
+    network, images = loaded.single().network, load_images(dataset, "test", loaded.inputs)
     score = fit_scores(network, images)["feature_neighbours"]
     near = score(*outputs(network, images.inputs))
     assert near.shape == (len(images.labels),)

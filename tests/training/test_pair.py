@@ -103,3 +103,8 @@ def test_others_are_refused(both: Path, checkpoint: Path, photos: Path, dataset:
     elsewhere = Checkpoint(first.weights, first.card | {"data": first.card["data"] | {"fingerprint": [1, 2]}})
     with pytest.raises(CheckpointError, match="was trained on other images"):
         pair(elsewhere, second, 32, dataset, "x")
+
+
+def test_only_one_of_its_networks_can_be_a_teacher(both: Path) -> None:
+    with pytest.raises(CheckpointError, match="both is a pair of networks; name one of them: drawn or photos"):
+        load_checkpoint(both).single()

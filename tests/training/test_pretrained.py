@@ -59,7 +59,7 @@ def test_the_head_starts_new_for_other_classes(ready: Checkpoint) -> None:
     head = network.head.state_dict()["weight"].clone()
     copy_initial(network, recipe, ["a", "b", "c"])
     assert network.head.state_dict()["weight"].equal(head)
-    given = ready.classifier().network.features.state_dict()
+    given = ready.single().network.features.state_dict()
     for name, value in network.features.state_dict().items():
         assert torch.allclose(value, given[name], rtol=1e-3, atol=1e-4), name  # which is rounded to half precision
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_timm_s_networks_can_be_continued(ready: Checkpoint, tmp
     recipe = make_recipe(BASE | {"architecture": LITE0, "initial": str(tmp_path / "ready.pth")}, "x").model_dump()
     network = build(recipe, 2)
     copy_initial(network, recipe, ["a", "b"])
-    given = load_checkpoint(tmp_path / "ready.pth").classifier().network.features
+    given = load_checkpoint(tmp_path / "ready.pth").single().network.features
     assert all(value.equal(given.state_dict()[name]) for name, value in network.features.state_dict().items())
     with pytest.raises(CheckpointError, match=f"holds no {SMALL}"):
         copy_initial(network, recipe | {"architecture": SMALL}, ["a", "b"])
