@@ -35,6 +35,7 @@ COMMANDS: Sections = {
         "tune": ("training.tune:main", "search for a better recipe"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
         "ensemble": ("training.ensemble:main", "join checkpoints into one"),
+        "pair": ("training.pair:main", "join a checkpoint for thumbnails with one for photos"),
         "export": ("training.export:main", "write a checkpoint as TorchScript or ONNX"),
         "archive": ("training.archive:main", "pack a checkpoint to serve it"),
         "card": ("training.card:main", "write the model card of a checkpoint"),
