@@ -7,7 +7,7 @@ CONFIG ?= config.properties
 RUN ?= .run
 VERSION ?=
 BACKEND ?= torchserve
-CHECKPOINT ?= model_store/cifar10_whitened_resnet.pth
+CHECKPOINT ?= model_store/cifar10_pair.pth
 VENV = .venv/bin
 CLASSIFIER = $(VENV)/python -m scripts.cli
 # The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.

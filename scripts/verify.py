@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prove that the served model is the trained one: every image through the gateway, and offline.
 
-    classifier verify cifar10_whitened_resnet data/cifar10/test
+    classifier verify cifar10_pair data/cifar10/test
     classifier verify runs/mine/mine.pth 'photos/**/*.jpg' --json
 
 Prints how many images have the same class, the largest difference of a probability and, if folders have the names of

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands import run_line
+from tests.drawing import TEN
 from tests.stack import ROOT, Stack, serve
 from training.files import write_digest
 
@@ -51,6 +53,8 @@ def released(
     write_digest(store / "first.mar", archive)
     (folder / "served.pth").write_bytes(checkpoint.read_bytes())
     shutil.copytree(dataset / "test", folder / "my-photos")
+    merge = {"input": {"size": 64}, "classes": {name: [index] for index, name in enumerate(sorted(TEN))}}
+    (folder / "merge.yaml").write_text(yaml.safe_dump(merge))
     with serve(store / "first.mar", folder / "stack") as running:
         yield running
 
@@ -80,8 +84,11 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "my-photos": folder / "my-photos",
         "runs/photos/photos.pth": folder / "runs/photos/drawn.pth",
         "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
+        "--merge cifar10": f"--merge {folder}/merge.yaml",
+        "--output runs/pair.pth": f"--data {dataset} --output runs/pair.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
         "model_store/cifar10_whitened_resnet.pth": folder / "served.pth",
+        "model_store/cifar10_pair.pth": folder / "served.pth",
         "model_store/": f"{folder}/model_store/",
         "runs/": f"{folder}/runs/",
         "build/": f"{folder}/build/",

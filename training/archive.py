@@ -1,9 +1,9 @@
 """Pack a checkpoint as a TorchServe archive; the same checkpoint always gives the same bytes.
 
-    classifier archive cifar10_whitened_resnet
+    classifier archive cifar10_pair
     classifier archive runs/mine/mine.pth -o second.mar --version 2.0
 
-The first writes model_store/cifar10_whitened_resnet.mar and its digest, a file named .mar.sha256, which serving needs.
+The first writes model_store/cifar10_pair.mar and its digest, a file named .mar.sha256, which serving needs.
 The archive has TorchScript for TorchServe, ONNX for other engines, the handler, class names, model card and serving
 configuration. If this checkpoint, version and code have made the archive before, it is left unchanged.
 """

@@ -1,6 +1,6 @@
 """Measure a checkpoint on the test images.
 
-    classifier evaluate cifar10_whitened_resnet
+    classifier evaluate cifar10_pair
     classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
 
 prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its

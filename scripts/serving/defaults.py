@@ -9,7 +9,7 @@ RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
 URL_FILE = "url"  # in it: the gateway's address, now or the last time
 HOST, PORT = "127.0.0.1", 5001
 BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
-RELEASED = CHECKPOINTS / "cifar10_whitened_resnet.pth"
+RELEASED = CHECKPOINTS / "cifar10_pair.pth"
 ARCHIVE = RELEASED.with_suffix(".mar")
 
 

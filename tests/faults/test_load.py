@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from gateway.limits import MAX_IMAGE_BYTES, READ_SECONDS
+from scripts.serving.defaults import RELEASED
 from scripts.serving.product import gateway
 from tests.drawing import draw, encode
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
@@ -22,7 +23,6 @@ from tests.stack import GATEWAY, JAVA, LONG, ROOT, Record, Stack, free_ports, se
 
 pytestmark = pytest.mark.alone
 CONNECTIONS = times(320, 1000)  # of a flood: more than wait in the product, and than are refused within 0.1 s
-RELEASED = ROOT / "model_store" / "cifar10_whitened_resnet.pth"
 
 
 @pytest.fixture(scope="module")
