@@ -8,10 +8,9 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Condition, Lock, Semaphore, Thread
+from queue import SimpleQueue
+from threading import Event, Lock, Semaphore, Thread
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from flask import Flask
@@ -36,12 +35,21 @@ class SlowBody(RequestTimeout):
 
 @dataclass(eq=False, slots=True)
 class Turn(Generic[Work]):
-    """Work that waits for its call: on how many images, and since when (by perf_counter)."""
+    """Work that waits for its call: on how many images, which part of a call it takes, and since when (perf_counter).
+
+    When it is done, `outcome` is its answer, or an exception.
+    """
 
     work: Work
     images: int
-    answer: Future[Any] = field(default_factory=Future)
+    part: float
+    outcome: Any = None
+    done: Event = field(default_factory=Event)
     since: float = field(default_factory=time.perf_counter)
+
+    def end(self, outcome: Any) -> None:
+        self.outcome = outcome
+        self.done.set()
 
 
 class Line(Generic[Work]):
@@ -53,36 +61,45 @@ class Line(Generic[Work]):
     def __init__(self, size: str, timeout: float) -> None:
         self._timeout = timeout
         self._turns: deque[Turn[Work]] = deque()
-        self._changed = Condition()
+        self._lock, self._came = Lock(), SimpleQueue[None]()
         self._gauge = metrics.IMAGES_WAITING.labels(size)
         self.images = 0  # that wait
 
     def full(self) -> bool:
         return self.images >= limits.MAX_WAITING_IMAGES
 
-    def wait(self, work: Work, images: int = 1) -> Any:
-        """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors."""
-        turn = Turn(work, images)
-        with self._changed:
+    def wait(self, work: Work, images: int = 1, part: float = 1) -> Any:
+        """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors.
+
+        The work takes `part` of a call, so that more of it may share the call.
+        """
+        turn = Turn(work, images, part)
+        with self._lock:
             if self.full():
                 raise Busy
             self._turns.append(turn)
             self._count(images)
-            self._changed.notify()
-        with suppress(TimeoutError):
-            return turn.answer.result(self._timeout / 2)
-        if self._leave(turn):
-            raise Busy
-        with suppress(TimeoutError):
-            return turn.answer.result(self._timeout / 2)
-        raise TooSlow
+        self._came.put(None)
+        if not turn.done.wait(self._timeout / 2):
+            if self._leave(turn):
+                raise Busy
+            if not turn.done.wait(self._timeout / 2):
+                raise TooSlow
+        if isinstance(turn.outcome, Exception):
+            raise turn.outcome
+        return turn.outcome
 
-    def take(self, most: int = 1) -> list[Turn[Work]]:
-        """Wait until there is work; returns the first turns, at most `most`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._turns)
-            turns = [self._turns.popleft() for _ in range(min(most, len(self._turns)))]
-            self._count(-sum(turn.images for turn in turns))
+    def take(self) -> list[Turn[Work]]:
+        """Wait until there is work; returns the first turns, as many as make up one call."""
+        turns: list[Turn[Work]] = []
+        while not turns:
+            self._came.get()
+            with self._lock:
+                left = 1.0
+                while self._turns and (not turns or self._turns[0].part <= left):
+                    turns.append(self._turns.popleft())
+                    left -= turns[-1].part
+                self._count(-sum(turn.images for turn in turns))
         now = time.perf_counter()
         for turn in turns:
             metrics.QUEUE.observe(now - turn.since)
@@ -90,7 +107,7 @@ class Line(Generic[Work]):
 
     def _leave(self, turn: Turn[Work]) -> bool:
         """Give up a place, and let go of the images; returns whether it was time, before the call began."""
-        with self._changed:
+        with self._lock:
             if turn not in self._turns:
                 return False
             self._turns.remove(turn)
@@ -119,11 +136,9 @@ class Gate:
 
     def check(self, size: int) -> None:
         """Raise Busy if a body of `size` bytes would find no place."""
-        if size <= limits.SMALL_IMAGE_BYTES:
-            full = self.small.full()
-        else:
-            full = self.large.full() or self._held + min(size, limits.MAX_BODY_BYTES) > limits.MAX_HELD_BYTES
-        if full:
+        line = self.small if size <= limits.SMALL_IMAGE_BYTES else self.large
+        counted = 0 if size <= limits.UNCOUNTED_BYTES else min(size, limits.MAX_BODY_BYTES)
+        if line.full() or (counted and self._held + counted > limits.MAX_HELD_BYTES):
             raise Busy
 
     def hold(self, size: int) -> None:
@@ -154,9 +169,9 @@ class Gate:
         while True:
             (turn,) = self.large.take()
             try:
-                turn.answer.set_result(turn.work())
+                turn.end(turn.work())
             except Exception as error:  # whatever it is, nobody is left waiting
-                turn.answer.set_exception(error)
+                turn.end(error)
             del turn  # with its images, while the next is waited for
 
 
@@ -165,7 +180,7 @@ class Body:
 
     def __init__(self, gate: Gate, stream: IO[bytes], declared: int | None) -> None:
         self._gate, self._stream = gate, stream
-        self._counts = declared is None or declared > limits.SMALL_IMAGE_BYTES
+        self._counts = declared is None or declared > limits.UNCOUNTED_BYTES
         self._until = time.monotonic() + limits.BODY_SECONDS
         self._declared = declared or 0
         self._held = 0
@@ -185,6 +200,8 @@ class Body:
             self._gate.release(self._held)
 
     def _read(self, size: int) -> bytes:
+        if getattr(self._stream, "complete", False):  # it is all here, as small bodies are
+            return self._stream.read(size)
         gate = self._gate
         patience = limits.HURRIED_READ_SECONDS if gate.slow_bodies >= limits.MANY_SLOW_BODIES else limits.READ_SECONDS
         gate.slow_bodies += 1

@@ -1,12 +1,13 @@
 """The application and its settings."""
 
 import json
-from io import BytesIO
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask, Request, redirect
+from flask import Config, Flask, redirect, request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
@@ -57,11 +58,23 @@ SWAGGER = {
 }
 
 
-class InMemory(Request):
-    """Keeps uploads in memory, which the gate bounds; the folder for temporary files may be full."""
+class Gateway(Flask):
+    """Spares each request what this application has not: coroutines for views, and other origins if none asks."""
 
-    def _get_file_stream(self, *arguments: object, **options: object) -> BytesIO:
-        return BytesIO()
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+    def allow_origins(self) -> None:
+        """Answer other web pages as CORS_ORIGINS says. A request without an origin, of a program, costs nothing."""
+        CORS(self, origins=self.config["CORS_ORIGINS"], expose_headers=[request_log.ID, "Retry-After"])
+        allow: Callable[[Response], Any] = self.after_request_funcs[None].pop()
+
+        @self.after_request
+        def allow_if_asked(response: Response) -> Response:
+            if "HTTP_ORIGIN" in request.environ:
+                return allow(response)
+            response.headers.add("Vary", "Origin")  # a cache keeps no such reply for a page
+            return response
 
 
 class StrictJSON(DefaultJSONProvider):
@@ -78,19 +91,18 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
     MODEL_DIR decides what runs the model, or else TORCHSERVE with TOKEN_FILE, or else TORCHSERVE_CONFIG with KEY_FILE.
     """
-    app = Flask(__name__, static_folder=None)
-    app.request_class = InMemory
+    app = Gateway(__name__, static_folder=None)
     app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
     app.json = StrictJSON(app)
     backend = _backend(app.config)
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
-    app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, app.config["CALLS"]))
+    app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
     request_log.register(app)
     app.register_blueprint(routes.blueprint)
     error_handlers.register(app)
-    CORS(app, origins=app.config["CORS_ORIGINS"], expose_headers=[request_log.ID, "Retry-After"])
+    app.allow_origins()
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
     app.add_url_rule("/swagger", view_func=_add_slash)
     app.wsgi_app = Admission(app)  # type: ignore[method-assign]
@@ -99,6 +111,15 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
 
 def _add_slash() -> Response:
     return redirect("swagger/")  # relative; Werkzeug's own redirect would leave the path of a proxy
+
+
+def _small_calls(config: Config) -> int:
+    """Return how many calls to make at once with small images that share them.
+
+    If this process runs the model, more calls than cores only make each call smaller. Two processes share the cores.
+    """
+    cores = len(os.sched_getaffinity(0)) // 2 if config["MODEL_DIR"] else config["CALLS"]
+    return max(1, min(config["CALLS"], cores))
 
 
 def _backend(config: Config) -> Backend:

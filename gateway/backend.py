@@ -14,6 +14,7 @@ A refusal has one form from the handler to the client, and `success` tells it fr
 
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
+NO_MODEL = "No model is registered."  # the message of Unavailable if a backend has no version at all
 LikelyClass = TypedDict("LikelyClass", {"class": str, "probability": float})
 
 

@@ -1,11 +1,11 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
-from collections.abc import Sequence
 from threading import Thread
 
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction
-from gateway.limits import MAX_BATCH
+from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
+from gateway.pixels import pixels
 
 
 class Batches:
@@ -18,23 +18,21 @@ class Batches:
 
     def predict(self, image: bytes) -> Prediction:
         """Do what Backend.predict does; raises what that and Line.wait raise."""
-        return self._line.wait(image)
+        part = max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, pixels(image) / MAX_BATCH_PIXELS)
+        return self._line.wait(image, part=part)
 
     def _send_for_ever(self) -> None:
         while True:
-            self._send(self._line.take(MAX_BATCH))
+            self._send(self._line.take())
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
-        outcomes: Sequence[Prediction | Exception]
         try:
-            outcomes = list(map(_outcome, self._predict_all([turn.work for turn in turns])))
+            answers = self._predict_all([turn.work for turn in turns])
+            for turn, answer in zip(turns, answers, strict=True):
+                turn.end(_outcome(answer))
         except Exception as error:  # whatever it is, nobody is left waiting
-            outcomes = [error] * len(turns)
-        for turn, outcome in zip(turns, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                turn.answer.set_exception(outcome)
-            else:
-                turn.answer.set_result(outcome)
+            for turn in turns:
+                turn.end(error)
 
     def _predict_all(self, images: list[bytes]) -> list[Answer]:
         return self._backend.predict_all(images) if len(images) > 1 else [self._backend.predict(images[0])]

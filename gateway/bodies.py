@@ -4,14 +4,13 @@ Every function aborts with a sentence that says how to send an image, if the bod
 """
 
 import base64
-import math
 import re
 from typing import NoReturn
 from urllib.parse import unquote
 
 from flask import abort, current_app, request
-from werkzeug.exceptions import RequestEntityTooLarge
 
+from gateway import forms
 from gateway.limits import MAX_FIELD_BYTES
 
 FORM = "Send the image as multipart/form-data in the field 'file': curl -F file=@photo.jpg …"
@@ -33,30 +32,27 @@ def form_files(at_most: int) -> list[bytes]:
     """Return the files in the field 'file' of the form, one or more; aborts with 400, or 413 if it is too large."""
     if request.mimetype != "multipart/form-data":
         abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
-    request.max_form_memory_size = MAX_FIELD_BYTES
-    parser = request.make_form_data_parser()
-    parser.silent = False
+    body, sent = request.get_data(cache=False), []
     try:
-        _, fields, sent = parser.parse(
-            request.stream, request.mimetype, request.content_length, request.mimetype_params
-        )
-    except RequestEntityTooLarge:
-        if (request.content_length or math.inf) > (request.max_content_length or 0):
-            raise
-        most = f"{MAX_FIELD_BYTES // 2**20} MB"
-        abort(400, f"A field that is not a file is larger than {most}, or there are too many fields. {FORM}")
+        for part in forms.parts(body, request.mimetype_params.get("boundary", "")):
+            if part.file_name is None and part.size > MAX_FIELD_BYTES:
+                abort(400, f"A field that is not a file is larger than {MAX_FIELD_BYTES // 2**20} MB. {FORM}")
+            if part.name == "file":
+                sent.append(part)
+    except forms.TooManyParts:
+        abort(400, f"There are too many fields. {FORM}")
     except ValueError:
         abort(400, "The form is cut off, or its boundary is not in Content-Type. Let your client set that header.")
-    files = sent.getlist("file")
-    if not files and "file" in fields:
+    files = [part for part in sent if part.file_name is not None]
+    if sent and not files:
         abort(400, "The field 'file' holds text instead of a file. Write '@', not '<': curl -F file=@photo.jpg …")
     if not files:
         abort(400, FORM)
-    if not all(file.filename for file in files):
+    if not all(file.file_name for file in files):
         abort(400, "No file was chosen.")
     if len(files) > at_most:
         abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
-    return [file.read() for file in files]
+    return [body[file.data] for file in files]
 
 
 def json_image() -> bytes:

@@ -7,21 +7,15 @@ import gc
 import os
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from gevent import Greenlet, Timeout, get_hub, getcurrent
-from gunicorn.http.errors import ParseException
+from gevent import GreenletExit, get_hub
 from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client.multiprocess import mark_process_dead
 
-from gateway.limits import MAX_BODY_BYTES
-
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-PIECE_BYTES = 256 * 1024
-UNREAD_SECONDS = 20  # for a client to send it
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
 
 
@@ -51,19 +45,20 @@ IDLE = 1.0  # seconds without a request, after which a connection is closed when
 class Worker(GeventWorker):
     """A process in which a slow client costs a greenlet, not a thread, and that waits for no idle client to stop."""
 
+    keep_seconds = keepalive
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._waiting: dict[Greenlet, tuple[Timeout, float]] = {}
+        self.waiting: dict[Any, float] = {}
 
-    @contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        """Bound the time in which a connection waits for its next request."""
-        with super().timeout_ctx() as timeout:
-            self._waiting[getcurrent()] = timeout, time.monotonic()
-            try:
-                yield
-            finally:
-                del self._waiting[getcurrent()]
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection."""
+        from gateway.connections import BASE, Connection  # after gevent has patched what they import
+
+        server, port, *_ = listener.getsockname()
+        place = {"SERVER_NAME": server, "SERVER_PORT": str(port), "REMOTE_ADDR": addr[0], "REMOTE_PORT": str(addr[1])}
+        with closing(client), suppress(OSError, GreenletExit):
+            Connection(client, self.wsgi, BASE | place, self).serve()
 
     def notify(self) -> None:
         """Give the sign of life, which comes every second. End what waits, if the process stops."""
@@ -72,9 +67,9 @@ class Worker(GeventWorker):
             get_hub().loop.run_callback(self._close_idle)
 
     def _close_idle(self) -> None:
-        for greenlet, (timeout, since) in list(self._waiting.items()):
+        for connection, since in list(self.waiting.items()):
             if since < time.monotonic() - IDLE:
-                greenlet.throw(timeout)
+                connection.close_idle()
 
 
 worker_class = Worker
@@ -91,20 +86,6 @@ def child_exit(server: Any, worker: Any) -> None:
     """Keep what a process has counted, and forget what waited in it."""
     COUNTS.mkdir(parents=True, exist_ok=True)  # for the next process: it may have been tidied away
     mark_process_dead(worker.pid)
-
-
-def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
-    """Read what is left of a refused body, so that its client, who may still be sending, hears the answer.
-
-    gunicorn would read it too, but in pieces of 1 kB, for which it takes a second of CPU for 10 MB.
-    """
-    left = 0 if req.body.failed else MAX_BODY_BYTES
-    with Timeout(UNREAD_SECONDS, False), suppress(OSError, ParseException):
-        while left > 0 and (data := req.body.read(PIECE_BYTES)):
-            left -= len(data)
-        if left > 0:
-            return
-    req.force_close()
 
 
 def post_worker_init(worker: Any) -> None:

@@ -13,11 +13,20 @@ MAX_BODY_BYTES = 16 * 1024 * 1024  # no route takes more
 MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
 MAX_CLASS_NAME_LENGTH = 256  # characters; it has to fit into a header
 MAX_REQUEST_ID_LENGTH = 64  # characters
+MAX_URL_BYTES = 4096
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 64 * 1024  # of a request: its URL and headers
 MAX_TORCHSERVE_BYTES = 10_500_000  # of a body that TorchServe and nginx take: images and what stands around them
 
 # Of a gateway process. Each process has its own.
-SMALL_IMAGE_BYTES = 64 * 1024  # a larger image takes longer to decode than a call does, and goes alone
-MAX_BATCH = 16  # small images in a call
+UNCOUNTED_BYTES = 64 * 1024  # of a body; larger ones are counted, from the first byte that is read to the answer
+SMALL_IMAGE_BYTES = (
+    256 * 1024
+)  # larger images, or those of more pixels, take longer to decode than a call: they go alone
+SMALL_IMAGE_PIXELS = 1_000_000
+MAX_BATCH = 16  # small images in a call, of at most so many bytes and pixels together:
+MAX_BATCH_BYTES = 1024 * 1024
+MAX_BATCH_PIXELS = 4_000_000
 MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
 MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
 MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions

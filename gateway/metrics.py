@@ -6,7 +6,7 @@ the sum. Without it a process returns its own counts.
 
 import os
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -78,7 +78,12 @@ def count_prediction(prediction: Prediction) -> None:
     in_distribution = "true" if prediction["in_distribution"] else "false"
     few = len(prediction["class_probabilities"]) <= MAX_CLASSES
     class_name = prediction["predicted_class"] if few else ANY_CLASS
-    _PREDICTIONS.labels(prediction["version"], class_name, in_distribution).inc()
+    _of_class(prediction["version"], class_name, in_distribution).inc()
+
+
+@lru_cache(10 * MAX_CLASSES)
+def _of_class(version: str, class_name: str, in_distribution: str) -> Counter:
+    return _PREDICTIONS.labels(version, class_name, in_distribution)
 
 
 def exposition(details: Details | None) -> bytes:

@@ -14,6 +14,7 @@ from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Details, Explanation, Prediction
 from gateway.batches import Batches
 from gateway.error_handlers import RETRY_AFTER, reason
+from gateway.pixels import is_small
 from gateway.request_log import upstream
 
 UI = Path(__file__).parent.parent / "ui"
@@ -95,8 +96,8 @@ def measured() -> Response:
 
 @blueprint.post("/predict")
 def predict() -> Prediction | list[Answer]:
-    images = sent_files(limits.MAX_FILES)
-    return predict_one(images[0], wanted()) if len(images) == 1 else predict_all(images, wanted())
+    images, options = sent_files(limits.MAX_FILES), wanted("version", "top_k")
+    return predict_one(images[0], options) if len(images) == 1 else predict_all(images, options)
 
 
 @blueprint.post("/explain")
@@ -105,7 +106,7 @@ def explain() -> Explanation:
     class_name = request.args.get("class", "")
     if len(class_name) > limits.MAX_CLASS_NAME_LENGTH:
         abort(400, "The model has no class with such a long name; /classes lists the classes.")
-    work = partial(backend().explain, checked(images[0]), class_name, wanted().version)
+    work = partial(backend().explain, checked(images[0]), class_name, wanted("class", "version").version)
     with upstream() as access:
         explanation: Explanation = gate().explain(work)
     access.version = explanation["version"]
@@ -115,7 +116,7 @@ def explain() -> Explanation:
 @blueprint.post("/predict_base64")
 def predict_base64() -> Prediction:
     request.max_content_length = limits.MAX_JSON_BYTES
-    return predict_one(bodies.json_image(), wanted())
+    return predict_one(bodies.json_image(), wanted("version", "top_k"))
 
 
 def sent_files(at_most: int) -> list[bytes]:
@@ -139,8 +140,10 @@ class Wanted(NamedTuple):
         return prediction
 
 
-def wanted() -> Wanted:
-    """Read the query; aborts with 400."""
+def wanted(*known: str) -> Wanted:
+    """Read the query; aborts with 400, also if it has another parameter than the `known` ones."""
+    if not set(known).issuperset(request.args):
+        abort(400, f"The query has an unknown parameter; {request.path} knows {' and '.join(known)}.")
     top_k = request.args.get("top_k", "0")
     if not TOP_K.fullmatch(top_k):
         abort(400, "Give top_k as a number of classes, such as 3.")
@@ -155,7 +158,7 @@ def predict_one(image: bytes, wanted: Wanted) -> Prediction:
 def run_model(image: bytes, version: str | None = None) -> Prediction:
     """Return the prediction of the default version, or of a given one."""
     with upstream() as access:
-        if version or len(image) > limits.SMALL_IMAGE_BYTES:
+        if version or not is_small(image):
             prediction: Prediction = gate().call(partial(backend().predict, image, version))
         else:
             prediction = batches().predict(image)

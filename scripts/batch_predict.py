@@ -3,7 +3,7 @@
 
     classifier predict my-images/test -o predictions.csv
     classifier predict 'photos/**/*.jpg' -o all.parquet --contact-sheet a.png
-    find photos -mtime -1 | classifier predict --list - -o new.jsonl --json
+    find photos -mtime -1 | classifier predict --list - -o new.jsonl --top-k 5
     classifier predict drop-folder --watch -o predictions.csv
     classifier predict s3://my/photos --engine ray --archive my.mar -o rows
 
@@ -24,10 +24,8 @@ from typing import Any
 import click
 
 from scripts import options
-from training.commands import PATH, as_json, command
+from training.commands import PATH, Count, as_json, command
 from training.outcome import Outcome
-
-ENGINE = click.Choice(["gateway", "ray"])
 
 
 @command("predict", help=__doc__)
@@ -35,8 +33,9 @@ ENGINE = click.Choice(["gateway", "ray"])
 @click.option("-o", "--output", required=True, metavar="FILE", help=".csv, .jsonl or .parquet; a folder for Ray")
 @click.option("--watch", is_flag=True, help="continue with files that appear, until Ctrl-C")
 @click.option("--contact-sheet", type=PATH, metavar="PNG", help="draw the least certain images")
+@click.option("--top-k", type=Count(0), metavar="K", help="write the K likeliest classes, not all probabilities")
 @options.client
-@click.option("--engine", type=ENGINE, default="gateway", help="program that predicts (default: gateway)")
+@click.option("--engine", type=click.Choice(["gateway", "ray"]), default="gateway", help="engine (default: gateway)")
 @click.option("--archive", type=PATH, metavar="MAR", help="the model, with --engine ray")
 @click.option("--address", help="the cluster, with --engine ray (default: RAY_ADDRESS, or this machine)")
 @as_json

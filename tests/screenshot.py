@@ -1,4 +1,8 @@
-"""Take the pictures of the page that the documentation shows: `make screenshot` serves the released models for it."""
+"""Take the pictures of the page that the documentation shows: `make screenshot` serves the models for it.
+
+They are the released ones, and the network that knows ImageNet. Its photo is scikit-image's `coffee`, which Rachel
+Michetti gave to everyone (CC0).
+"""
 
 import io
 import random
@@ -9,19 +13,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import skimage
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
+from scripts.serving.defaults import LOCAL
 from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import encode
 from tests.stack import ROOT, Stack, serve
 from training.archive import archive, archive_of
 from training.checkpoint import load_checkpoint
 from training.commands import MODEL
+from training.imagenet import imagenet
+from training.pretrained import IMAGENET, PACKAGED, PREFIX
 
 DOCS = ROOT / "docs"
 DESK, PHONE = {"width": 1040, "height": 720}, {"width": 390, "height": 720}
 OTHER = ROOT / "model_store" / "cifar10_cnn.pth"  # to compare with
+COFFEE = Path(skimage.__file__).parent / "data" / "coffee.png"
 EXAMPLES = sorted((ROOT / "ui" / "examples").glob("*.jpg"))
 
 
@@ -52,10 +61,20 @@ def compare(page: Page) -> None:
     expect(page.locator(".column")).to_have_count(2)
 
 
+def photo(page: Page) -> None:
+    page.set_input_files("#file", COFFEE)
+    expect(page.locator(".predicted")).to_have_text("espresso", timeout=20_000)
+    show_explanation(page)
+
+
 def explain(page: Page) -> None:
     airplane(page)
+    show_explanation(page)
+
+
+def show_explanation(page: Page) -> None:
     page.get_by_text("Explain the prediction").click()
-    expect(page.locator("#where")).to_be_visible()
+    expect(page.locator("#where")).to_be_visible(timeout=20_000)
 
 
 def shoot(browser: Browser, stack: Stack, path: Path, act: Callable[[Page], None], **look: Any) -> None:
@@ -86,6 +105,9 @@ def main(released: Path) -> None:
             shoot(browser, stack, DOCS / "pages" / "phone.png", airplane, viewport=PHONE)
             stack.torchserve.register("other.mar")
             shoot(browser, stack, DOCS / "pages" / "compare.png", compare)
+        archive(imagenet(f"{PREFIX}{PACKAGED}", IMAGENET, "imagenet"), folder / "photo" / "imagenet.mar", "1.0")
+        with serve(folder / "photo" / "imagenet.mar", folder / "photo", backend=LOCAL) as stack:
+            shoot(browser, stack, DOCS / "photo.png", photo)
         browser.close()
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ RUN_ELSEWHERE = ("docs/tutorial.md", "deploy/monitoring/README.md")  # by test_t
 ACTIVATION = {". .venv/bin/activate"}  # the tests run in the environment
 RUN_BY_CI = {"make test", "make quick"}
 NEEDS_CIFAR10 = {"classifier data data/cifar10"}  # 170 MB to download; test_data runs its parts
-RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/mine/mine.pth"}
+RUN_BY_TEST_MAKE = {"make serve", "make serve CHECKPOINT=runs/photos/photos.pth"}
 NOT_HERE = ACTIVATION | RUN_BY_CI | NEEDS_CIFAR10 | RUN_BY_TEST_MAKE
 
 
@@ -39,7 +40,9 @@ PAGES = sorted(
 
 
 @pytest.fixture(scope="module")
-def released(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def released(
+    archive: Path, checkpoint: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """A product that the commands may change, its model store as README has it."""
     folder = tmp_path_factory.mktemp("readme")
     store = folder / "model_store"
@@ -47,6 +50,7 @@ def released(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathF
     (store / "first.mar").write_bytes(archive.read_bytes())
     write_digest(store / "first.mar", archive)
     (folder / "served.pth").write_bytes(checkpoint.read_bytes())
+    shutil.copytree(dataset / "test", folder / "my-photos")
     with serve(store / "first.mar", folder / "stack") as running:
         yield running
 
@@ -62,6 +66,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "classifier verify": f"classifier verify --url {stack.url}",
         "classifier models": f"classifier models {product}",
         "classifier doctor": f"classifier doctor {folder}/model_store/first.mar {product} --url {stack.url}",
+        "classifier train my-photos": f"classifier train my-photos --recipe {recipe} --output runs/photos",
         "classifier": f"{sys.executable} -m scripts.cli",
         "torchrun": f"{sys.executable} -m torch.distributed.run",
         "predictions": folder / "predictions",
@@ -70,9 +75,10 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
         "--recipe cnn": f"--recipe {recipe} --data {dataset}",
-        "--recipe fine_tune": f"--recipe {recipe}",
+        "--new-classes": "--new-classes --tolerance 1",  # they are the same here, and learnt from fewer images
         "my-images": dataset,
-        "runs/mine/mine.pth": folder / "runs/mine/drawn.pth",
+        "my-photos": folder / "my-photos",
+        "runs/photos/photos.pth": folder / "runs/photos/drawn.pth",
         "model_store/cifar10_resnet18.pth": folder / "runs/cnn/drawn.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
         "model_store/cifar10_whitened_resnet.pth": folder / "served.pth",

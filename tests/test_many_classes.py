@@ -93,6 +93,11 @@ def test_the_page_shows_the_best_and_folds_the_rest(server: Stack, page: Page) -
     expect(page.locator("#where")).to_be_visible()
     page.get_by_label("Class to explain").select_option(f"Why not {ODD[1]}?")
     expect(page.locator("#where")).to_contain_text(ODD[1])
+    page.set_viewport_size({"width": 320, "height": 720})
+    inside, outside = (page.locator(place).bounding_box() for place in ("#why", "#explain"))
+    assert inside
+    assert outside
+    assert inside["width"] <= outside["width"]
     page.get_by_role("button", name="Show all 1,000 classes").click()
     expect(page.locator(".bars li")).to_have_count(COUNT)
     page.get_by_role("button", name="Model card").click()

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from training.outcome import INTERRUPTED, STOPPED, Outcome, Stopped, end
+from training.outcome import INTERRUPTED, Outcome, Stopped, end
 from training.project import CHECKPOINTS, RECIPES, SPACES
 
 AS_JSON = f"{__name__}.as_json"  # set in the context when you ask for JSON
@@ -47,13 +47,16 @@ class Model(Named):
 
 
 class Count(click.ParamType):
-    """A number of 1 or more."""
+    """A number of `least` or more."""
 
     name = "count"
 
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value} is no number of 1 or more.", param, ctx)
+        if not str(value).isdecimal() or int(value) < self.least:
+            self.fail(f"{value} is no number of {self.least} or more.", param, ctx)
         return int(value)
 
 
@@ -91,14 +94,13 @@ class _Ours(click.Command):
         **extra: Any,
     ) -> Any:
         """Carry out the command line and return its exit status, or end Python with it in `standalone_mode`."""
+        words = sys.argv[1:] if args is None else args
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.Abort:
-            print(INTERRUPTED, file=sys.stderr)
-            status = STOPPED
+            status = _stopped(INTERRUPTED, "--json" in words)
         except click.ClickException as error:
-            print(_sentence(error), file=sys.stderr)
-            status = STOPPED
+            status = _stopped(_sentence(error), "--json" in words)
         if standalone_mode:
             sys.exit(status)
         return status
@@ -112,6 +114,15 @@ class _Ours(click.Command):
                     formatter.write(indent(f"{paragraph}\n", " " * formatter.current_indent))
                 else:
                     formatter.write_text(paragraph)
+
+
+def _stopped(reason: str, as_json: bool) -> int:
+    """End a command before it begins, for a reason; returns the exit status."""
+
+    def refuse() -> Outcome:
+        raise Stopped(reason)
+
+    return end(refuse, as_json)
 
 
 def _sentence(error: click.ClickException) -> str:
@@ -137,18 +148,10 @@ class Command(_Ours):
         try:
             return super().parse_args(ctx, _repeated(args, several))
         except Stopped as error:
-            self._refuse(ctx, error)
+            ctx.exit(_stopped(str(error), ctx.meta.get(AS_JSON, False)))
 
     def invoke(self, ctx: click.Context) -> int:
         return end(lambda: super(Command, self).invoke(ctx), ctx.meta.get(AS_JSON, False), self.interrupted)
-
-    def _refuse(self, ctx: click.Context, error: Stopped) -> NoReturn:
-        """End the command as one that was stopped, because a word of its line names nothing."""
-
-        def refuse() -> Outcome:
-            raise error
-
-        ctx.exit(end(refuse, ctx.meta.get(AS_JSON, False)))
 
 
 def _repeated(words: list[str], options: set[str]) -> list[str]:

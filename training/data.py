@@ -24,8 +24,9 @@ from training.commands import PATH, command
 from training.config import Recipe
 from training.decoding import decode
 from training.inputs import Inputs, Pixels, read_all
-from training.photos import DataError, Photos, photos_of, raise_any
+from training.photos import photos_of
 from training.project import ROOT
+from training.split import DataError, Photos, raise_any
 
 CIFAR10_ROOT = ROOT / "data"
 CIFAR10_PREPROCESSING = Preprocessing(32)  # leaves its images as they are
@@ -39,7 +40,7 @@ class Images(NamedTuple):
     inputs: Inputs
     labels: Tensor
     classes: list[str]
-    validation_keys: Tensor | None = None  # (N,); see training.photos.Photos
+    validation_keys: Tensor | None = None  # (N,); see training.split.Photos
 
     @property
     def pixels(self) -> Any:

@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
-# Those of handler.transforms, which loads PyTorch.
+# Those of handler.transforms, which needs NumPy and Pillow.
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
 FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
+PLACES_FILE = "split.csv"  # beside the classes of a folder that training has split
 HEIC_EXTENSIONS = frozenset((".heic", ".heif"))
 READS_HEIC = find_spec("pillow_heif") is not None
 HOW_TO_READ_HEIC = "to read them, run: pip install pillow-heif"

@@ -11,6 +11,7 @@ only the first one writes files:
     torchrun --nproc-per-node 2 -m training.train --recipe cnn
 """
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,13 +21,14 @@ from tqdm import tqdm
 
 from training import commands, distributed
 from training.checkpoint import Checkpoint, load, save, save_checkpoint
+from training.class_folders import has_splits
 from training.config import Recipe, RecipeError, load_recipe, with_settings
 from training.data import Epoch, load_training_images, stratified_split
 from training.distillation import inputs_to_load
 from training.finish import finish
 from training.history import Row, write_history
 from training.outcome import Stopped
-from training.project import RECIPES
+from training.project import CHECKPOINTS, RECIPES
 from training.run import Run
 
 PHOTOS, CIFAR10 = "photos", "whitened_cnn"  # the recipes by default
@@ -124,6 +126,20 @@ def log_row(row: Row, folder: Path) -> None:
             writer.add_scalar(name, value, int(row["epoch"]))
 
 
+def next_commands(checkpoint: Path, data: Path) -> str:
+    """Return the commands that show the mistakes on your photos, pack the checkpoint, and serve it."""
+    name = checkpoint.absolute().parent.name  # every run has another folder, but few have another name
+    store = CHECKPOINTS.relative_to(Path.cwd()) if CHECKPOINTS.is_relative_to(Path.cwd()) else CHECKPOINTS
+    sample = data / "test" if data.is_dir() and has_splits(data) else data
+    commands = [
+        ["evaluate", checkpoint, "--data", data, "--output", checkpoint.parent / "report"],
+        ["archive", checkpoint, "--version", "2.0", "--output", store / f"{name}.mar"],
+        ["models", "roll", f"{name}.mar", *(["--sample", sample] if data.is_dir() else []), "--new-classes"],
+    ]
+    lines = [shlex.join(["classifier", *map(str, words)]) for words in commands]
+    return "\n".join(["Look at its mistakes, pack it, and serve it:", *(f"    {line}" for line in lines)])
+
+
 def _print_size(run: Run) -> None:
     recipe, training, validation = run.recipe, run.training, run.validation
     _print(f"{recipe.name}: {len(training.labels):,} images to train on, {len(validation.labels):,} for validation")
@@ -195,6 +211,8 @@ def main(
             tensorboard,
         )
         _print(f"wrote {checkpoint}")
+        if images:
+            _print(next_commands(checkpoint, images))
     finally:
         distributed.stop()
 

@@ -10,7 +10,7 @@ const page = (() => {
   // These repeat the gateway's limits, so that the page can refuse a file before it sends it.
   const MAX_BYTES = 10 * 1024 * 1024;
   const FORMATS = "JPG, PNG, GIF or WebP";
-  const PHOTO = /^[^.].*\.(jpe?g|jpe|jfif|png|gif|webp)$/i; // in a folder
+  const PHOTO = /^[^.].*\.(jpe?g|jpe|jfif|png|gif|webp|hei[cf])$/i; // in a folder; some servers read HEIC, and others tell how
   const OTHER_TYPES = /^(audio|font|text|video)\/|^application\/(pdf|zip)$/; // the server judges all types but these
 
   // The images of this visit in order, and the one on show. An entry has: file, name, url (of the image), button and

@@ -9,7 +9,7 @@ from typing import Any
 
 from urllib3 import BaseHTTPResponse
 
-from gateway.backend import BackendError, ImageRefused, NoSuchVersion, Unavailable, WorkerDied
+from gateway.backend import NO_MODEL, BackendError, ImageRefused, NoSuchVersion, Unavailable, WorkerDied
 from gateway.torchserve.nodes import Headers, Nodes, Send
 from gateway.torchserve.properties import MODEL, read_properties
 from gateway.torchserve.tokens import Keys, TokenFile, Tokens, bearer
@@ -111,7 +111,7 @@ def result(response: BaseHTTPResponse) -> Any:
     if reply.get("type") == "ModelVersionNotFoundException":
         raise NoSuchVersion(reply["message"])
     if reply.get("message") == NOT_FOUND:
-        raise Unavailable("No model is registered.")
+        raise Unavailable(NO_MODEL)
     if response.status < 500:
         raise BackendError(reply.get("message", f"TorchServe answered with status {response.status}."))
     kind = WorkerDied if response.status in WORKER_DIED else Unavailable

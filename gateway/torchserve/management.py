@@ -1,23 +1,33 @@
-"""The part of TorchServe that operators need: the versions it serves, and how many workers each has."""
+"""The part of TorchServe that operators need: the versions it serves, and how many workers each has.
 
+If TorchServe itself waits until workers have loaded, one of its few threads does nothing else meanwhile. Predictions
+whose connections have that thread would wait too. So TorchServe answers at once here, and the state is read again and
+again.
+"""
+
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.torchserve.api import MANAGEMENT, Api, model_path
+from gateway.backend import BackendError, NoSuchVersion, TooSlow, Unavailable
+from gateway.torchserve.api import MANAGEMENT, Api, model_path, ready_workers
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.properties import MODEL
+
+POLL_SECONDS = 0.1
 
 
 class Management:
     """Changes which versions the TorchServe of this machine serves. Several nodes are deployed instead, never changed.
 
-    `config` is its config.properties, `key_file` holds its keys, `timeout` is in seconds. `inference` predicts with
-    it. Every method raises BackendError.
+    `config` is its config.properties, and `key_file` holds its keys. `timeout`, in seconds, is that of an answer, and
+    of the start of all workers. `inference` predicts with it. Every method raises BackendError.
     """
 
     def __init__(self, config: Path, key_file: Path, timeout: float) -> None:
-        self._api = Api.of_this_machine(config, key_file, timeout)
+        self._api, self._timeout = Api.of_this_machine(config, key_file, timeout), timeout
         self.inference = Inference(self._api)
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:
@@ -36,18 +46,46 @@ class Management:
         return [model["modelName"] for model in self._api.call(MANAGEMENT, "GET", "/models?limit=100")["models"]]
 
     def register(self, archive: str) -> str:
-        """Register an archive of the model store by its file name; returns TorchServe's report.
+        """Register an archive of the model store by its file name, and wait for its workers; returns a sentence.
 
         It gets as many workers as the default version has, because TorchServe does not look into the archive for that.
+        If they do not start, it is unregistered. Raises Unavailable then, or TooSlow.
         """
-        workers = self.describe()[0]["minWorkers"] if self.models() else 1
-        options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "true"})
-        return self._change("POST", f"/models?{options}")
+        before = self._versions()
+        workers = self.describe()[0]["minWorkers"] if before else 1
+        options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "false"})
+        self._change("POST", f"/models?{options}")
+        (version,) = self._versions() - before
+        try:
+            self._wait_for_workers(version)
+        except BackendError:
+            with suppress(NoSuchVersion):
+                self.unregister(version)
+            raise
+        return f"Version {version} of {archive} is registered."
 
     def scale(self, workers: int, version: str | None = None) -> str:
-        """Run exactly `workers` workers; returns TorchServe's report."""
-        options = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "true"})
-        return self._change("PUT", f"{model_path(version)}?{options}")
+        """Run exactly `workers` workers, and wait for them; returns a sentence. Raises Unavailable or TooSlow."""
+        options = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "false"})
+        self._change("PUT", f"{model_path(version)}?{options}")
+        self._wait_for_workers(version)
+        return f"The number of workers is {workers}."
+
+    def _wait_for_workers(self, version: str | None) -> None:
+        """Wait until a version has all its workers. Raises Unavailable if one ends, TooSlow if they take long."""
+        until = time.monotonic() + self._timeout
+        processes: dict[str, int] = {}
+        while time.monotonic() < until:
+            (description,) = self.describe(version)
+            workers = description["workers"]
+            if len(workers) == len(ready_workers(description)) == description["minWorkers"]:
+                return
+            started = {worker["id"]: worker["pid"] for worker in workers if worker["pid"] > 0}
+            if any(processes.get(worker, process) != process for worker, process in started.items()):
+                raise Unavailable("The workers do not start.")
+            processes |= started
+            time.sleep(POLL_SECONDS)
+        raise TooSlow
 
     def set_default(self, version: str) -> str:
         """Serve `version` to requests that name none; returns TorchServe's report."""
@@ -56,6 +94,9 @@ class Management:
     def unregister(self, version: str) -> str:
         """Stop and forget `version`; returns TorchServe's report."""
         return self._change("DELETE", model_path(version))
+
+    def _versions(self) -> set[str]:
+        return {known["modelVersion"] for known in self.describe("all")} if self.models() else set()
 
     def _change(self, method: str, path: str) -> str:
         return self._api.call(MANAGEMENT, method, path)["status"]

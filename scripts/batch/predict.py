@@ -39,6 +39,7 @@ class Options:
     url: str
     token_file: Path | None
     connections: int
+    top_k: int | None
     archive: Path | None
     address: str | None
     watch: bool
@@ -59,12 +60,12 @@ class Done(NamedTuple):
 
 
 def predict_all(
-    gateway: Gateway, groups: list[list[Path]], classes: list[str], done: int = 0
+    gateway: Gateway, groups: list[list[Path]], classes: list[str], top_k: int | None, done: int = 0
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Yield the rows of each group: the final ones, and those of images to predict again; `done` rows exist already."""
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
         rows: tuple[list[Row], list[Row]] = ([], [])
-        for row, answer in zip(rows_of(paths, answers, classes), answers, strict=True):
+        for row, answer in zip(rows_of(paths, answers, classes, top_k), answers, strict=True):
             rows[may_pass(answer)].append(row)
         yield rows
 
@@ -90,9 +91,9 @@ def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
     return Rows(journal, kept)
 
 
-def predict_images(images: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+def predict_images(images: list[Path], gateway: Gateway, classes: list[str], output: Path, top_k: int | None) -> Rows:
     """Write the predictions of all images to the output. Raises Stopped."""
-    names = columns(classes)
+    names = columns(classes, top_k)
     journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
     groups = list(grouped(images))
     rows = take_up(journal, groups, output)
@@ -101,7 +102,7 @@ def predict_images(images: list[Path], gateway: Gateway, classes: list[str], out
     states = {image: state_of(image) for image in images}
     groups = [left for group in groups if (left := [path for path in group if str(path) not in rows.final])]
     for _ in range(MAX_LOOKS):
-        for final, again in predict_all(gateway, groups, classes, done=len(rows.final)):
+        for final, again in predict_all(gateway, groups, classes, top_k, done=len(rows.final)):
             rows.add(final, again)
         if not any(is_unsettled(image, state, rows) for image, state in states.items()):
             break
@@ -121,11 +122,11 @@ def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
     return bool(refused_when_new) or state_of(image) != state
 
 
-def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path) -> Rows:
+def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path, top_k: int | None = None) -> Rows:
     """Append the predictions of images in `paths` that the output lacks, until a signal. Raises Stopped."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: gateway.stop.set())
-    journal = Journal(output, FORMS[output.suffix](columns(classes)))
+    journal = Journal(output, FORMS[output.suffix](columns(classes, top_k)))
     kept = journal.read_valid()
     journal.keep(kept)
     rows = Rows(journal, kept)
@@ -136,7 +137,7 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
     for states in arrivals(paths, done, later, gateway.stop):
         rows.reopen(set(map(str, states)))
         try:
-            for final, again in predict_all(gateway, list(grouped(states)), classes):
+            for final, again in predict_all(gateway, list(grouped(states)), classes, top_k):
                 rows.add(final, again)
                 done |= {row[0]: states[Path(row[0])] for row in final}
                 for file, *_, error in (row[:NUMBER_OF_FIGURES] for row in again):
@@ -170,9 +171,9 @@ def predict_by_gateway(options: Options) -> Done:
         if options.watch:
             if absent:
                 say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
-            rows = follow([path for path in paths if path not in absent], gateway, classes, output)
+            rows = follow([path for path in paths if path not in absent], gateway, classes, output, options.top_k)
         else:
-            rows = predict_images(list_once(paths, absent), gateway, classes, output)
+            rows = predict_images(list_once(paths, absent), gateway, classes, output, options.top_k)
     except GatewayGone as error:
         raise Stopped(f"{error} Run the same command again to continue.") from None
     others = count_others(paths, but={output, options.contact_sheet})
@@ -191,7 +192,7 @@ def predict_by_ray(options: Options) -> Done:
 
     names = options.names()
     rows, again, classes = engine.predict(
-        names, absent_of(names, options.paths), options.archive, options.output, options.address
+        names, absent_of(names, options.paths), options.archive, options.output, options.address, options.top_k
     )
     return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
 

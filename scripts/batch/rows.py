@@ -5,7 +5,8 @@ import io
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +18,42 @@ if TYPE_CHECKING:
     import pyarrow
 
 FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
-Row = list[Any]  # the file, FIGURES, the probability of every class; None where there is none
-KINDS = (str, str, float, bool, str)  # of the first in a Row; the others are floats
+Row = list[Any]  # the values of its `columns`; None where there is none
+KINDS = {"predicted_class": str, "confidence": float, "in_distribution": bool, "error": str, "file": str}
+RANK = "class_"  # before the rank of one of the likeliest classes; its probability is the next column
 ERROR = len(FIGURES)  # its place in a Row
-NUMBER_OF_FIGURES = ERROR + 1  # values at the beginning of a Row; the others are probabilities
+NUMBER_OF_FIGURES = ERROR + 1  # values at the beginning of a Row; the others are classes and probabilities
 HOW_TO_CONTINUE = " Run the same command again to continue after its rows."
 
 
-def columns(classes: list[str]) -> list[str]:
-    """Return the names of a Row's columns."""
-    return ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
+def columns(classes: list[str], top_k: int | None = None) -> list[str]:
+    """Return the names of a Row's columns: the file, FIGURES, and the probability of every class.
+
+    With `top_k` the likeliest classes and their probabilities stand there instead, as many of them.
+    """
+    if top_k is None:
+        return ["file", *FIGURES, *(f"probability_{name}" for name in classes)]
+    ranks = range(1, min(top_k, len(classes)) + 1)
+    return ["file", *FIGURES, *chain.from_iterable((f"{RANK}{rank}", f"probability_{rank}") for rank in ranks)]
 
 
-def rows_of(files: Sequence[Path | str], answers: Sequence[Mapping[str, object]], classes: list[str]) -> list[Row]:
+def rows_of(
+    files: Sequence[Path | str],
+    answers: Sequence[Mapping[str, object]],
+    classes: list[str],
+    top_k: int | None = None,
+) -> list[Row]:
     """Return a row for each file and its answer, which is a Prediction or a Refusal."""
-    return [_row(file, answer, classes) for file, answer in zip(files, answers, strict=True)]
+    return [_row(file, answer, classes, top_k) for file, answer in zip(files, answers, strict=True)]
 
 
-def _row(file: Path | str, answer: Mapping[str, object], classes: list[str]) -> Row:
+def _row(file: Path | str, answer: Mapping[str, object], classes: list[str], top_k: int | None) -> Row:
     probabilities: Any = answer.get("class_probabilities", {})
-    return [str(file), *map(answer.get, FIGURES), *map(probabilities.get, classes)]
+    first = [str(file), *map(answer.get, FIGURES)]
+    if top_k is None:
+        return [*first, *map(probabilities.get, classes)]
+    likeliest = nlargest(top_k, probabilities, key=probabilities.get) or [None] * min(top_k, len(classes))
+    return [*first, *chain.from_iterable((name, probabilities.get(name)) for name in likeliest)]
 
 
 def legible(file: str) -> str:
@@ -53,6 +70,7 @@ class Csv:
     end = b"\r\n"
 
     def __init__(self, names: list[str]) -> None:
+        self.kinds = _kinds(names)
         self.head = self.opening = self.encode([names])
 
     def encode(self, rows: Iterable[Row]) -> bytes:
@@ -64,11 +82,11 @@ class Csv:
     def decode(self, content: bytes) -> list[Row]:
         """Return the rows of a complete file. Raises ValueError or TypeError if it has another form."""
         _, *rows = csv.reader(io.StringIO(os.fsdecode(content), newline=""))
-        return [[_parse(kind, text) for kind, text in zip(_kinds(), row, strict=False)] for row in rows]
+        return [[_parse(kind, text) for kind, text in zip(self.kinds, row, strict=False)] for row in rows]
 
 
-def _kinds() -> Iterator[type]:
-    return chain(KINDS, repeat(float))
+def _kinds(names: list[str]) -> list[type]:
+    return [str if name.startswith(RANK) else KINDS.get(name, float) for name in names]
 
 
 def _parse(kind: type, text: str) -> Any:
@@ -99,7 +117,7 @@ FORMS: dict[str, type[Form]] = {".csv": Csv, ".jsonl": JsonLines, ".parquet": Cs
 
 
 class OtherRows(Stopped):
-    """There are rows of other images or classes."""
+    """There are rows of other images, classes or columns."""
 
 
 class Journal:
@@ -166,7 +184,9 @@ class Journal:
 
     def other(self) -> OtherRows:
         """Return what to raise where the rows do not belong to this run."""
-        return OtherRows(f"{self.path} holds rows of other images or classes; remove it to start over.")
+        return OtherRows(
+            f"{self.path} holds rows of other images or classes, or with another --top-k; remove it to start over."
+        )
 
     def _bytes(self, rows: list[Row]) -> bytes:
         return self.form.head + self.form.encode(rows)
@@ -241,5 +261,5 @@ def as_table(rows: list[Row], names: list[str]) -> "pyarrow.Table":
     types = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     files, *figures = zip(*rows, strict=True)
     values = (list(map(legible, files)), *figures)
-    arrays = [pyarrow.array(column, types[kind]) for column, kind in zip(values, _kinds(), strict=False)]
+    arrays = [pyarrow.array(column, types[kind]) for column, kind in zip(values, _kinds(names), strict=True)]
     return pyarrow.table(arrays, names=names)

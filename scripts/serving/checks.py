@@ -57,7 +57,7 @@ def examine(archive: Path, url: str, config: Path, run: Path) -> Iterator[Findin
         ("java", _java),
         ("disk", lambda: _disk(run)),
         ("archive", lambda: _archive(archive)),
-        ("gateway", lambda: _gateway(url, config)),
+        ("gateway", lambda: _gateway(url, config, archive.name)),
         ("keys", lambda: _keys(run / "key_file.json")),
     ):
         yield _finding(name, look)
@@ -130,7 +130,7 @@ def _archive(archive: Path) -> str:
     return f"{archive} is whole"
 
 
-def _gateway(url: str, config: Path) -> str:
+def _gateway(url: str, config: Path, archive: str) -> str:
     address = urlsplit(url)
     if not address.hostname:
         raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
@@ -142,6 +142,10 @@ def _gateway(url: str, config: Path) -> str:
         check_ports(address.hostname, address.port or HTTP, read_properties(config))
         return "not running, and its ports are free; start it with 'classifier serve'"
     if health["status"] != "healthy":
+        from gateway.backend import NO_MODEL
+
+        if health["reason"] == NO_MODEL:
+            raise WrongError(f"It runs, but no model is registered; run 'classifier models register {archive}'.")
         raise WrongError(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
     return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
 

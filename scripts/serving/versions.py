@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gateway.backend import BackendError
+from gateway.backend import NO_MODEL, BackendError, NoSuchVersion
 from gateway.torchserve.management import Management
 from scripts.serving import served
 from scripts.serving.rolling import Limits, Refused, in_store, register, roll, rollback
@@ -50,7 +50,7 @@ def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
         match command:
             case "list":
                 known = versions(torchserve)
-                return Outcome(0, "\n".join(map(as_line, known)) or "No model is registered.", known)
+                return Outcome(0, "\n".join(map(as_line, known)) or NO_MODEL, known)
             case "describe":
                 description = torchserve.describe(given["version"])
                 return Outcome(0, json.dumps(description, indent=2), description)
@@ -59,6 +59,8 @@ def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
                 return Outcome(0, done, {"said": done, "versions": versions(torchserve)})
     except Refused as error:
         raise Stopped(f"Nothing was changed: {error}") from None
+    except NoSuchVersion:
+        raise Stopped(f"There is no version {given['version']}; name one of: {_names(versions(torchserve))}.") from None
     except BackendError as error:
         raise Stopped(str(error)) from None
 
@@ -78,6 +80,24 @@ def change(command: str, torchserve: Management, run: Path, **given: Any) -> str
         case "set-default":
             done = torchserve.set_default(given["version"])
         case _:
+            _check_others(versions(torchserve), **given)
             done = torchserve.unregister(given["version"])
     served.record(torchserve, run)
     return done
+
+
+def _check_others(known: list[dict[str, Any]], version: str, leave_none: bool) -> None:
+    """Raise Refused if requests that name no version would fail without this one, unless you allow it."""
+    if version not in (its["version"] for its in known if its["default"]):
+        return
+    if len(known) > 1:
+        raise Refused(
+            f"version {version} is the default version, which requests get that name none. First serve another one, "
+            f"'classifier models set-default {next(other['version'] for other in known if not other['default'])}'."
+        )
+    if not leave_none:
+        raise Refused(f"version {version} is the only one, and nothing would be served; --leave-none allows that.")
+
+
+def _names(known: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{version['version']}{' (the default)' * version['default']}" for version in known)

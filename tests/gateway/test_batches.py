@@ -4,11 +4,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
 import pytest
+from flask import Config
+from PIL import Image
 
 from gateway.admission import Line
+from gateway.app import _small_calls
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
 from gateway.batches import Batches
-from gateway.limits import MAX_BATCH
+from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, wait_until
@@ -38,6 +41,16 @@ class Held(FakeBackend):
         ]
 
 
+class Counting(Held):
+    """Sees red in every image, once it is let go."""
+
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
+        return super().predict(b"red")
+
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
+        return super().predict_all([b"red"] * len(images))
+
+
 def batches(torchserve: Backend, calls: int = 1) -> Batches:
     return Batches(torchserve, Line("small", timeout=10), calls)
 
@@ -46,7 +59,7 @@ def ask_together(torchserve: Held, shared: Batches, images: list[bytes]) -> list
     """Ask for the first image, for the others while it is held up, and then let it go."""
     with ThreadPoolExecutor(len(images)) as pool:
         first = pool.submit(shared.predict, images[0])
-        wait_until(lambda: torchserve.calls == [[images[0]]])
+        wait_until(lambda: torchserve.calls)
 
         def ask(image: bytes) -> Future[Prediction]:
             before = shared._line.images, len(torchserve.calls)
@@ -100,3 +113,27 @@ def test_many_at_once_each_get_their_own_answer(stack: Stack) -> None:
     asked = [*kinds, "bad"] * 50
     with ThreadPoolExecutor(64) as pool:
         assert list(pool.map(ask, asked)) == asked
+
+
+@pytest.mark.parametrize(
+    ("images", "together"),
+    [
+        ([bytes(MAX_BATCH_BYTES // 3)] * 7, [3, 3, 1]),
+        ([encode(Image.new("1", (1000, MAX_BATCH_PIXELS // 2000)))] * 5, [2, 2, 1]),
+        ([b"small"] * (MAX_BATCH - 4) + [bytes(MAX_BATCH_BYTES // 2), b"small"], [MAX_BATCH - 4, 2]),
+    ],
+    ids=["bytes", "pixels", "of several sizes"],
+)
+def test_a_call_is_bound_by_bytes_and_pixels(images: list[bytes], together: list[int]) -> None:
+    torchserve = Counting()
+    answers = ask_together(torchserve, batches(torchserve), [b"first", *images])
+    assert [len(call) for call in torchserve.calls] == [1, *together]
+    assert [answer.result() for answer in answers] == [prediction("red")] * (1 + len(images))
+
+
+@pytest.mark.parametrize(("cores", "model", "calls"), [(1, "x", 1), (2, "x", 1), (4, "x", 2), (64, "x", 2), (1, "", 2)])
+def test_a_process_that_runs_the_model_makes_no_more_calls_than_it_has_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, model: str, calls: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores))
+    assert _small_calls(Config(".", {"CALLS": 2, "MODEL_DIR": model})) == calls

@@ -96,7 +96,7 @@ def test_suffixes_are_those_of_the_formats() -> None:
     assert {kind for kind in accepted.split(",") if "/" in kind} == {known.media_type for known in FORMATS.values()}
     assert {kind for kind in accepted.split(",") if "/" not in kind} <= SUFFIXES
     (photo,) = re.findall(r"const PHOTO = /(.+)/i;", (ROOT / "ui" / "script.js").read_text())
-    assert all(re.search(photo, f"a{suffix}") for suffix in SUFFIXES)
+    assert all(re.search(photo, f"a{suffix}") for suffix in SUFFIXES | folders.HEIC_EXTENSIONS)
     assert {f".{suffix}" for suffix in ("bmp", "tiff", "svg", "txt")}.isdisjoint(SUFFIXES)
     assert not any(re.search(photo, f"a.{suffix}") for suffix in ("bmp", "tiff", "svg", "txt"))
 

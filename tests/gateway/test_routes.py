@@ -111,6 +111,16 @@ def test_lists_the_likeliest_classes(stack: Stack) -> None:
     assert_failed(requests.post(f"{stack.url}/predict?top_k=x", files={"file": PICTURE}), 400, "top_k")
 
 
+@pytest.mark.parametrize("query", ["topk=3", "top_k=3&Version=1.0", "class=red"])
+def test_an_unknown_parameter_is_refused_with_those_there_are(stack: Stack, query: str) -> None:
+    for response in (
+        requests.post(f"{stack.url}/predict?{query}", files={"file": PICTURE}),
+        requests.post(f"{stack.url}/predict_base64?{query}", json={"image": base64.b64encode(PICTURE).decode()}),
+    ):
+        assert_failed(response, 400, "knows version and top_k.")
+    assert requests.get(f"{stack.url}/health?_=1").status_code == 200  # as browsers and probes get round caches
+
+
 def test_a_version_can_be_chosen(stack: Stack) -> None:
     only = {"models": [{"version": "1.0", "default": True, "workers": 2}]}
     wait_until(lambda: requests.get(f"{stack.url}/models").json() == only)  # a worker that was killed is starting
@@ -315,6 +325,7 @@ def test_explain_refuses_what_predict_does_and_what_it_does_not_know(stack: Stac
     assert_failed(explain(stack, PICTURE, **{"class": "größe\r\n"}), 400, "no class größe")
     assert_failed(explain(stack, PICTURE, **{"class": "(" * 1000}), 400, "no class")
     assert_failed(explain(stack, PICTURE, version="9.9"), 404, "no such version")
+    assert_failed(explain(stack, PICTURE, top_k="3"), 400, "/explain knows class and version.")
     assert_failed(explain(stack, b"no image"), 400, "cannot be read")
     assert_failed(explain(stack, b""), 400, "empty")
     assert_failed(explain(stack, sized(MAX_IMAGE_BYTES + 1)), 413, "10 MB")

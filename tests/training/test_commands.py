@@ -53,6 +53,25 @@ def test_an_unknown_name_is_reported_to_machines_too(capsys: pytest.CaptureFixtu
     assert printed.err == f"{reason}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["verify", "--json"], "Missing argument 'CHECKPOINT'."),
+        (["predict", "--json", "x", "-o", "x.csv", "--speed", "2"], "No such option '--speed'."),
+        (["predict", "x", "-o", "x.csv", "--connections", "0", "--json"], "0 is no number of 1 or more."),
+        (["models", "--json", "unregistre"], "No such command 'unregistre'."),
+    ],
+)
+def test_a_wrong_call_is_reported_to_machines_too(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words, standalone_mode=False) == 2
+    printed = capsys.readouterr()
+    reason = json.loads(printed.out)["error"]
+    assert sentence in reason
+    assert printed.err == f"{reason}\n"
+
+
 def test_an_archive_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "known.mar").touch()

@@ -3,6 +3,7 @@ import os
 import pty
 import random
 import select
+import shlex
 import shutil
 import signal
 import termios
@@ -26,7 +27,8 @@ from training.config import Recipe, RecipeError
 from training.data import DataError, load_images, stratified_split
 from training.ensemble import join
 from training.inputs import Inputs
-from training.train import Saver, main, train
+from training.project import CHECKPOINTS
+from training.train import Saver, main, next_commands, train
 
 RECIPES = ROOT / "training" / "recipes"
 
@@ -47,7 +49,8 @@ def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
     assert lines[2].endswith("at most 0 min left")
     assert "test accuracy" in lines[3]
     assert lines[4].startswith("wrote ")
-    assert len(lines) == 5
+    assert lines[5] == "Look at its mistakes, pack it, and serve it:"
+    assert len(lines) == 9
 
 
 def test_learns_what_it_is_shown(trained: Path) -> None:
@@ -55,6 +58,24 @@ def test_learns_what_it_is_shown(trained: Path) -> None:
     assert metrics["test"]["accuracy"] > 0.7
     first, last = load(trained / "training_history.pth")
     assert last["train_loss"] < first["train_loss"]
+
+
+@pytest.mark.parametrize("layout", ["classes", "splits", "csv"])
+def test_says_how_to_go_on_with_the_checkpoint(layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"classes": "my photos", "splits": "my-images", "csv": "list.csv"}[layout]
+    places = {"classes": ["my photos/train", "my photos/mug"], "splits": ["my-images/train", "my-images/test"]}
+    for place in places.get(layout, []):
+        (tmp_path / place / "inside").mkdir(parents=True)
+    (tmp_path / "list.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    sample = {"classes": "--sample 'my photos' ", "splits": "--sample my-images/test ", "csv": ""}[layout]
+    _, evaluate, pack, roll = next_commands(Path("runs/mine/photos.pth"), Path(data)).splitlines()
+    report = "--output runs/mine/report"
+    assert evaluate == f"    classifier evaluate runs/mine/photos.pth --data {shlex.quote(data)} {report}"
+    assert pack == f"    classifier archive runs/mine/photos.pth --version 2.0 --output {CHECKPOINTS / 'mine.mar'}"
+    assert roll == f"    classifier models roll mine.mar {sample}--new-classes"
+    monkeypatch.chdir(ROOT)
+    assert "--output model_store/mine.mar\n" in next_commands(Path("runs/mine/photos.pth"), Path("list.csv"))
 
 
 @pytest.mark.parametrize("begins", ["anew", "trained"])

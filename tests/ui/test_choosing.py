@@ -43,6 +43,25 @@ def test_takes_a_dropped_or_pasted_image(served: Page, gesture: str) -> None:
     expect(served.locator(".predicted")).to_have_text("green")
 
 
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_heic_photo_is_for_the_server_to_read(served: Page, tmp_path: Path, place: str) -> None:
+    import pillow_heif
+
+    photos = tmp_path / "phone"
+    photos.mkdir()
+    pillow_heif.from_pillow(draw("green", 11)).save(photos / "IMG_1.HEIC", quality=100)
+    drop_paths(served, photos if place == "folder" else photos / "IMG_1.HEIC")
+    expect(served.locator(".predicted")).to_have_text("green")
+    expect(served.locator("#preview")).to_be_hidden()  # Chromium cannot show it, but the model's view is a PNG
+    served.get_by_text("Explain the prediction").click()
+    expect(served.get_by_alt_text("The image as the model sees it")).to_be_visible()
+    (photos / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    drop_paths(served, photos)
+    expect(served.locator("#error")).to_have_text(
+        "The file cannot be read as a JPEG, PNG, GIF or WebP; it may be damaged."
+    )
+
+
 def test_an_example_of_a_class_of_the_model_is_a_click_away(with_examples: Page) -> None:
     expect(with_examples.locator("#examples").get_by_role("button")).to_have_count(2)
     with_examples.get_by_role("button", name="Ship").click()

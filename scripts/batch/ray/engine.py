@@ -48,7 +48,12 @@ LOCAL_RAY_SETTINGS = {  # a Ray that is started for one command is reached from 
 
 
 def predict(
-    named: list[str], absent: Collection[str], archive: Path, output: str, address: str | None
+    named: list[str],
+    absent: Collection[str],
+    archive: Path,
+    output: str,
+    address: str | None,
+    top_k: int | None = None,
 ) -> tuple[list[Row], list[Row], list[str]]:
     """Predict the images that paths and URLs name, except those that have a row in the output already.
 
@@ -60,16 +65,17 @@ def predict(
     sources = list(find_sources(named, absent))
     given = [file for source in sources for file in source.files]
     check_once(given, "the named places")
-    done = read_rows(folder, classes)["file"]
+    names = columns(classes, top_k)
+    done = read_rows(folder, names)["file"]
     if not set(done.to_pylist()) <= set(given):
         raise other(folder)
     again: list[Row] = []
     if len(done) < len(given):
         with cluster(address), tqdm(initial=len(done), total=len(given), unit="image", disable=None) as bar:
-            for written, unread in run(sources, archive.read_bytes(), done, folder):
+            for written, unread in run(sources, archive.read_bytes(), done, folder, top_k):
                 again += [[file, None, None, None, why] for file, why in unread.items()]
                 bar.update(written)
-    rows = read_rows(folder, classes)
+    rows = read_rows(folder, names)
     files = rows["file"].to_pylist()
     check_once(files, folder.name)
     if missing := set(given).difference(files, (row[0] for row in again)):
@@ -100,17 +106,17 @@ def open_output(name: str) -> Folder:
     return folder
 
 
-def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
-    """Return the rows of the output, without the probabilities. Raises Stopped if another program wrote it."""
-    names = ["file", *FIGURES]
+def read_rows(folder: Folder, names: list[str]) -> pyarrow.Table:
+    """Return the rows of the output, without the probabilities. Raises Stopped if it has other columns than `names`."""
+    first = ["file", *FIGURES]
     paths = [path for path in files_in(folder) if path.endswith(".parquet")]
     if not paths:
-        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in names})
+        return pyarrow.table({name: pyarrow.array([], pyarrow.string()) for name in first})
     try:
         rows = pyarrow.dataset.dataset(paths, filesystem=folder.filesystem, format="parquet")
-        if rows.schema.names != columns(classes):
+        if rows.schema.names != names:
             raise other(folder)
-        return rows.to_table(columns=names)
+        return rows.to_table(columns=first)
     except (OSError, ValueError) as error:
         raise Stopped(
             f"{folder.name} cannot be read ({error}); remove what is torn, and run the command again."
@@ -118,7 +124,9 @@ def read_rows(folder: Folder, classes: list[str]) -> pyarrow.Table:
 
 
 def other(folder: Folder) -> Stopped:
-    return Stopped(f"{folder.name} holds rows of other images or classes; remove it to start over.")
+    return Stopped(
+        f"{folder.name} holds rows of other images or classes, or with another --top-k; remove it to start over."
+    )
 
 
 def check_once(files: list[str], place: str) -> None:
@@ -160,7 +168,7 @@ def last_error(text: str) -> str:
 
 
 def run(
-    sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder
+    sources: list[Source], archive: bytes, done: pyarrow.Array, folder: Folder, top_k: int | None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Have Ray predict all images that are not done.
 
@@ -174,7 +182,7 @@ def run(
     for source in sources:
         groups = dataset_of(source).map_batches(
             Classifier,
-            fn_constructor_args=(archive, source.contents, done, folder),
+            fn_constructor_args=(archive, source.contents, done, folder, top_k),
             batch_size=GROUP,
             batch_format="pyarrow",
             compute=everywhere,

@@ -56,10 +56,13 @@ class Classifier:
     """Predicts groups of images by the code that `archive`, the bytes of an archive, brings along.
 
     A group is a table whose first column names the images; `contents` reads them. Those named in `done` are left out.
+    `top_k` is as in scripts.batch.rows.
     """
 
-    def __init__(self, archive: bytes, contents: Contents, done: pyarrow.Array, output: Folder) -> None:
-        self.contents, self.done, self.output = contents, done, output
+    def __init__(
+        self, archive: bytes, contents: Contents, done: pyarrow.Array, output: Folder, top_k: int | None
+    ) -> None:
+        self.contents, self.done, self.output, self.top_k = contents, done, output, top_k
         with tempfile.TemporaryDirectory() as folder:
             zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
             sys.path.insert(0, folder)
@@ -79,10 +82,11 @@ class Classifier:
         read = self.model.read
         items = {file: read(content) for file, content in contents.items() if not isinstance(content, OSError)}
         if items:
-            rows = rows_of(list(items), self.model.predict(list(items.values())), self.model.classes)
+            classes, answers = self.model.classes, self.model.predict(list(items.values()))
+            rows = rows_of(list(items), answers, classes, self.top_k)
             # Who does the group again writes the same file, and not a second one.
             name = hashlib.sha256("\n".join(files).encode()).hexdigest()
-            self.output.write(f"{name}.parquet", as_table(rows, columns(self.model.classes)))
+            self.output.write(f"{name}.parquet", as_table(rows, columns(classes, self.top_k)))
         lists = [pyarrow.array([list(part)], pyarrow.list_(pyarrow.string())) for part in (unread, unread.values())]
         return pyarrow.table([pyarrow.array([len(items)]), *lists], ["written", "unread", "why"])
 

@@ -26,6 +26,7 @@ from gateway.limits import MAX_FILES
 from scripts.batch import client, predict, watch
 from scripts.batch.client import Answer, Gateway, GatewayGone
 from scripts.batch.predict import follow
+from scripts.batch.rows import FIGURES
 from scripts.batch_predict import main
 from tests.drawing import TEN, draw, encode
 from tests.fake_backend import prediction
@@ -284,8 +285,33 @@ def test_does_not_mix_rows_of_other_images(stack: Stack, dataset: Path, tmp_path
     left = part.read_bytes()
     done = batch_predict(dataset / "test" / "blue", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{part} holds rows of other images or classes; remove it to start over.\n"
+    other = f"{part} holds rows of other images or classes, or with another --top-k; remove it to start over.\n"
+    assert done.stderr == other
+    assert batch_predict(dataset / "test" / "cyan", "--top-k", 2, *arguments).stderr == other
     assert part.read_bytes() == left
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_the_likeliest_classes_instead_of_a_column_for_each(
+    suffix: str, undisturbed: tuple[list[object], bytes], tmp_path: Path
+) -> None:
+    arguments, as_csv = undisturbed
+    output = tmp_path / f"out{suffix}"
+    batch_predict(*arguments, "-o", output, "--top-k", 2)
+    written = table(output)
+    assert list(written[0])[5:] == ["class_1", "probability_1", "class_2", "probability_2"]
+    for few, every in zip(written, rows_of(as_csv), strict=True):
+        assert few["file"] == every["file"]
+        if not every["error"]:
+            first, second, *_ = sorted(TEN, key=lambda name: -float(every[f"probability_{name}"]))
+            assert (few["class_1"], few["class_2"]) == (first, second) == (every["predicted_class"], second)
+            assert float(few["probability_2"]) == float(every[f"probability_{second}"])
+    if suffix != ".parquet":  # which keeps its rows in CSV until the end
+        output.rename(tmp_path / f"out{suffix}.part")
+        assert "Continuing after" in batch_predict(*arguments, "-o", output, "--top-k", 2).stderr
+        assert table(output) == written
+    batch_predict(*arguments, "-o", output, "--top-k", 0)
+    assert list(table(output)[0]) == ["file", *FIGURES]
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
 
-from scripts.batch.rows import FORMS, Journal, Row, Rows, columns, write_rows
+from scripts.batch.rows import FORMS, NUMBER_OF_FIGURES, Journal, Row, Rows, columns, rows_of, write_rows
 from training.outcome import Stopped
 
 CLASSES = ["cat", "dog, wild"]
@@ -50,7 +50,7 @@ def test_other_rows_are_refused_and_left_alone(journal: Journal, change: Callabl
         else journal.form.encode(ROWS[:1]).decode()
     ).encode()
     journal.path.write_bytes(other)
-    with pytest.raises(Stopped, match="holds rows of other images or classes; remove it"):
+    with pytest.raises(Stopped, match="holds rows of other images or classes, or with another --top-k; remove it"):
         journal.read()
     assert journal.path.read_bytes() == other
 
@@ -78,6 +78,31 @@ def test_parquet_has_types_and_nulls(tmp_path: Path) -> None:
     assert [list(row.values()) for row in table.to_pylist()] == [
         [name, *row[1:]] for name, row in zip(legible, ROWS, strict=True)
     ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_rows_of_the_likeliest_classes_come_back_as_they_were(suffix: str, tmp_path: Path) -> None:
+    probabilities = {"cat": 0.25, "dog, wild": 0.5, "12": 0.25}
+    answers: list[Mapping[str, object]] = [
+        {"predicted_class": "dog, wild", "confidence": 0.5, "in_distribution": True}
+        | {"class_probabilities": probabilities},
+        {"error": "No image."},
+    ]
+    for top_k, tail in (
+        (0, []),
+        (2, ["dog, wild", 0.5, "cat", 0.25]),
+        (9, ["dog, wild", 0.5, "cat", 0.25, "12", 0.25]),
+    ):
+        names = columns(list(probabilities), top_k)
+        written = rows_of(["a.png", "b.png"], answers, list(probabilities), top_k)
+        assert [row[NUMBER_OF_FIGURES:] for row in written] == [tail, [None] * len(tail)]
+        journal = Journal(tmp_path / f"{top_k}{suffix}", FORMS[suffix](names))
+        journal.keep(written)
+        assert journal.read() == written
+        with pytest.raises(Stopped, match="with another --top-k"):
+            Journal(journal.path, FORMS[suffix](columns(list(probabilities), top_k + 1 if top_k < 3 else None))).read()
+        write_rows(tmp_path / f"{top_k}.parquet", written, names)
+        assert parquet.read_table(tmp_path / f"{top_k}.parquet").column_names == names
 
 
 def row_of(path: Path, error: str | None = None) -> Row:

@@ -32,7 +32,7 @@ def answering(body: bytes, status: int = 200) -> Iterator[str]:
 
 
 def gateway(url: str) -> tuple[bool, str]:
-    found = checks._finding("gateway", lambda: checks._gateway(url, ROOT / "config.properties"))
+    found = checks._finding("gateway", lambda: checks._gateway(url, ROOT / "config.properties", "my.mar"))
     return found.right, found.said
 
 
@@ -54,6 +54,14 @@ def test_another_program_on_the_port(body: bytes, status: int) -> None:
     assert not right
     assert said.startswith(f"The gateway does not answer at {url} (")
     assert "take another port with 'classifier serve --port 5002'" in said
+
+
+def test_a_server_without_a_model_is_told_how_to_get_one() -> None:
+    with answering(b'{"status": "unavailable", "reason": "No model is registered."}', 503) as url:
+        assert gateway(url) == (
+            False,
+            "It runs, but no model is registered; run 'classifier models register my.mar'.",
+        )
 
 
 def test_a_program_that_never_answers() -> None:

@@ -4,22 +4,25 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Refused, _ask, _two_digits, in_store
+from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store
 from tests.conftest import run_module
-from tests.drawing import TEN, draw, draw_dataset, encode
+from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
-from tests.stack import Record, Stack, serve, times
+from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
 from training.files import write_digest
+from training.photos import photos_of
+from training.split import DataError
 
 ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
@@ -39,6 +42,11 @@ BAD_HANDLERS = {
     "dying": """
     def initialize(self, context):
         raise RuntimeError
+""",
+    "late": """
+    def initialize(self, context):
+        time.sleep(4)
+        super().initialize(context)
 """,
     "sleeping": """
     def preprocess(self, data):
@@ -160,6 +168,32 @@ def test_no_request_is_lost_while_versions_are_rolled(
     assert outcomes == {(200, "azure")}
 
 
+def test_no_request_waits_for_the_workers_of_a_new_version(rolling: Stack) -> None:
+    done, waits = Event(), list[float]()
+
+    def ask() -> None:
+        inference = rolling.torchserve.inference  # with a connection of its own, so that every thread has one
+        while not done.is_set():
+            started = time.monotonic()
+            inference.predict(PICTURE)
+            waits.append(time.monotonic() - started)
+            time.sleep(PAUSE)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [pool.submit(ask) for _ in range(CLIENTS)]
+        wait_until(lambda: len(waits) > 2 * CLIENTS)
+        started = time.monotonic()
+        try:
+            rolling.torchserve.register("late.mar")
+        finally:
+            took = time.monotonic() - started
+            done.set()
+    for client in clients:
+        client.result()
+    rolling.torchserve.unregister("3.0")
+    assert max(waits) < took / 2
+
+
 @pytest.mark.parametrize(("measured", "said"), [(59.23, "59"), (4.449, "4.4"), (123.4, "120"), (15_432.0, "15000")])
 def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
     assert f"{_two_digits(measured):g}" == said
@@ -168,7 +202,7 @@ def test_a_time_is_told_without_its_noise(measured: float, said: str) -> None:
 @pytest.mark.parametrize(
     ("archive_name", "options", "said"),
     [
-        ("renamed", [], "version 3.0 has other classes, teal and not azure"),
+        ("renamed", [], r"version 3.0 has other classes: it adds teal and lacks azure\. Add --new-classes"),
         ("renamed", ["--new-classes"], "the sample's folders are not all classes of version 3.0: azure"),
         ("confused", [], "version 3.0 has .* of the sample right and 1.0 "),
         ("raising", [], r"version 3.0 fails on .*\.png: "),
@@ -189,6 +223,40 @@ def test_a_version_that_is_no_good_is_refused(
         run_module("scripts.models", *command, *options)
     assert served(rolling) == before == [("1.0", "first.mar")]
     assert rolling.torchserve.inference.predict(PICTURE)["predicted_class"] == "azure"
+
+
+@pytest.mark.parametrize(
+    ("classes", "limits", "said"),
+    [
+        (["azure", "lime"], Limits(), "more than 3 times as long; --slower allows more"),
+        (["cat", "dog"], Limits(new_classes=True), ""),
+        (["cat", "dog"], Limits(new_classes=True, slower=2), "more than 2 times as long"),
+    ],
+)
+def test_another_task_may_take_a_larger_network(
+    classes: list[str], limits: Limits, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_: object, version: str, image: Path, limit: float) -> tuple[dict[str, object], float]:
+        names = classes if version == "2.0" else ["azure", "lime"]
+        return {"predicted_class": names[0], "class_probabilities": dict.fromkeys(names, 0.5)}, float(version)
+
+    monkeypatch.setattr("scripts.serving.rolling._ask", answer)
+    with pytest.raises(Refused, match=said) if said else nullcontext():
+        compared = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
+        assert compared.startswith("It takes 2000 ms an image, in the median; before it was 500 ms.")
+
+
+def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
+    for name in TEN[:2]:
+        add_photos(tmp_path, name, range(10))
+    assert len(_images(tmp_path)) == 20
+    trained_on = set(photos_of(tmp_path, "train").paths)
+    sample = _images(tmp_path)
+    assert len(sample) == 4
+    assert trained_on.isdisjoint(sample)
+    (tmp_path / TEN[0] / "copy.png").write_bytes((tmp_path / TEN[1] / "0.png").read_bytes())
+    with pytest.raises(DataError, match=r"is a copy of .*, which has another class"):
+        _images(tmp_path)
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:

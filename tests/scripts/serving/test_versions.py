@@ -1,24 +1,25 @@
 """Model management as a command, on a running product of its own: it changes what is served."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.conftest import run_module
-from tests.stack import ROOT, Stack, serve, wait_until
+from tests.conftest import CommandFailed, run_module
+from tests.stack import Stack, serve, wait_until
 from training.files import write_digest
 
 
 def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / "models.py")]
-    command += ["--config", str(stack.config), "--run", str(stack.run), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode == 0) is succeeds, done.stderr
-    return done.stdout if succeeds else done.stderr
+    try:
+        printed = run_module("scripts.models", "--config", stack.config, "--run", stack.run, *arguments)
+    except CommandFailed as error:
+        printed = str(error)
+        assert not succeeds, printed
+    else:
+        assert succeeds, printed
+    return printed
 
 
 @pytest.mark.timeout(600)
@@ -44,6 +45,13 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
         assert "default" in first
         assert "2.0               second.mar, 2 of 2 workers ready" in second
 
+        assert models(stack, "unregister", "7", succeeds=False) == (
+            "There is no version 7; name one of: 1.0 (the default), 2.0.\n"
+        )
+        assert models(stack, "set-default", "2", succeeds=False).startswith("There is no version 2; name one of")
+        assert "First serve another one, 'classifier models set-default 2.0'." in models(
+            stack, "unregister", "1.0", succeeds=False
+        )
         models(stack, "set-default", "2.0")
         assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
         models(stack, "unregister", "1.0")
@@ -57,9 +65,16 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
         assert description["batchSize"] == 16
         assert len(description["workers"]) == 1
 
-        changed = json.loads(models(stack, "--json", "unregister", "2.0"))
+        refused = models(stack, "unregister", "2.0", succeeds=False)
+        assert "Nothing was changed: version 2.0 is the only one, and nothing would be served" in refused
+        assert "2.0" in models(stack, "list")
+        changed = json.loads(models(stack, "--json", "unregister", "2.0", "--leave-none"))
         assert "unregistered" in changed["said"]
         assert changed["versions"] == []
         assert models(stack, "list") == "No model is registered.\n"
         assert requests.get(f"{stack.url}/classes").status_code == 503
+        with pytest.raises(CommandFailed, match=r"WRONG  gateway .* run 'classifier models register drawn\.mar'"):
+            run_module("scripts.cli", "doctor", store / "drawn.mar", "--url", stack.url, "--run", stack.run)
+        models(stack, "register", "drawn.mar")
+        assert requests.get(f"{stack.url}/health").json()["version"] == "1.0"
     assert "TorchServe" in models(stack, "list", succeeds=False)

@@ -167,9 +167,11 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
 def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_here(sources: list[Source], archive: bytes, done: Array, folder: Folder) -> Iterator[tuple[int, Any]]:
+    def run_here(
+        sources: list[Source], archive: bytes, done: Array, folder: Folder, top_k: int | None
+    ) -> Iterator[tuple[int, Any]]:
         for source in sources:
-            classifier = Classifier(archive, source.contents, done, folder)
+            classifier = Classifier(archive, source.contents, done, folder, top_k)
             for group in source.images:
                 assert isinstance(group, Table)
                 (row,) = classifier(group).to_pylist()
@@ -194,6 +196,11 @@ def test_a_file_that_cannot_be_read_has_no_row_and_is_asked_again(
     assert main(command, standalone_mode=False) == 1
     assert capsys.readouterr().out.startswith("2 of 3 images predicted; wrote rows\n")
     assert rows(Path("rows"))["predicted_class"].to_pylist() == [None, "blue", "red"]
+    assert main([*command, "--top-k", "1"], standalone_mode=False) == 2
+    assert "with another --top-k; remove it" in capsys.readouterr().err
+    assert main([*command[:-1], "few", "--top-k", "1"], standalone_mode=False) == 1
+    assert rows(Path("few")).column_names[-2:] == ["class_1", "probability_1"]
+    assert rows(Path("few"))["class_1"].to_pylist() == [None, "blue", "red"]
 
 
 def test_says_why_nothing_was_done(
@@ -218,7 +225,10 @@ def test_says_why_nothing_was_done(
         (["one.png", "-o", "rows.csv"], "writes a folder of Parquet files, which cannot end in .csv."),
         (["one.png", "-o", __file__], f"{__file__} cannot be written to"),
         (["one.png", "-o", "no://rows"], "no://rows cannot be reached"),
-        (["one.png", "-o", "others"], "others holds rows of other images or classes; remove it to start over."),
+        (
+            ["one.png", "-o", "others"],
+            "others holds rows of other images or classes, or with another --top-k; remove it to start over.",
+        ),
         (["one.png", "-o", "torn"], "torn cannot be read"),
         (["none.png"], "There is no file or folder none.png."),
         (["no://photos"], "no://photos cannot be reached"),

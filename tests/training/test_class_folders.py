@@ -1,0 +1,71 @@
+"""Photos in folders of classes: what is found, what is left out, and what is wrong with the folders."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from handler.transforms import Preprocessing
+from training.data import load_images, load_training_images
+from training.photos import photos_of
+from training.split import DataError
+
+SMALL = [Preprocessing(32)]
+
+
+def test_what_is_left_out_is_noted_once(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("notes.txt", "red/a.mov", "red/b.mov", "red/Thumbs.db", "beside.jpg"):
+        (photos / name).touch()
+    for _ in range(2):  # the second time there is a split.csv
+        load_images(photos, "train", SMALL)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{photos}: left out 1 image outside the folders of classes.",
+            f"{photos}: left out 3 other files (.mov 2, .txt 1).",
+            f"{photos}: left out 1 file or folder that systems leave behind: Thumbs.db.",
+        ]
+
+
+def test_all_unreadable_photos_are_named_at_once(photos: Path) -> None:
+    for name in ("red/a.png", "lime/b.jpg", "lime/c.jpg"):
+        (photos / name).write_bytes(name.encode())
+    (photos / "azure" / "d.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DataError) as raised:
+        load_training_images(photos, SMALL)
+    assert str(raised.value).startswith("4 files and folders cannot be trained on:")
+    for name in ("a.png", "b.jpg", "c.jpg", "d.jpg"):
+        assert name in str(raised.value)
+
+
+def test_a_folder_above_train_and_test_gets_a_sentence(tmp_path: Path) -> None:
+    for place in ("set/train/red", "set/test/red", "other"):
+        (tmp_path / place).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"set has folders train and test, so it is no class; name it"):
+        photos_of(tmp_path, "train")
+
+
+def test_val_beside_train_is_named(photos: Path) -> None:
+    photos.rename(photos.parent / "train")
+    (photos.parent / "val").mkdir()
+    with pytest.raises(DataError, match=r"has no folder 'test' with classes; rename .*val to it, or put"):
+        photos_of(photos.parent, "test")
+    assert any("val: not read" in line for line in photos_of(photos.parent, "train").notes)
+
+
+def test_heic_photos_are_named_if_they_cannot_be_read(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.folders.READS_HEIC", False)
+    (photos / "red" / "IMG_1.HEIC").touch()
+    (note,) = photos_of(photos, "train").notes
+    assert note.endswith("left out 1 HEIC photo, IMG_1.HEIC; to read them, run: pip install pillow-heif.")
+    (photos / "phone").mkdir()
+    (photos / "phone" / "IMG_2.heic").touch()
+    with pytest.raises(DataError, match=r"phone has no JPEG.*pip install pillow-heif"):
+        photos_of(photos, "train")
+
+
+def test_heic_photos_are_trained_on(photos: Path) -> None:
+    import pillow_heif
+
+    file = photos / "red" / "IMG_1.HEIC"
+    pillow_heif.from_pillow(Image.new("RGB", (90, 60), (200, 30, 30))).save(file)
+    both = [load_images(photos, split, SMALL) for split in ("train", "test")]
+    assert sum(images.inputs.count for images in both) == 31

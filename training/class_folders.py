@@ -1,0 +1,131 @@
+"""Photos in folders named as their classes: `<class>/*`, or all of a split in `train/<class>/*` or `test/<class>/*`."""
+
+import os
+from pathlib import Path
+
+from training.decoding import UNREADABLE
+from training.folders import (
+    FORMAT_NAMES,
+    HEIC_EXTENSIONS,
+    HOW_TO_READ_HEIC,
+    PLACES_FILE,
+    Findings,
+    counted,
+    extensions_of,
+    few,
+    find,
+    is_leaving,
+)
+from training.split import DataError, Photos, by_content
+
+VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
+
+
+def has_splits(root: Path) -> bool:
+    """Return whether a folder has the folders train and test, or one of them and no classes. Raises DataError."""
+    names = set(_folders_in(root))
+    return {"train", "test"} <= names or (bool(names) and names <= {"train", "test", *VALIDATION_FOLDERS})
+
+
+def of_folder(folder: Path) -> Photos:
+    """Return all photos of a folder of classes."""
+    classes, findings = _sorted_into_classes(folder, _classes_in(folder))
+    notes = _notes(folder, findings)
+    notes += [
+        f"{folder.parent / name}: not read; the validation images are a part of {folder.parent / 'train'}."
+        for name in VALIDATION_FOLDERS
+        if folder.name == "train" and (folder.parent / name).is_dir()
+    ]
+    labels = [label for label, paths in enumerate(classes.values()) for _ in paths]
+    paths = [path for paths in classes.values() for path in paths]
+    return Photos(paths, labels, list(classes), _unreadable(findings), notes)
+
+
+def of_classes(root: Path, split: str) -> Photos:
+    """Return the photos of a split that is made here."""
+    classes, findings = _sorted_into_classes(root, _classes_in(root))
+    places_file = root / PLACES_FILE
+    findings.others = [path for path in findings.others if path != places_file]
+    rows = [(path, name) for name, paths in classes.items() for path in paths]
+    made = by_content(rows, list(classes), split, places_file)
+    notes = [*_notes(root, findings), *made.notes] if split == "train" else []
+    return made._replace(problems=_unreadable(findings) + made.problems, notes=notes)
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Return the names of the folders in one, in order. Raises DataError if it is missing or cannot be read."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if not is_leaving(path.name) and os.path.isdir(path))
+    except FileNotFoundError:
+        raise DataError(f"There is no folder {folder}; name the one with your images.") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
+
+
+def _classes_in(folder: Path) -> list[str]:
+    """Return the classes of a folder, which are its folders. Raises DataError if there are fewer than two."""
+    if folder.name in ("train", "test") and folder.parent.is_dir() and not folder.exists():
+        beside = next((name for name in VALIDATION_FOLDERS if (folder.parent / name).is_dir()), None)
+        rename = f"rename {folder.parent / beside} to it, or " if beside else ""
+        raise DataError(
+            f"{folder.parent} has no folder '{folder.name}' with classes; {rename}put images into {folder}/<class>/."
+        )
+    names = _folders_in(folder)
+    if not names:
+        if any(find(folder).images):
+            raise DataError(
+                f"{folder} has images, but no folders of classes; name the folder above it, or sort them into "
+                f"{folder}/<class>/."
+            )
+        raise DataError(f"{folder} has no folders of classes; put images into {folder}/<class>/.")
+    if len(names) == 1:
+        inside = folder / names[0]
+        deeper = f" If the folders in {inside} are your classes, name that." if len(_folders_in(inside)) > 1 else ""
+        raise DataError(f"Training needs at least two classes; {folder} has only '{names[0]}'.{deeper}")
+    for name in names:
+        if {"train", "test"} <= set(_folders_in(folder / name)):
+            raise DataError(f"{folder / name} has folders train and test, so it is no class; name it with --data.")
+    return names
+
+
+def _sorted_into_classes(folder: Path, names: list[str]) -> tuple[dict[str, list[Path]], Findings]:
+    """Find the images of each class, in order. Raises DataError if a class has none."""
+    findings = find(folder)
+    classes: dict[str, list[Path]] = {name: [] for name in names}
+    # A folder's own images come before those of folders in it, as in torchvision's ImageFolder.
+    for path in sorted(findings.images, key=lambda path: (str(path.parent), path.name)):
+        if path.parent != folder:
+            classes[path.relative_to(folder).parts[0]].append(path)
+    empty = [name for name, images in classes.items() if not images]
+    if empty and not findings.unreadable:
+        heic = "".join(f" {line[0].upper()}{line[1:]}" for line in _note_of_heic(findings))
+        raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.{heic}")
+    return classes, findings
+
+
+def _unreadable(findings: Findings) -> list[str]:
+    return [f"{path}: {reason}. {UNREADABLE}" for path, reason in sorted(findings.unreadable.items())]
+
+
+def _notes(folder: Path, findings: Findings) -> list[str]:
+    """Return a line for each kind of file that is left out."""
+    beside = [path for path in findings.images if path.parent == folder]
+    heic = _note_of_heic(findings)
+    others = [path for path in findings.others if not (heic and path.suffix.lower() in HEIC_EXTENSIONS)]
+    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(others).most_common()]
+    notes = []
+    if beside:
+        notes.append(f"left out {counted(beside, 'image', 'images')} outside the folders of classes.")
+    if kinds:
+        notes.append(f"left out {counted(others, 'other file', 'other files')} ({few(kinds)}).")
+    if line := findings.note_of_leavings():
+        notes.append(f"{line}.")
+    return [f"{folder}: {line}" for line in notes + heic]
+
+
+def _note_of_heic(findings: Findings) -> list[str]:
+    """Return a line on HEIC photos, if there are any and they cannot be read here."""
+    names = [path.name for path in findings.others if path.suffix.lower() in HEIC_EXTENSIONS]
+    if not names:
+        return []
+    return [f"left out {counted(names, 'HEIC photo', 'HEIC photos')}, {few(names)}; {HOW_TO_READ_HEIC}."]
