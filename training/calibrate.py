@@ -80,15 +80,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def fit_scores(network: Network, training: Images) -> dict[str, nn.Module]:
-    """Fit the scores of features to some of the training images; comparing with all of them is for small sets only."""
+    """Fit the score of features to some of the training images; of small sets, it compares with all of them."""
     share = MAX_IMAGES_FOR_MEANS // len(training.classes) + 1
     members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
     features = [predict(network.features, training.inputs.subset(indices)) for indices in members]
-    means = [F.normalize(of_class, dim=1).mean(dim=0) for of_class in features]
-    scores: dict[str, nn.Module] = {"feature_cosine": FeatureCosine(torch.stack(means))}
     if len(training.labels) <= MAX_IMAGES_TO_COMPARE:
-        scores["feature_neighbours"] = FeatureNeighbours(torch.cat(features))
-    return scores
+        return {"feature_neighbours": FeatureNeighbours(torch.cat(features))}
+    means = [F.normalize(of_class, dim=1).mean(dim=0) for of_class in features]
+    return {"feature_cosine": FeatureCosine(torch.stack(means))}
 
 
 def separation(inside: Tensor, outside: dict[str, Tensor]) -> dict[str, float]:

@@ -224,3 +224,11 @@ def test_a_process_that_stops_answers_what_is_under_way(client: socket, process:
     client.sendall(b"dy")
     (answer,) = answers(received(client))
     assert answer["body"] == "body"
+
+
+def test_trailers_are_no_headers(client: socket) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.sendall(head + b"3\r\nabc\r\n0\r\nX-Request-Id: forged\r\nContent-Type: text/html\r\n\r\n")
+    (asked,) = answers(received(client))
+    assert asked["body"] == "abc"
+    assert not {"HTTP_X_REQUEST_ID", "CONTENT_TYPE"} & asked.keys()

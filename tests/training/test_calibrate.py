@@ -56,7 +56,10 @@ def test_tells_noise_from_what_it_was_trained_on(checkpoint: Path, dataset: Path
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0.99])  # down to one image of each class
-def test_few_images_still_give_a_direction_to_each_class(checkpoint: Path, dataset: Path, fraction: float) -> None:
+def test_few_images_still_give_a_direction_to_each_class(
+    checkpoint: Path, dataset: Path, fraction: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.calibrate.MAX_IMAGES_TO_COMPARE", 0)
     loaded = load_checkpoint(checkpoint)
     few, _ = stratified_split(load_images(dataset, "test", loaded.inputs), fraction, 0)
     means = fit_scores(loaded.single().network, few)["feature_cosine"].means
@@ -69,7 +72,9 @@ def test_neighbours_are_near_for_training_images_alone(
 ) -> None:
     loaded = load_checkpoint(checkpoint)
     network, images = loaded.single().network, load_images(dataset, "test", loaded.inputs)
-    score = fit_scores(network, images)["feature_neighbours"]
+    scores = fit_scores(network, images)
+    assert scores.keys() == {"feature_neighbours"}  # drawn outliers are too easy to choose between two such scores
+    score = scores["feature_neighbours"]
     near = score(*outputs(network, images.inputs))
     assert near.shape == (len(images.labels),)
     assert near.max() <= 1 + 1e-5
