@@ -173,7 +173,7 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Round filters and matrices to half precision, which halves the file; other weights need the range of float32."""
     return {
-        name: value.half() if value.ndim > 1 and not name.startswith("score.") else value
+        name: value.half() if value.ndim > 1 and "score" not in name.split(".") else value
         for name, value in weights.items()
     }
 

@@ -17,6 +17,7 @@ from training.checkpoint import (
     Checkpoint,
     CheckpointError,
     describe,
+    halved,
     inputs_of_both,
     join_pair,
     load_checkpoint,
@@ -55,7 +56,7 @@ def pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, data: Path | N
     outside = {kind: predict(classifier, images)[1] for kind, images in outliers.measured(inputs).items()}
     test = load_images(data, "test", inputs)
     return Checkpoint(
-        classifier.state_dict(),
+        halved(classifier.state_dict()),  # as they were
         describe(
             name,
             {

@@ -19,7 +19,7 @@ from scripts.serving.defaults import RELEASED
 from scripts.serving.product import gateway
 from tests.drawing import draw, encode
 from tests.faults.ledger import CLIENTS, FORM, Ledger, Pictures, form, labelled_pictures
-from tests.stack import GATEWAY, JAVA, LONG, ROOT, Record, Stack, free_ports, seconds_until, serve, times, wait_until
+from tests.stack import GATEWAY, JAVA, LONG, Record, Stack, free_ports, seconds_until, serve, times, wait_until
 
 pytestmark = pytest.mark.alone
 CONNECTIONS = times(320, 1000)  # of a flood: more than wait in the product, and than are refused within 0.1 s
