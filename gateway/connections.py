@@ -102,6 +102,7 @@ class Connection:
         self._parser = HttpRequestParser(self)
         self._arrived: deque[Request] = deque()  # those whose heads are complete
         self._failure: Refused | None = None  # of what comes behind them
+        self._environ: dict[str, Any]
         self._begin()
 
     def serve(self) -> None:
@@ -157,7 +158,7 @@ class Connection:
         environ["REQUEST_METHOD"] = self._parser.get_method().decode()
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["PATH_INFO"], environ["QUERY_STRING"] = _split(self._url)
-        self._environ = dict[str, Any]()  # for the trailers behind a body in chunks: nobody has checked them, and nobody reads them
+        self._environ = {}  # for the trailers behind a body in chunks, which nobody has checked and nobody reads
         self._last = Request(self, environ, self._parser.should_keep_alive())
         self._arrived.append(self._last)
 
