@@ -8,6 +8,7 @@ from tests.conftest import run_module
 from tests.stack import ROOT
 from training.card import describe_in_words
 from training.checkpoint import load_checkpoint
+from training.inputs import call
 
 RELEASED = sorted((ROOT / "model_store").glob("*.pth"))
 
@@ -35,6 +36,7 @@ def test_released_checkpoints_have_theirs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_released_checkpoints_can_be_used(path: Path) -> None:
-    classifier = load_checkpoint(path).classifier()
-    logits, scores = classifier(torch.zeros(1, 3, 32, 32))
+    checkpoint = load_checkpoint(path)
+    images = [torch.zeros(1, 3, each.size, each.size) for each in checkpoint.inputs]
+    logits, scores = call(checkpoint.classifier(), images)
     assert (logits.shape, scores.shape) == ((1, 10), (1,))
