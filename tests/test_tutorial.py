@@ -38,7 +38,7 @@ def run(line: str, stack: Stack, photos: Path) -> str:
     places = {
         "classifier models": f"classifier models --config {stack.config} --run {stack.run}",
         # Calibration and the report measure hundreds of images, which takes five times as long at 224 pixels.
-        "classifier train my-photos": f"{line} --set 'input={{size: 96, fit: squeeze}}' --output {folder}/runs/photos",
+        "classifier train my-photos": f"{line} --set input.size=96 --output {folder}/runs/photos",
         "classifier": f"{sys.executable} -m scripts.cli",
         "my-photos": photos,
         "runs/photos": folder / "runs" / "photos",
