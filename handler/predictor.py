@@ -68,7 +68,7 @@ class Predictor:
             "explained_class": explained_class,
             "predicted_class": prediction["predicted_class"],
             "method": METHOD,
-            "input": as_data_url(item[0]),
+            "input": as_data_url(max(item, key=lambda pixels: pixels.shape[-1])),
             "heat_map": [[round(value, 4) for value in row] for row in heat.tolist()],
             "version": self.version,
             "success": True,

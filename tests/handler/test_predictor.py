@@ -1,10 +1,12 @@
 """Both engines predict as the checkpoint does, at every size and fit."""
 
+import base64
 import io
 import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,11 +14,11 @@ from PIL import Image
 from handler.image_classifier import ImageClassifier
 from handler.onnx_engine import open_network
 from handler.predictor import Network, Predictor
-from handler.transforms import Preprocessing, decode_image, read_pixels
+from handler.transforms import Normalised, Preprocessing, decode_image, read_pixels
 from tests.drawing import TEN, draw, encode
 from tests.networks import IMAGENET, enlarged, untrained
 from training.batching import batching_of
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import read_files
 from training.export import export, export_onnx, optimised
 from training.metrics import predict
@@ -110,3 +112,19 @@ def test_an_explanation_of_a_large_network_takes_no_more_than_three_seconds(chec
     started = time.thread_time()
     assert predictor.explain(image, "")["success"]
     assert time.thread_time() - started < 3
+
+
+def test_an_explanation_shows_the_largest_input(checkpoint: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    seen = [Preprocessing(32)._asdict(), Preprocessing(48)._asdict()]
+    lay_out(loaded, tmp_path)
+    (tmp_path / "model_card.json").write_text(json.dumps(loaded.card | {"preprocessing": seen, "batch_size": 1}))
+
+    def network(images: list[Normalised]) -> tuple[Normalised, Normalised]:
+        count = len(images[0])
+        return np.zeros((count, len(TEN)), dtype=np.float32), np.ones(count, dtype=np.float32)
+
+    predictor = Predictor(tmp_path, network)
+    url = predictor.explain(predictor.read(encode(draw("red", 1))), "")["input"]
+    shown = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert shown.size == (48, 48)
