@@ -217,7 +217,8 @@ class Connection:
         try:
             body = b"".join(pieces)
         finally:
-            getattr(pieces, "close", int)()
+            if close_pieces := getattr(pieces, "close", None):
+                close_pieces()
         status, headers = started
         ends = request.expects or request.given_up
         close = ends or not (request.keep_alive and self._process.alive)

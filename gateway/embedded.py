@@ -26,6 +26,7 @@ from gateway.backend import (
     Prediction,
     Version,
 )
+from gateway.limits import MAX_BATCH
 from gateway.pixels import is_small
 
 T = TypeVar("T")
@@ -47,8 +48,10 @@ class Embedded:
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self._check(version)
         work = partial(self._predict, [image])
-        # A small image takes less time than to hand it to another thread, and to wait for its turn in the interpreter.
-        (answer,) = work() if is_small(image) else self._do(work)
+        # A light network, which is one of large batches, takes less time for a small image than handing it to another
+        # thread. A heavy one would keep the other clients of this process waiting.
+        at_once = is_small(image) and self._model.batch_size >= MAX_BATCH
+        (answer,) = work() if at_once else self._do(work)
         return _unless_refused(answer)
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:

@@ -20,9 +20,7 @@ MAX_TORCHSERVE_BYTES = 10_500_000  # of a body that TorchServe and nginx take: i
 
 # Of a gateway process. Each process has its own.
 UNCOUNTED_BYTES = 64 * 1024  # of a body; larger ones are counted, from the first byte that is read to the answer
-SMALL_IMAGE_BYTES = (
-    256 * 1024
-)  # larger images, or those of more pixels, take longer to decode than a call: they go alone
+SMALL_IMAGE_BYTES = 256 * 1024  # an image of more bytes or pixels takes longer to decode than a call, and goes alone
 SMALL_IMAGE_PIXELS = 1_000_000
 MAX_BATCH = 16  # small images in a call, of at most so many bytes and pixels together:
 MAX_BATCH_BYTES = 1024 * 1024

@@ -42,7 +42,14 @@ def pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, data: Path | N
         raise CheckpointError(f"{first['name']} and {second['name']} know different classes; name two with the same.")
     if any("pair" in card["recipe"] for card in (first, second)) or len(photos.inputs) > 1:
         raise CheckpointError("A pair takes no pair, and no ensemble for photos; name a single network.")
-    inputs = inputs_of_both(thumbnails, photos)
+    inputs, size = inputs_of_both(thumbnails, photos), photos.inputs[0].size
+    if len(inputs) == len(thumbnails.inputs):
+        raise CheckpointError("Both networks of a pair see the same input; name one for photos with another input.")
+    if size < 2 * pixels:
+        raise CheckpointError(
+            f"{second['name']} sees {size} pixels, too few to tell photos from thumbnails of {pixels}; name one that "
+            f"sees at least {2 * pixels}."
+        )
     recipe = first["recipe"].get("members", [first["recipe"]])[0]
     training, validation = stratified_split(
         load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]

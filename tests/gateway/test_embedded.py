@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 import requests
@@ -92,6 +93,21 @@ def change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(("batch_size", "at_once"), [(16, True), (4, False)])
+def test_only_a_light_network_runs_in_the_thread_of_the_request(
+    archive: Path, tmp_path: Path, batch_size: int, at_once: bool
+) -> None:
+    """Other clients of the process wait for what runs there."""
+    shutil.unpack_archive(archive, tmp_path, "zip")
+    card = json.loads((tmp_path / "model_card.json").read_text())
+    (tmp_path / "model_card.json").write_text(json.dumps(card | {"batch_size": batch_size}))
+    embedded, threads = Embedded(tmp_path, workers=1), list[int]()
+    predict = embedded._model.predict
+    embedded._model.predict = lambda items: threads.append(get_ident()) or predict(items)
+    assert embedded.predict(PICTURE)["predicted_class"] == "purple"
+    assert (threads == [get_ident()]) is at_once
 
 
 def test_each_archive_runs_its_own_code(archive: Path, tmp_path: Path) -> None:

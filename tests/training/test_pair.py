@@ -100,6 +100,10 @@ def test_others_are_refused(both: Path, checkpoint: Path, photos: Path, dataset:
         pair(first, stranger, 32, dataset, "x")
     with pytest.raises(CheckpointError, match="A pair takes no pair"):
         pair(joined, second, 32, dataset, "x")
+    with pytest.raises(CheckpointError, match="see the same input"):
+        pair(first, first, 32, dataset, "x")
+    with pytest.raises(CheckpointError, match=r"sees 64 pixels, too few .* at least 80"):
+        pair(first, second, 40, dataset, "x")
     elsewhere = Checkpoint(first.weights, first.card | {"data": first.card["data"] | {"fingerprint": [1, 2]}})
     with pytest.raises(CheckpointError, match="was trained on other images"):
         pair(elsewhere, second, 32, dataset, "x")
