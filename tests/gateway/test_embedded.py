@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import get_ident
+from typing import Any
 
 import pytest
 import requests
@@ -105,7 +106,12 @@ def test_only_a_light_network_runs_in_the_thread_of_the_request(
     (tmp_path / "model_card.json").write_text(json.dumps(card | {"batch_size": batch_size}))
     embedded, threads = Embedded(tmp_path, workers=1), list[int]()
     predict = embedded._model.predict
-    embedded._model.predict = lambda items: (threads.append(get_ident()), predict(items))[1]
+
+    def seen(items: list[Any]) -> Any:
+        threads.append(get_ident())
+        return predict(items)
+
+    embedded._model.predict = seen
     assert embedded.predict(PICTURE)["predicted_class"] == "purple"
     assert (threads == [get_ident()]) is at_once
 
