@@ -23,7 +23,6 @@ from scripts.serving.defaults import BACKENDS, EMBEDDED, HOST, LOCAL, PORT, TORC
 from training.commands import command
 
 
-
 class Backend(click.Choice[str]):
     """One of BACKENDS, or the earlier name of one."""
 
@@ -35,7 +34,9 @@ class Backend(click.Choice[str]):
 @options.model
 @click.option("--host", default=HOST, help=f"address of the gateway; 0.0.0.0 opens it to the network (default: {HOST})")
 @click.option("--port", type=int, default=PORT, metavar="N", help=f"port of the gateway (default: {PORT})")
-@click.option("--backend", type=Backend(BACKENDS), default=TORCHSERVE, help=f"program that runs it (default: {TORCHSERVE})")
+@click.option(
+    "--backend", type=Backend(BACKENDS), default=TORCHSERVE, help=f"program that runs it (default: {TORCHSERVE})"
+)
 @click.option("--version", help="pack a checkpoint as this version (default: that of the archive in its place, or 1.0)")
 @options.product
 def main(model: Path, **given: Any) -> None:

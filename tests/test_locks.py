@@ -17,7 +17,13 @@ from tests.stack import ROOT, Record, times
 
 LOCKED = re.compile(r"^filetype==.*(?:\n +--hash=\S+.*)+", re.MULTILINE)  # small, and of Python alone
 
-LOCKS = ("requirements.lock", "requirements-test.lock", "deploy/gateway.lock", "deploy/torchserve.lock", "deploy/embedded.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-test.lock",
+    "deploy/gateway.lock",
+    "deploy/torchserve.lock",
+    "deploy/embedded.lock",
+)
 
 
 def download(requirements: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -132,7 +132,9 @@ def test_the_doctor_knows_what_is_installed(clone: Clone, served: Served) -> Non
     done = clone.classifier("doctor", "--json", "--url", served.url)
     found = {each["name"]: each["said"] for each in json.loads(done.stdout)}
     assert done.returncode == 0, found
-    assert found["packages"].endswith("embedded backend alone; 'make install' installs what TorchServe and training need")
+    assert found["packages"].endswith(
+        "embedded backend alone; 'make install' installs what TorchServe and training need"
+    )
     assert found["java"] == "none is needed, because only the embedded backend is installed"
     assert ARCHIVE.name in found["archive"]
 
@@ -143,7 +145,9 @@ def test_a_command_that_needs_more_says_what_to_install(clone: Clone, command: s
     done = clone.classifier(*words)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("This needs the package ")
-    assert done.stderr.endswith(f"Run 'make install' in {clone.folder}: it installs what training and TorchServe need.\n")
+    assert done.stderr.endswith(
+        f"Run 'make install' in {clone.folder}: it installs what training and TorchServe need.\n"
+    )
     assert done.stderr.count("\n") == 1
 
 

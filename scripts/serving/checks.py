@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PROJECT = "image-classifier"  # its name in pyproject.toml
-EMBEDDED, ALL = ("gateway", "embedded"), ("gateway", "embedded", "torchserve", "serve")  # those of its extras that serve
+EMBEDDED, ALL = (
+    ("gateway", "embedded"),
+    ("gateway", "embedded", "torchserve", "serve"),
+)  # those of its extras that serve
 EVERYTHING = "'make install' installs what TorchServe and training need"
 REINSTALL = "run 'make clean', then 'make serve'"
 MIN_DISK_BYTES = 2 * 10**9  # for the unpacked model and logs

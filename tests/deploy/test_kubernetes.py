@@ -259,7 +259,9 @@ def test_the_small_choice_is_the_gateway_alone() -> None:
     (gateway,), (other,) = containers(EMBEDDED), pods("deployment")["gateway"][1]["containers"]
     different = {"env", "image", "resources", "volumeMounts"}
     assert gateway.keys() | {"env"} == other.keys()
-    assert {key: gateway[key] for key in other.keys() - different} == {key: other[key] for key in other.keys() - different}
+    assert {key: gateway[key] for key in other.keys() - different} == {
+        key: other[key] for key in other.keys() - different
+    }
     assert [port["containerPort"] for port in gateway["ports"]] == read(EMBEDDED).ports
     assert read(EMBEDDED).environment["TMPDIR"] in [mount["mountPath"] for mount in gateway["volumeMounts"]]
     ((_, (labels, _)),) = pods(EMBEDDED).items()
