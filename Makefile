@@ -109,7 +109,7 @@ environment:
 
 # One environment, which grows: what has just been installed for more than serving has all that serves.
 .venv/embedded: deploy/embedded.lock pyproject.toml
-	@$(CURRENT) || { $(call install,$<,250 MB) && touch $@; }
+	@$(CURRENT) || { $(call install,$<,270 MB) && touch $@; }
 
 .venv/serve: requirements.lock pyproject.toml
 	@$(CURRENT) || { $(call install,$<,6 GB) && touch $@ .venv/embedded; }

@@ -6,8 +6,8 @@
 
 The first writes model_store/cifar10_pair.mar and its digest, a file named .mar.sha256, which serving needs.
 The archive has TorchScript for TorchServe, ONNX for other engines, the handler, class names, model card and serving
-configuration. If --output ends in .onnx.zip, it has neither TorchScript nor configuration: the embedded backend serves it
-on machines without PyTorch. If this checkpoint, version and code have made the archive before, it is left unchanged.
+configuration. If --output ends in .onnx.zip, it has ONNX alone, and the embedded backend serves it without PyTorch. If
+this checkpoint, version and code have made the archive before, it is left unchanged.
 """
 
 import hashlib

@@ -115,7 +115,7 @@ def _serves(package: Requirement, extras: tuple[str, ...]) -> bool:
 
 
 def _is_small() -> bool:
-    """Return whether this environment has only what the embedded backend needs. Raises ImportError if it has nothing."""
+    """Return whether only the embedded backend is installed. Raises ImportError if nothing is."""
     distribution(PROJECT)
     return not any(find_spec(name) for name in ("torch", "ts"))
 
