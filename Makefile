@@ -7,7 +7,13 @@ CONFIG ?= config.properties
 RUN ?= .run
 VERSION ?=
 BACKEND ?= torchserve
-CHECKPOINT ?= model_store/cifar10_pair.pth
+ifeq "$(origin CHECKPOINT)" "undefined"
+CHECKPOINT := model_store/$(shell sed -n 's/^RELEASED = .*"\(.*\)".*/\1/p' scripts/serving/defaults.py 2>/dev/null)
+endif
+ifeq "$(TORCH)$(TORCH_INDEX)" "cpu"
+$(error TORCH=cpu needs TORCH_INDEX=<index>: pytorch.org/get-started/locally names the index for a CPU behind --index-url)
+endif
+export TORCH_INDEX
 VENV = .venv/bin
 CLASSIFIER = $(VENV)/python -m scripts.cli
 # The value of a setting as one word of the shell, with the blanks, quotes and dollars that it has.
@@ -18,16 +24,20 @@ JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> 
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
 INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check
+# The embedded backend, once called local, needs few packages. What serves with TorchServe has them too.
+SERVING = .venv/$(if $(filter embedded local,$(BACKEND)),embedded,serve)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve train archive test quick check faults bench docs screenshot lock audit tools environment clean
+.PHONY: help serve install train archive test quick check faults bench docs screenshot lock audit tools environment clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-serve: .venv/serve ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=local does without TorchServe
+serve: $(SERVING) ## serve CHECKPOINT on HOST:PORT until Ctrl-C; BACKEND=embedded does without TorchServe and PyTorch
 	@$(CLASSIFIER) serve $(call quoted,CHECKPOINT) --host $(call quoted,HOST) --port $(call quoted,PORT) \
 		--config $(call quoted,CONFIG) --run $(call quoted,RUN) --backend $(call quoted,BACKEND) $(call option,--version,VERSION)
+
+install: .venv/serve ## install what serves with TorchServe and trains; TORCH=cpu takes PyTorch for a CPU
 
 train: .venv/serve ## train on CIFAR-10, or on the folder DATA, as RECIPE says; RESUME=1 goes on
 	@$(KEEP_MEMORY) $(CLASSIFIER) train $(call option,--recipe,RECIPE) $(call option,--data,DATA) \
@@ -69,8 +79,10 @@ lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 		&& $$lock --extra serve --extra train --extra heic --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
 		&& $$lock --extra gateway -c .serve.lock -o .gateway.lock \
 		&& $$lock --extra torchserve -c .serve.lock -o .torchserve.lock \
+		&& $$lock --extra embedded -c .serve.lock -o .embedded.lock \
 		&& mv .serve.lock requirements.lock && mv .test.lock requirements-test.lock \
-		&& mv .gateway.lock deploy/gateway.lock && mv .torchserve.lock deploy/torchserve.lock
+		&& mv .gateway.lock deploy/gateway.lock && mv .torchserve.lock deploy/torchserve.lock \
+		&& mv .embedded.lock deploy/embedded.lock
 
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
@@ -86,24 +98,30 @@ clean: ## remove what was installed and built
 LINKED := $(shell [ -L .venv ] && echo linked)
 MADE_AS := $(shell [ -x .venv/bin/python ] && sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg)
 ifneq "$(if $(LINKED),$(if $(MADE_AS),$(CURDIR)/.venv),$(MADE_AS))" "$(CURDIR)/.venv"
-.venv/serve .venv/test: environment
+.venv/embedded .venv/serve .venv/test: environment
 endif
 
 environment:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11 to 3.13 is needed; name one with PYTHON=." >&2; exit 1; }
 	@$(if $(MADE_AS),echo "The environment in .venv was made as "$(call quoted,MADE_AS)"; making a new one here.")
-	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv && rm -f .venv/serve .venv/test
+	@"$(PYTHON)" -m venv $(if $(LINKED),,--clear) .venv && rm -f .venv/embedded .venv/serve .venv/test
 
-# What has just been installed for the tests has it all.
+# One environment, which grows: what has just been installed for more than serving has all that serves.
+.venv/embedded: deploy/embedded.lock pyproject.toml
+	@$(CURRENT) || { $(call install,$<,270 MB) && touch $@; }
+
 .venv/serve: requirements.lock pyproject.toml
-	@[ -e $@ ] && [ -z "$$(find $(filter-out environment,$^) -newer $@)" ] || { $(call install,$<) && touch $@; }
+	@$(CURRENT) || { $(call install,$<,6 GB) && touch $@ .venv/embedded; }
 
 .venv/test: requirements-test.lock pyproject.toml
-	@$(call install,$<)
-	@touch $@ .venv/serve
+	@$(call install,$<,6 GB)
+	@touch $@ .venv/serve .venv/embedded
+
+# Whether what a target names was installed since its prerequisites changed.
+CURRENT = [ -e $@ ] && [ -z "$$(find $(filter-out environment,$^) -newer $@)" ]
 
 define install
-echo "Installing what $(1) names into .venv: 6 GB, which takes minutes …"; \
-$(INSTALL) --require-hashes -r $(1) && $(INSTALL) --no-deps --no-build-isolation -e .
+echo "Installing what $(1) names into .venv: $(2); that takes a while …"; \
+sh deploy/install.sh $(1) $(INSTALL) && $(INSTALL) --no-deps --no-build-isolation -e .
 endef

@@ -79,7 +79,7 @@ def doctor(model: Path, url: str, config: Path, run: Path) -> Outcome:
     """
     from scripts.serving import checks
 
-    return checks.doctor(model.with_suffix(".mar"), url, config, run)
+    return checks.doctor(model, url, config, run)
 
 
 bench = Lazy("bench", BENCHMARKS, help="Measure the product. 'classifier bench COMMAND --help' has examples.")

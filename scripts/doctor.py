@@ -30,13 +30,13 @@ def main() -> int:
         with contextlib.suppress(OSError):  # if it does not start, a check says that packages are missing
             os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path, nargs="?", default=defaults.ARCHIVE, help="the served archive")
+    parser.add_argument("model", type=Path, nargs="?", default=defaults.RELEASED, help="a checkpoint or an archive")
     parser.add_argument("--url", default=defaults.served_url(), help="the gateway (default: %(default)s)")
     parser.add_argument("--config", type=Path, default=defaults.CONFIG, help="TorchServe's configuration")
     parser.add_argument("--run", type=Path, default=defaults.RUN, help="the server's folder for logs and keys")
     parser.add_argument("--json", action="store_true", help="print one JSON document, for machines")
     given = parser.parse_args()
-    return end(lambda: doctor(given.archive, given.url.rstrip("/"), given.config, given.run), given.json)
+    return end(lambda: doctor(given.model, given.url.rstrip("/"), given.config, given.run), given.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import skimage
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
-from scripts.serving.defaults import LOCAL
+from scripts.serving.defaults import EMBEDDED
 from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import encode
 from tests.stack import ROOT, Stack, serve
@@ -106,7 +106,7 @@ def main(released: Path) -> None:
             stack.torchserve.register("other.mar")
             shoot(browser, stack, DOCS / "pages" / "compare.png", compare)
         archive(imagenet(f"{PREFIX}{PACKAGED}", IMAGENET, "imagenet"), folder / "photo" / "imagenet.mar", "1.0")
-        with serve(folder / "photo" / "imagenet.mar", folder / "photo", backend=LOCAL) as stack:
+        with serve(folder / "photo" / "imagenet.mar", folder / "photo", backend=EMBEDDED) as stack:
             shoot(browser, stack, DOCS / "photo.png", photo)
         browser.close()
 

@@ -17,7 +17,13 @@ from tests.stack import ROOT, Record, times
 
 LOCKED = re.compile(r"^filetype==.*(?:\n +--hash=\S+.*)+", re.MULTILINE)  # small, and of Python alone
 
-LOCKS = ("requirements.lock", "requirements-test.lock", "deploy/gateway.lock", "deploy/torchserve.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-test.lock",
+    "deploy/gateway.lock",
+    "deploy/torchserve.lock",
+    "deploy/embedded.lock",
+)
 
 
 def download(requirements: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +47,6 @@ def test_a_package_of_another_digest_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "packages").iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_locks_hold_all_that_their_packages_want(tmp_path: Path) -> None:
     """`make lock` without --upgrade changes nothing, or else pip would refuse to install what is not locked."""

@@ -13,7 +13,6 @@ import pytest
 import requests
 
 from tests.stack import ROOT, free_ports, write_config
-from training.files import digest_path
 
 # What the make that runs these tests hands down is not what a user's shell has.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -51,10 +50,9 @@ def test_serve_builds_what_is_not_current_and_nothing_else(checkpoint: Path, tmp
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 
-def test_serve_without_torchserve(checkpoint: Path, archive: Path, tmp_path: Path) -> None:
+def test_serve_without_torchserve_by_its_earlier_name(checkpoint: Path, tmp_path: Path) -> None:
     own, (port,) = tmp_path / "drawn.pth", free_ports(1)
-    for file in (checkpoint, archive, digest_path(archive)):
-        shutil.copy(file, tmp_path)
+    shutil.copy(checkpoint, tmp_path)
     command = ["make", "serve", "BACKEND=local", f"CHECKPOINT={own}", f"PORT={port}", f"RUN={tmp_path / 'run'}"]
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, process_group=0)
     try:
@@ -112,8 +110,9 @@ fi
 
 def clone_into(folder: Path) -> Path:
     folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "deploy").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "deploy/install.sh"):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
@@ -146,6 +145,10 @@ def test_an_environment_that_is_linked_to_is_never_cleared(tmp_path: Path) -> No
     planned = make("-n", "archive", "-C", clone).stdout
     assert "-m pip install" in planned
     assert "-m venv" not in planned
+
+
+def test_torch_for_a_cpu_needs_to_know_where_from() -> None:
+    assert "pytorch.org/get-started/locally names the index" in make("install", "TORCH=cpu").stderr
 
 
 def test_help_lists_the_targets() -> None:

@@ -9,7 +9,7 @@ import requests
 from playwright.sync_api import Page, expect
 
 from handler.transforms import Preprocessing
-from scripts.serving.defaults import LOCAL
+from scripts.serving.defaults import EMBEDDED
 from tests.conftest import run_module
 from tests.drawing import draw, encode
 from tests.networks import untrained
@@ -38,7 +38,7 @@ def network(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     run_module("training.archive", network)
-    with serve(network.with_suffix(".mar"), tmp_path_factory.mktemp("stack"), backend=LOCAL) as running:
+    with serve(network.with_suffix(".mar"), tmp_path_factory.mktemp("stack"), backend=EMBEDDED) as running:
         yield running
 
 

@@ -2,10 +2,12 @@
 
     classifier archive cifar10_pair
     classifier archive runs/mine/mine.pth -o second.mar --version 2.0
+    classifier archive runs/mine/mine.pth -o runs/mine/mine.onnx.zip
 
 The first writes model_store/cifar10_pair.mar and its digest, a file named .mar.sha256, which serving needs.
 The archive has TorchScript for TorchServe, ONNX for other engines, the handler, class names, model card and serving
-configuration. If this checkpoint, version and code have made the archive before, it is left unchanged.
+configuration. If --output ends in .onnx.zip, it has ONNX alone, and the embedded backend serves it without PyTorch. If
+this checkpoint, version and code have made the archive before, it is left unchanged.
 """
 
 import hashlib
@@ -26,6 +28,7 @@ import handler
 from training import commands
 from training.files import DigestError, check_digest, write_digest, written_whole
 from training.outcome import Stopped
+from training.project import MAR, ONNX_ZIP
 
 # PyTorch and the exporters are imported only to make an archive: every start of the server checks whether it has to.
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
 
 HANDLER = Path(handler.__file__).parent
+TORCHSERVE_HANDLER = HANDLER / "image_classifier.py"
 TRAINING = Path(__file__).parent
 LOCK = TRAINING.parent / "requirements.lock"
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -42,60 +46,81 @@ VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserv
 
 
 def archive(checkpoint: "Checkpoint", path: Path, version: str, sources: str = "") -> None:
-    """Export `checkpoint` and write the archive to `path`, whose stem becomes the model's name.
+    """Export `checkpoint` and write the archive to `path`, whose name without its suffix becomes the model's name.
 
     `sources` is the digest of its sources, kept as the comment of the zip file.
     Raises ExportError if an export does not compute the same as the network.
     """
-    from model_archiver import ModelArchiver, ModelArchiverConfig
-
     from training.batching import batching_of
-    from training.export import export
 
     name, batching = _model_name(path), batching_of(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        build = Path(folder)
-        model = build / f"{name}.pt"
-        export(checkpoint, model)
-        ModelArchiver.generate_model_archive(
-            ModelArchiverConfig(
-                model_name=name,
-                serialized_file=str(model),
-                handler=str(HANDLER / "image_classifier.py"),
-                extra_files=str(_stage(checkpoint, batching, build / "stage")),
-                config_file=str(_write_settings(batching, build / SETTINGS.name)),
-                version=version,
-                export_path=str(build),
-                archive_format="no-archive",
-            )
-        )
+        content = Path(folder) / name
+        if _is_onnx(path):
+            _stage(checkpoint, batching, content)
+            (content / MANIFEST).parent.mkdir()
+            (content / MANIFEST).write_text(json.dumps({"model": {"modelName": name, "modelVersion": version}}))
+        else:
+            _lay_out_for_torchserve(checkpoint, batching, content, version)
         with written_whole(path) as temporary:
-            _zip(build / name, temporary, sources)
+            # One that is in git had better be small; TorchServe need not inflate its own.
+            _zip(content, temporary, sources, zipfile.ZIP_DEFLATED if _is_onnx(path) else zipfile.ZIP_STORED)
             write_digest(path, temporary)  # first, so that after a kill the old archive counts as outdated
 
 
-def archive_of(model: Path, version: str | None = None) -> Path:
+def _lay_out_for_torchserve(checkpoint: "Checkpoint", batching: "Batching", content: Path, version: str) -> None:
+    """Make the folder `content`, with TorchScript and the rest that TorchServe needs. Works beside it."""
+    from model_archiver import ModelArchiver, ModelArchiverConfig
+
+    from training.export import export
+
+    build, name = content.parent, content.name
+    model = build / f"{name}.pt"
+    export(checkpoint, model)
+    ModelArchiver.generate_model_archive(
+        ModelArchiverConfig(
+            model_name=name,
+            serialized_file=str(model),
+            handler=str(TORCHSERVE_HANDLER),
+            extra_files=str(_stage(checkpoint, batching, build / "stage")),
+            config_file=str(_write_settings(batching, build / SETTINGS.name)),
+            version=version,
+            export_path=str(build),
+            archive_format="no-archive",
+        )
+    )
+
+
+def archive_of(model: Path, version: str | None = None, suffix: str = MAR) -> Path:
     """Return the archive of a checkpoint, packed as 'classifier archive' does; an archive is returned as it is.
+
+    It lies beside the checkpoint, with `suffix`, which is MAR or ONNX_ZIP.
 
     Another process packs it, because servers need no PyTorch in memory. Raises Stopped, and SystemExit if the
     checkpoint cannot be packed; the reason has been printed then.
     """
-    if model.suffix == ".mar":
+    if model.name.endswith((MAR, ONNX_ZIP)):
         if version:
             raise Stopped("--version is for a checkpoint; an archive has its version already.")
         return model
-    command = [sys.executable, "-m", "training.archive", str(model), *(["--version", version] if version else [])]
-    packed = subprocess.run(command)
+    path = model.with_suffix(suffix)
+    command = [sys.executable, "-m", "training.archive", str(model), "--output", str(path)]
+    packed = subprocess.run([*command, *(["--version", version] if version else [])])
     if packed.returncode:
         raise SystemExit(packed.returncode)
-    return model.with_suffix(".mar")
+    return path
 
 
 def digest_sources(checkpoint: Path, path: Path, version: str) -> str:
-    """Return the digest of everything that decides the bytes that `archive` writes to `path`."""
+    """Return the digest of everything that decides the bytes that `archive` writes to `path`.
+
+    Of an ONNX archive that is the checkpoint and the code in it. A released one is in git, and cannot be packed again
+    on a machine without PyTorch, so changes to the exporters do not count.
+    """
     digest = hashlib.sha256(f"{_model_name(path)} {version} ".encode())
     digest.update(hashlib.sha256(checkpoint.read_bytes()).digest())
-    for source in (*sorted(HANDLER.glob("*.py")), SETTINGS, *sorted(TRAINING.glob("*.py")), LOCK):
+    exporters = [] if _is_onnx(path) else [TORCHSERVE_HANDLER, SETTINGS, *sorted(TRAINING.glob("*.py")), LOCK]
+    for source in (*_code(), *exporters):
         digest.update(source.name.encode() + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -120,8 +145,18 @@ def version_of(path: Path) -> str | None:
 
 
 def _model_name(path: Path) -> str:
-    """Return the stem of `path` with the characters that TorchServe's archiver takes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "model"
+    """Return the name of `path` without its suffix, with the characters that TorchServe's archiver takes."""
+    stem = path.name.removesuffix(ONNX_ZIP) if _is_onnx(path) else path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "model"
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.name.endswith(ONNX_ZIP)
+
+
+def _code() -> list[Path]:
+    """Return the modules of the handler that every archive brings along."""
+    return sorted(set(HANDLER.glob("*.py")) - {TORCHSERVE_HANDLER})
 
 
 def _write_settings(batching: "Batching", path: Path) -> Path:
@@ -141,7 +176,7 @@ def _stage(checkpoint: "Checkpoint", batching: "Batching", stage: Path) -> Path:
 
     package = stage / "handler"
     package.mkdir(parents=True)
-    for module in set(HANDLER.glob("*.py")) - {HANDLER / "image_classifier.py"}:
+    for module in _code():
         shutil.copy(module, package)
     export_onnx(checkpoint, stage / NETWORK)
     names = {str(index): name for index, name in enumerate(checkpoint.card["classes"])}
@@ -150,7 +185,7 @@ def _stage(checkpoint: "Checkpoint", batching: "Batching", stage: Path) -> Path:
     return stage
 
 
-def _zip(folder: Path, path: Path, comment: str) -> None:
+def _zip(folder: Path, path: Path, comment: str, compression: int) -> None:
     """Zip as the archiver does, but with the same date for all archives, in the manifest and on every file."""
     manifest_path = folder / MANIFEST
     manifest = json.loads(manifest_path.read_text())
@@ -159,15 +194,16 @@ def _zip(folder: Path, path: Path, comment: str) -> None:
     with zipfile.ZipFile(path, "w") as archive_file:
         archive_file.comment = comment.encode()
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-            archive_file.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
+            entry = zipfile.ZipInfo(file.relative_to(folder).as_posix())
+            archive_file.writestr(entry, file.read_bytes(), compression)
 
 
 @commands.command("archive", help=__doc__)
 @commands.checkpoint
-@commands.output("the archive to write (default: beside the checkpoint)", "MAR")
+@commands.output("the archive to write (default: beside the checkpoint)", "MAR|ONNX.ZIP")
 @click.option("--version", help="the model's version (default: that of the archive in its place, or 1.0)")
 def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
-    path = output or checkpoint.with_suffix(".mar")
+    path = output or checkpoint.with_suffix(MAR)
     version = version or version_of(path) or FIRST_VERSION
     if not VERSION.fullmatch(version):
         raise Stopped(
@@ -185,10 +221,11 @@ def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
 
     loaded = load_checkpoint(checkpoint)
     archive(loaded, path, version, sources)
-    with zipfile.ZipFile(path) as written:
-        times = measured(io.BytesIO(written.read(f"{_model_name(path)}.pt")), loaded.inputs)
     print(f"wrote {path}, version {version}, which serves in batches of at most {batching_of(loaded).size}")
-    print(f"one core takes {times}")
+    if not _is_onnx(path):
+        with zipfile.ZipFile(path) as written:
+            times = measured(io.BytesIO(written.read(f"{_model_name(path)}.pt")), loaded.inputs)
+        print(f"one core takes {times}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from training.outcome import INTERRUPTED, Outcome, Stopped, end
-from training.project import CHECKPOINTS, MERGES, RECIPES, SPACES
+from training.project import CHECKPOINTS, MAR, MERGES, ONNX_ZIP, RECIPES, ROOT, SPACES
 
 AS_JSON = f"{__name__}.as_json"  # set in the context when you ask for JSON
 LAYOUTS = "folder with <class>/*, or with train/<class>/* and test/<class>/*, or CSV file of file,label"
+OURS = ("gateway", "handler", "scripts", "training")
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)  # as click's own decorators take and return it
 
 
@@ -41,7 +42,7 @@ class Model(Named):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path, known = Path(value), self.folder / value
-        if path.suffix == ".mar" and path.name == str(value) and not path.is_file() and known.is_file():
+        if path.name.endswith((MAR, ONNX_ZIP)) and path.name == str(value) and not path.is_file() and known.is_file():
             return known
         return super().convert(value, param, ctx)
 
@@ -102,6 +103,10 @@ class _Ours(click.Command):
             status = _stopped(INTERRUPTED, "--json" in words)
         except click.ClickException as error:
             status = _stopped(_sentence(error), "--json" in words)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in OURS:  # a mistake of ours, or a damaged clone
+                raise
+            status = _stopped(_missing(error), "--json" in words)
         if standalone_mode:
             sys.exit(status)
         return status
@@ -124,6 +129,13 @@ def _stopped(reason: str, as_json: bool) -> int:
         raise Stopped(reason)
 
     return end(refuse, as_json)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return (
+        f"This needs the package {error.name}, which is not installed. Run 'make install' in {ROOT}: it installs what "
+        "training and TorchServe need."
+    )
 
 
 def _sentence(error: click.ClickException) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES, SPACES, MERGES = ROOT / "training" / "recipes", ROOT / "training" / "spaces", ROOT / "training" / "merges"
 CHECKPOINTS = ROOT / "model_store"
+MAR, ONNX_ZIP = ".mar", ".onnx.zip"  # archives for TorchServe, and for the embedded backend alone
 
 
 def from_recipe(path: str) -> Path:

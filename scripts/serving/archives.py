@@ -7,6 +7,7 @@ from gateway.archives import check_files
 from gateway.backend import OutdatedArchive
 from training.files import check_digest
 from training.outcome import Stopped
+from training.project import ONNX_ZIP
 
 
 def check_archive(archive: Path) -> None:
@@ -20,3 +21,12 @@ def check_archive(archive: Path) -> None:
         raise Stopped(f"An earlier version of this project has packed {archive}; {again}") from None
     except zipfile.BadZipFile:
         raise Stopped(f"{archive} is no archive; {again}") from None
+
+
+def check_for_torchserve(archive: Path) -> None:
+    """Raise Stopped if an archive has no network for TorchServe."""
+    if archive.name.endswith(ONNX_ZIP):
+        raise Stopped(
+            f"{archive} is for the embedded backend alone: add '--backend embedded', or pack the checkpoint with "
+            "'classifier archive' for TorchServe."
+        )

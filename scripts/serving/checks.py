@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import distribution, requires, version
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,13 +20,17 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 from training.outcome import Outcome, Stopped
-from training.project import ROOT
+from training.project import MAR, ONNX_ZIP, ROOT
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 PROJECT = "image-classifier"  # its name in pyproject.toml
-SERVING = ("gateway", "torchserve", "serve")  # those of its extras; the last names the others
+EMBEDDED, ALL = (
+    ("gateway", "embedded"),
+    ("gateway", "embedded", "torchserve", "serve"),
+)  # those of its extras that serve
+EVERYTHING = "'make install' installs what TorchServe and training need"
 REINSTALL = "run 'make clean', then 'make serve'"
 MIN_DISK_BYTES = 2 * 10**9  # for the unpacked model and logs
 TIMEOUT_SECONDS = 20
@@ -46,7 +51,7 @@ class Finding(NamedTuple):
     said: str
 
 
-def examine(archive: Path, url: str, config: Path, run: Path) -> Iterator[Finding]:
+def examine(model: Path, url: str, config: Path, run: Path) -> Iterator[Finding]:
     """Yield a finding for each thing that serving needs; with a Python that cannot serve, that alone."""
     python = _finding("python", _python)
     yield python
@@ -56,8 +61,8 @@ def examine(archive: Path, url: str, config: Path, run: Path) -> Iterator[Findin
         ("packages", _packages),
         ("java", _java),
         ("disk", lambda: _disk(run)),
-        ("archive", lambda: _archive(archive)),
-        ("gateway", lambda: _gateway(url, config, archive.name)),
+        ("archive", lambda: _archive(_archive_of(model))),
+        ("gateway", lambda: _gateway(url, config, _archive_of(model).name)),
         ("keys", lambda: _keys(run / "key_file.json")),
     ):
         yield _finding(name, look)
@@ -90,7 +95,8 @@ def _numbers(python: str) -> tuple[int, ...]:
 def _packages() -> str:
     from packaging.requirements import Requirement
 
-    wanted = [package for package in map(Requirement, requires(PROJECT) or ()) if _serves(package)]
+    extras = EMBEDDED if _is_small() else ALL
+    wanted = [package for package in map(Requirement, requires(PROJECT) or ()) if _serves(package, extras)]
     for package in wanted:
         installed = version(package.name)
         if installed not in package.specifier:
@@ -99,15 +105,31 @@ def _packages() -> str:
     folder = Path(url2pathname(urlsplit(place).path))
     if folder.resolve() != ROOT:
         raise WrongError(f"They run the code in {folder}, not that in {ROOT}; {REINSTALL}.")
-    return f"the {len(wanted)} that serve are as pyproject.toml has them"
+    right = f"the {len(wanted)} that serve are as pyproject.toml has them"
+    return f"{right}, for the embedded backend alone; {EVERYTHING}" if _is_small() else right
 
 
-def _serves(package: Requirement) -> bool:
-    serves = any(package.marker and package.marker.evaluate({"extra": extra}) for extra in SERVING)
+def _serves(package: Requirement, extras: tuple[str, ...]) -> bool:
+    serves = any(package.marker and package.marker.evaluate({"extra": extra}) for extra in extras)
     return serves and package.name != PROJECT
 
 
+def _is_small() -> bool:
+    """Return whether only the embedded backend is installed. Raises ImportError if nothing is."""
+    distribution(PROJECT)
+    return not any(find_spec(name) for name in ("torch", "ts"))
+
+
+def _archive_of(model: Path) -> Path:
+    """Return the archive of a checkpoint that this environment serves, or an archive as it is."""
+    if model.name.endswith((MAR, ONNX_ZIP)):
+        return model
+    return model.with_suffix(ONNX_ZIP if _is_small() else MAR)
+
+
 def _java() -> str:
+    if _is_small():
+        return "none is needed, because only the embedded backend is installed"
     from scripts.serving.product import find_java
 
     return f"in {find_java()}"
@@ -139,7 +161,7 @@ def _gateway(url: str, config: Path, archive: str) -> str:
         from gateway.torchserve.properties import read_properties
         from scripts.serving.product import check_ports
 
-        check_ports(address.hostname, address.port or HTTP, read_properties(config))
+        check_ports(address.hostname, address.port or HTTP, {} if _is_small() else read_properties(config))
         return "not running, and its ports are free; start it with 'classifier serve'"
     if health["status"] != "healthy":
         from gateway.backend import NO_MODEL
@@ -198,9 +220,9 @@ def _keys(key_file: Path) -> str:
     return f"{key_file} is for its owner alone"
 
 
-def doctor(archive: Path, url: str, config: Path, run: Path) -> Outcome:
+def doctor(model: Path, url: str, config: Path, run: Path) -> Outcome:
     """Look at everything; the status is 1 if something is wrong."""
-    findings = list(examine(archive, url, config, run))
+    findings = list(examine(model, url, config, run))
     lines = [f"{'ok   ' if finding.right else 'WRONG'}  {finding.name:9} {finding.said}" for finding in findings]
     status = 0 if all(finding.right for finding in findings) else 1
     return Outcome(status, "\n".join(lines), [finding._asdict() for finding in findings])

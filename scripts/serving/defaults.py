@@ -2,15 +2,16 @@
 
 from __future__ import annotations  # scripts/doctor.py has to run in Pythons too old for the rest
 
-from training.project import CHECKPOINTS, ROOT
+from training.project import CHECKPOINTS, MAR, ONNX_ZIP, ROOT
 
 CONFIG = ROOT / "config.properties"
 RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
 URL_FILE = "url"  # in it: the gateway's address, now or the last time
 HOST, PORT = "127.0.0.1", 5001
-BACKENDS = TORCHSERVE, LOCAL = "torchserve", "local"
-RELEASED = CHECKPOINTS / "cifar10_pair.pth"
-ARCHIVE = RELEASED.with_suffix(".mar")
+BACKENDS = TORCHSERVE, EMBEDDED = "torchserve", "embedded"
+LOCAL = "local"  # the earlier name of the embedded backend
+SUFFIXES = {TORCHSERVE: MAR, EMBEDDED: ONNX_ZIP}  # of the archives that each backend serves
+RELEASED = CHECKPOINTS / "cifar10_pair.pth"  # the default; the Makefile reads it here
 
 
 def served_url() -> str:

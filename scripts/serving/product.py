@@ -1,6 +1,6 @@
 """The product: TorchServe and the gateway, or the gateway alone, started, watched and stopped together.
 
-With the local backend the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
+With the embedded backend the gateway runs the model itself, by ONNX Runtime, and there is no TorchServe.
 """
 
 import os
@@ -20,13 +20,12 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import requests
-import ts
 from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import served
-from scripts.serving.archives import check_archive
-from scripts.serving.defaults import TORCHSERVE, URL_FILE
+from scripts.serving.archives import check_archive, check_for_torchserve
+from scripts.serving.defaults import SUFFIXES, TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
 from training.archive import archive_of
 from training.project import ROOT
@@ -51,7 +50,7 @@ def serve_until_stopped(
     """
     with _handling_signals(_interrupt):
         try:
-            serve(archive_of(model, version), host, port, config, run, backend)
+            serve(archive_of(model, version, SUFFIXES[backend]), host, port, config, run, backend)
         except KeyboardInterrupt:
             say("Stopped.")
 
@@ -62,6 +61,8 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
     Raises Stopped; leaves nothing running, and the signal handlers as they were.
     """
     check_archive(archive)
+    if backend == TORCHSERVE:
+        check_for_torchserve(archive)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
     with _alone_in(run), _memory(run) as memory:
@@ -204,6 +205,8 @@ def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Servic
     It serves what `served` has noted in `run`, and unpacks it there; the path to there has to be short, as the sockets
     of its workers lie there too.
     """
+    import ts  # which the embedded backend does without
+
     home = Path(ts.__file__).parent.parent
     command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}"]
     command += [f"-Djava.io.tmpdir={memory / SCRATCH}"]

@@ -22,9 +22,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BUILT = {name: each["build"]["target"] for name, each in SERVICES.items() if "build" in each}
 
 
-def test_it_is_what_compose_takes() -> None:
+EMBEDDED = FOLDER / "compose-embedded.yaml"
+
+
+@pytest.mark.parametrize("file", [FILE, EMBEDDED], ids=lambda file: file.name)
+def test_it_is_what_compose_takes(file: Path) -> None:
     checker = Path(sysconfig.get_path("scripts")) / "check-jsonschema"
-    command = [str(checker), "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    command = [str(checker), "--builtin-schema", "vendor.compose-spec", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -106,3 +110,15 @@ def test_prometheus_and_grafana_find_what_they_are_given(tmp_path: Path) -> None
     (provider,) = yaml.safe_load((FOLDER / "monitoring/grafana/dashboards/dashboards.yml").read_text())["providers"]
     place = SERVICES["grafana"]["volumes"][0].split(":")[1]
     assert provider["options"]["path"] == f"{place}/dashboards"
+
+
+def test_the_small_choice_is_the_gateway_alone() -> None:
+    ((name, small),) = yaml.safe_load(EMBEDDED.read_text())["services"].items()
+    image, other = read("embedded"), SERVICES[name]
+    assert small["image"] == f"classifier-embedded:{VERSION}"
+    assert small["build"] == other["build"] | {"target": "embedded"}
+    same = ("read_only", "cap_drop", "security_opt", "init", "restart", "ports", "tmpfs", "stop_grace_period")
+    assert {key: small[key] for key in same} == {key: other[key] for key in same}
+    assert small["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    assert small.keys() - same == {"image", "build", "deploy"}
+    assert small["ports"] == [f"{port}:{port}" for port in image.ports]

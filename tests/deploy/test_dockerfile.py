@@ -10,12 +10,13 @@ import sys
 import sysconfig
 import threading
 from importlib.metadata import requires
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from packaging.requirements import Requirement
 
 from gateway.torchserve.properties import MODEL, read_properties
+from scripts.serving.defaults import RELEASED
 from scripts.serving.product import START_TIMEOUT
 from scripts.serving.supervisor import STOP_TIMEOUT
 from tests.deploy.image import DOCKERFILE, Container, container, copy, locked, read
@@ -23,8 +24,13 @@ from tests.drawing import TEN, draw, encode
 from tests.stack import ROOT, wait_until
 from training.files import digest_path, write_digest
 
-LOCKS = {target: ROOT / "deploy" / f"{target}.lock" for target in ("gateway", "torchserve")}
+LOCKS = {target: ROOT / "deploy" / f"{target}.lock" for target in ("gateway", "torchserve", "embedded")}
+SCRIPTS = ("deploy/install.sh", "deploy/torchserve.sh", "tests/deploy/container.sh")
 VERSION_OR_HASH = re.compile(r"==[^ ]+|sha256:\w+")
+READY = """
+from urllib.request import urlopen
+print(urlopen("http://127.0.0.1:5001/ready").read().decode())  # after an image was predicted
+"""
 PREDICT = """
 import sys
 from urllib.request import Request, urlopen
@@ -41,7 +47,7 @@ def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_linters_find_nothing() -> None:
-    for done in (tool("hadolint", DOCKERFILE), tool("shellcheck", "deploy/torchserve.sh", "tests/deploy/container.sh")):
+    for done in (tool("hadolint", DOCKERFILE), tool("shellcheck", *SCRIPTS)):
         assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -67,17 +73,23 @@ def test_an_image_has_what_is_locked(target: str) -> None:
         assert VERSION_OR_HASH.findall(entry) == VERSION_OR_HASH.findall(everything[name])
 
 
-def test_torch_for_a_cpu_leaves_the_rest_hashed_and_whole(tmp_path: Path) -> None:
-    install = next(run for run in read("torchserve-packages").runs if "TORCH_INDEX" in run)
-    command = re.search(r"sed '.*?' torchserve\.lock", install)
-    assert command
-    left = subprocess.run(["sh", "-c", command[0]], cwd=ROOT / "deploy", capture_output=True, text=True, check=True)
-    (tmp_path / "left.lock").write_text(left.stdout)
-    rest, whole = locked(tmp_path / "left.lock"), locked(LOCKS["torchserve"])
+@pytest.mark.parametrize("lock", [LOCKS["torchserve"], ROOT / "requirements.lock"], ids=lambda lock: lock.name)
+def test_torch_for_a_cpu_leaves_the_rest_hashed_and_whole(lock: Path, tmp_path: Path) -> None:
+    pip = tmp_path / "pip"  # shows what is to be installed, instead of installing it
+    pip.write_text('#!/bin/sh\necho "$@"\n[ "$3" != --requirement ] || cp "$4" left.lock\n')
+    pip.chmod(0o755)
+    command = ["sh", str(ROOT / "deploy" / "install.sh"), str(lock), str(pip)]
+    environment = os.environ | {"TORCH_INDEX": "the-index"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("--require-hashes --no-deps --requirement ")
+    rest, whole = locked(tmp_path / "left.lock"), locked(lock)
     assert rest.items() <= whole.items()
     gone = whole.keys() - rest.keys()
-    assert all(re.match("torch$|triton|nvidia-|cuda-", name) for name in gone)
-    assert not any(re.match("torch$|triton|nvidia-|cuda-", name) for name in rest)
+    assert all(re.match("torch(vision)?$|triton|nvidia-|cuda-", name) for name in gone)
+    assert not any(re.match("torch(vision)?$|triton|nvidia-|cuda-", name) for name in rest)
+    pinned = [whole[name].split()[0] for name in ("torch", "torchvision") if name in whole]
+    assert second == f"--no-deps --index-url the-index {' '.join(pinned)}"
     needed = map(Requirement, requires("torch") or ())
     names = {each.name for each in needed if not each.marker or each.marker.evaluate({"extra": ""})}
     assert names <= rest.keys() | gone
@@ -188,6 +200,32 @@ def test_the_gateway_runs_without_torch_and_writes_nowhere_else(tmp_path: Path) 
         assert running.run("touch", "here").returncode != 0
         assert running.run("id", "-u").stdout == f"{image.user.split(':')[0]}\n"
         assert stops(running), running.log.read_text()
+
+
+def test_the_small_image_predicts_and_writes_nowhere_else(tmp_path: Path) -> None:
+    image = read("embedded")
+    (unpack,) = (run for run in image.runs if "zipfile" in run)
+    script = unpack.removeprefix("--mount=type=bind,source=model_store,target=/model_store ")
+    assert script != unpack
+    place = tmp_path / "unpacked"
+    place.mkdir()
+    script = script.replace("/model_store", str(ROOT / "model_store")).replace("python", sys.executable)
+    environment = {"PATH": os.environ["PATH"], "ARCHIVE": f"{RELEASED.stem}.onnx.zip"}
+    subprocess.run(["sh", "-c", script], cwd=place, env=environment, check=True)
+    folder = PurePosixPath(image.environment["GATEWAY_MODEL_DIR"])
+    image.copied[str(place / "model")] = folder
+    with container(image, LOCKS["embedded"], tmp_path / "container") as running:
+        wait_until(lambda: healthy(running), 60)
+        done = running.run("python", "-c", READY)
+        assert json.loads(done.stdout) == {"status": "ready"}, done.stderr + running.log.read_text()
+        assert running.run("python", "-c", "import torch").stderr.endswith("'torch'\n")
+        assert running.run("touch", "here").returncode != 0
+        assert stops(running), running.log.read_text()
+
+
+def test_images_hold_the_default_model() -> None:
+    given = re.findall(r"^ARG ARCHIVE=(.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert sorted(given) == [f"{RELEASED.stem}.mar", f"{RELEASED.stem}.onnx.zip"]
 
 
 def test_a_node_serves_its_archive_and_writes_nowhere_else(archive: Path, tmp_path: Path) -> None:

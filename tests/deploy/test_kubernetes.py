@@ -20,7 +20,8 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("kserve", "deployment")
 KNOWN = {"apiVersion", "kind", "resources", "namespace", "images", "configMapGenerator", "generatorOptions"}
 NAME = "app.kubernetes.io/name"
-IMAGES = {"classifier-gateway": "gateway", "classifier-torchserve": "torchserve"}  # and the target of each
+# The target of each.
+IMAGES = {"classifier-gateway": "gateway", "classifier-torchserve": "torchserve", "classifier-embedded": "embedded"}
 HOW_TO = (ROOT / "docs/howto/containers.md").read_text()
 Object = dict[str, Any]
 
@@ -37,7 +38,8 @@ def objects(folder: Path) -> Iterator[Object]:
         yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data}
 
 
-APPLIED = {overlay: list(objects(FOLDER / overlay)) for overlay in OVERLAYS}
+EMBEDDED = "embedded"  # the overlay without TorchServe
+APPLIED = {overlay: list(objects(FOLDER / overlay)) for overlay in (*OVERLAYS, EMBEDDED)}
 
 
 def of_kind(overlay: str, kind: str) -> dict[str, Object]:
@@ -66,7 +68,7 @@ def kserve(tmp_path_factory: pytest.TempPathFactory) -> Schemas:
     return Schemas(models(tmp_path_factory.mktemp("kserve")))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", APPLIED)
 def test_kubernetes_takes_every_object(overlay: str) -> None:
     for each in APPLIED[overlay]:
         if each["kind"] not in KINDS:
@@ -86,7 +88,7 @@ def test_what_kserve_or_kubernetes_does_not_know_is_found(kserve: Schemas) -> No
         assert kserve.errors(service | {"spec": {"predictor": predictor | wrong}})
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", APPLIED)
 def test_names_are_those_of_one_namespace(overlay: str) -> None:
     names = [(each["kind"], each["metadata"]["name"]) for each in APPLIED[overlay]]
     assert len(set(names)) == len(names)
@@ -99,7 +101,7 @@ def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return selector.items() <= labels.items()
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", APPLIED)
 def test_selectors_find_their_pods(overlay: str) -> None:
     labels = {name: each for name, (each, _) in pods(overlay).items()}
     selectors = {name: each["spec"]["selector"] for name, each in of_kind(overlay, "Service").items()}
@@ -162,13 +164,13 @@ def test_only_the_gateway_reaches_torchserve_and_only_who_has_to_reaches_the_gat
     assert lets(overlay, "egress", labels["gateway"], {}, "kube-system", 53)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", APPLIED)
 def test_pods_are_restricted_and_bounded(overlay: str) -> None:
     for name, (_, spec) in pods(overlay).items():
         rights = spec["securityContext"]
         assert rights["runAsNonRoot"] is True
         assert rights["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert f"{rights['runAsUser']}:{rights['runAsGroup']}" == read(name).user
+        assert f"{rights['runAsUser']}:{rights['runAsGroup']}" == read(name if overlay in OVERLAYS else EMBEDDED).user
         assert spec["enableServiceLinks"] is spec["automountServiceAccountToken"] is False
         mounted = {mount["name"] for container in spec["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in spec["volumes"]}
@@ -189,10 +191,12 @@ def test_both_ways_run_the_same_nodes() -> None:
     assert [key for key in other if key != "containers" and one[key] != other[key]] == []
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", APPLIED)
 def test_images_are_ours_or_of_a_fixed_version(overlay: str) -> None:
     named = yaml.safe_load((FOLDER / overlay / "kustomization.yaml").read_text())["images"]
-    assert {each["name"]: each["newTag"] for each in named} == dict.fromkeys(IMAGES, VERSION)
+    assert all(each["newTag"] == VERSION for each in named)
+    used = {container["image"] for container in containers(overlay)}
+    assert {each["name"] for each in named} == used & IMAGES.keys()
     for container in containers(overlay):
         if container["image"] in IMAGES:
             assert read(IMAGES[container["image"]]).packages == f"{IMAGES[container['image']]}-packages"
@@ -248,3 +252,22 @@ def test_there_is_time_to_finish(monkeypatch: pytest.MonkeyPatch) -> None:
     _, spec = pods("deployment")["gateway"]
     waiting = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert spec["terminationGracePeriodSeconds"] > gunicorn["graceful_timeout"] + waiting
+
+
+def test_the_small_choice_is_the_gateway_alone() -> None:
+    """It is asked as the gateway before TorchServe is, but knows no token, and reaches nothing."""
+    (gateway,), (other,) = containers(EMBEDDED), pods("deployment")["gateway"][1]["containers"]
+    different = {"env", "image", "resources", "volumeMounts"}
+    assert gateway.keys() | {"env"} == other.keys()
+    assert {key: gateway[key] for key in other.keys() - different} == {
+        key: other[key] for key in other.keys() - different
+    }
+    assert [port["containerPort"] for port in gateway["ports"]] == read(EMBEDDED).ports
+    assert read(EMBEDDED).environment["TMPDIR"] in [mount["mountPath"] for mount in gateway["volumeMounts"]]
+    ((_, (labels, _)),) = pods(EMBEDDED).items()
+    for namespace in ("classifier", "default", "ingress-nginx", "monitoring"):
+        entered = lets(EMBEDDED, "ingress", labels, {NAME: "stranger"}, namespace, 5001)
+        assert entered is (namespace in ("ingress-nginx", "monitoring"))
+        assert not lets(EMBEDDED, "egress", labels, {NAME: "stranger"}, namespace, 443)
+    assert of_kind(EMBEDDED, "NetworkPolicy")["nothing-else"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "secret" not in str(APPLIED[EMBEDDED]).lower()

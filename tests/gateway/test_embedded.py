@@ -19,7 +19,7 @@ import requests
 from gateway.app import create_app
 from gateway.backend import OutdatedArchive
 from gateway.embedded import Embedded
-from scripts.serving.defaults import LOCAL
+from scripts.serving.defaults import EMBEDDED
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
 
@@ -28,7 +28,7 @@ PICTURE = encode(draw("purple", 21))
 
 @pytest.fixture(scope="module")
 def local(archive: Path, workspace: Path) -> Iterator[Stack]:
-    with serve(archive, workspace / "alone", LOCAL) as running:
+    with serve(archive, workspace / "alone", EMBEDDED) as running:
         yield running
 
 

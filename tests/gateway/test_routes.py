@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from gateway.limits import MAX_FILES, MAX_IMAGE_BYTES
-from scripts.serving.defaults import LOCAL, TORCHSERVE
+from scripts.serving.defaults import EMBEDDED, TORCHSERVE
 from tests.drawing import TEN, draw, encode
 from tests.stack import Stack, serve, wait_until
 from training.checkpoint import load_checkpoint
@@ -23,12 +23,12 @@ from training.checkpoint import load_checkpoint
 PICTURE = encode(draw("purple", 21))
 
 
-@pytest.fixture(scope="module", params=[TORCHSERVE, LOCAL])
+@pytest.fixture(scope="module", params=[TORCHSERVE, EMBEDDED])
 def stack(stack: Stack, archive: Path, workspace: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
     if request.param == TORCHSERVE:
         yield stack
         return
-    with serve(archive, workspace / LOCAL, LOCAL) as local:
+    with serve(archive, workspace / EMBEDDED, EMBEDDED) as local:
         yield local
 
 

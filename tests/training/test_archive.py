@@ -48,6 +48,21 @@ def test_same_checkpoint_gives_the_same_bytes(archive: Path, checkpoint: Path, t
     assert again.read_bytes() == archive.read_bytes()
 
 
+def test_one_of_onnx_alone_holds_nothing_that_needs_pytorch(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "my model.onnx.zip" for name in ("first", "second")]
+    for path in paths:
+        assert run_module("training.archive", checkpoint, "--output", path).startswith(f"wrote {path}, version 1.0, ")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert run_module("training.archive", checkpoint, "--output", path) == f"{path} is current, version 1.0\n"
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(path) as small:
+        left = set(whole.namelist()) - set(small.namelist())
+        assert left == {"drawn.pt", "image_classifier.py", "model-config.yaml"}
+        for name in set(small.namelist()) - {"MAR-INF/MANIFEST.json"}:
+            assert small.read(name) == whole.read(name)
+        assert json.loads(small.read("MAR-INF/MANIFEST.json"))["model"]["modelName"] == "my-model"
+    subprocess.run(["sha256sum", "--check", "--strict", f"{path.name}.sha256"], cwd=path.parent, check=True)
+
+
 def version(path: Path) -> str:
     with zipfile.ZipFile(path) as file:
         return str(json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
