@@ -27,6 +27,6 @@ def check_for_torchserve(archive: Path) -> None:
     """Raise Stopped if an archive has no network for TorchServe."""
     if archive.name.endswith(ONNX_ZIP):
         raise Stopped(
-            f"{archive} is for the embedded backend alone: add '--backend embedded', or pack the checkpoint with "
-            "'classifier archive' for TorchServe."
+            f"{archive} is for the embedded backend alone ('--backend embedded'); for TorchServe, pack the checkpoint "
+            "with 'classifier archive'."
         )

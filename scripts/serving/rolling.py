@@ -17,7 +17,7 @@ from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
 from scripts.serving import served
-from scripts.serving.archives import check_archive
+from scripts.serving.archives import check_archive, check_for_torchserve
 from training.folders import PLACES_FILE, few, label_of, roots_of
 from training.project import ROOT
 
@@ -64,7 +64,9 @@ def in_store(named: str, run: Path) -> str:
 
 def register(torchserve: Management, archive: str, run: Path) -> str:
     """Register an archive of the model store; returns a sentence. Raises Stopped if it cannot be served."""
-    check_archive(run / "model_store" / archive)
+    path = run / served.STORE / archive
+    check_for_torchserve(path)
+    check_archive(path)
     return torchserve.register(archive)
 
 

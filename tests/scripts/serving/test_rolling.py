@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store
+from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store, register
 from tests.conftest import run_module
 from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
@@ -21,6 +21,7 @@ from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
 from training.files import write_digest
+from training.outcome import Stopped
 from training.photos import photos_of
 from training.split import DataError
 
@@ -244,6 +245,13 @@ def test_another_task_may_take_a_larger_network(
     with pytest.raises(Refused, match=said) if said else nullcontext():
         compared = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
         assert compared.startswith("It takes 2000 ms an image, in the median; before it was 500 ms.")
+
+
+def test_torchserve_is_given_no_archive_without_its_network(tmp_path: Path) -> None:
+    torchserve = Mock()
+    with pytest.raises(Stopped, match=r"pair\.onnx\.zip is for the embedded backend alone"):
+        register(torchserve, "pair.onnx.zip", tmp_path)
+    assert not torchserve.mock_calls
 
 
 def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
