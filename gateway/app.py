@@ -16,7 +16,7 @@ from gateway import error_handlers, request_log, routes
 from gateway.admission import Admission, Gate
 from gateway.backend import Backend
 from gateway.batches import Batches
-from gateway.embedded import Embedded
+from gateway.embedded.backend import Embedded
 from gateway.limits import TIMEOUT
 from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Manage the versions of the model that TorchServe serves.
+"""Manage the versions of the model that are served.
 
     classifier models roll second.mar --sample my-images/test --json
 
@@ -37,7 +37,7 @@ def limit(name: str, field: str, words: str) -> click.Option:
 
 add("list", "Show all versions.", "--json")
 add("register", "Load an archive.", "second.mar", ARCHIVE)
-add("describe", "Print all that TorchServe knows of a version.", "2.0", ANY_VERSION)
+add("describe", "Print all that is known of a version.", "2.0", ANY_VERSION)
 add("scale", "Change the number of workers.", "2", WORKERS, ANY_VERSION)
 add("set-default", "Serve a version to requests that name none.", "2.0", VERSION)
 add("unregister", "Stop and forget a version.", "1.0", VERSION, LEAVE_NONE)

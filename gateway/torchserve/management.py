@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.backend import BackendError, NoSuchVersion, TooSlow, Unavailable
+from gateway.backend import Deployed, NoSuchVersion, Prediction, TooSlow, Unavailable
 from gateway.torchserve.api import MANAGEMENT, Api, model_path, ready_workers
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.properties import MODEL
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, DRAIN_POLL_SECONDS = 0.1, 0.05
+DRAIN_SECONDS = 120  # at most; no client waits longer for an image in the queue
 
 
 class Management:
@@ -45,24 +46,46 @@ class Management:
         """Return the names of all registered models."""
         return [model["modelName"] for model in self._api.call(MANAGEMENT, "GET", "/models?limit=100")["models"]]
 
+    def versions(self) -> list[Deployed]:
+        """Describe every version in short."""
+        if not self.models():
+            return []
+        default = self.describe()[0]["modelVersion"]
+        return [
+            {
+                "version": version["modelVersion"],
+                "default": version["modelVersion"] == default,
+                "archive": version["modelUrl"],
+                "ready": len(ready_workers(version)),
+                "workers": version["minWorkers"],
+                "batch_size": version["batchSize"],
+                "batch_delay": version["maxBatchDelay"],
+            }
+            for version in self.describe("all")
+        ]
+
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
+        """Predict the bytes of an image file, as `inference` does."""
+        return self.inference.predict(image, version)
+
     def register(self, archive: str) -> str:
-        """Register an archive of the model store by its file name, and wait for its workers; returns a sentence.
+        """Register an archive of the model store by its file name, and wait for its workers; returns its version.
 
         It gets as many workers as the default version has, because TorchServe does not look into the archive for that.
         If they do not start, it is unregistered. Raises Unavailable then, or TooSlow.
         """
-        before = self._versions()
-        workers = self.describe()[0]["minWorkers"] if before else 1
+        before = {known["version"]: known for known in self.versions()}
+        workers = next((known["workers"] for known in before.values() if known["default"]), 1)
         options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "false"})
         self._change("POST", f"/models?{options}")
-        (version,) = self._versions() - before
+        (version,) = {known["version"] for known in self.versions()} - before.keys()
         try:
             self._wait_for_workers(version)
-        except BackendError:
+        except BaseException:  # Ctrl-C leaves no version behind either
             with suppress(NoSuchVersion):
                 self.unregister(version)
             raise
-        return f"Version {version} of {archive} is registered."
+        return version
 
     def scale(self, workers: int, version: str | None = None) -> str:
         """Run exactly `workers` workers, and wait for them; returns a sentence. Raises Unavailable or TooSlow."""
@@ -87,16 +110,32 @@ class Management:
             time.sleep(POLL_SECONDS)
         raise TooSlow
 
-    def set_default(self, version: str) -> str:
-        """Serve `version` to requests that name none; returns TorchServe's report."""
-        return self._change("PUT", f"{model_path(version)}/set-default")
+    def set_default(self, version: str) -> None:
+        """Serve `version` to requests that name none."""
+        self._change("PUT", f"{model_path(version)}/set-default")
 
-    def unregister(self, version: str) -> str:
-        """Stop and forget `version`; returns TorchServe's report."""
-        return self._change("DELETE", model_path(version))
+    def drain(self, version: str) -> None:
+        """Wait until a version that gets no more requests has answered all, because unregistering kills its workers.
 
-    def _versions(self) -> set[str]:
-        return {known["modelVersion"] for known in self.describe("all")} if self.models() else set()
+        When its queue is empty, a worker that describes itself has no other work left. The worker of an old archive
+        cannot describe itself; TorchServe has ended it when responseTimeout is over.
+        """
+        until = time.monotonic() + DRAIN_SECONDS
+        (description,) = self.describe(version)
+        while description["jobQueueStatus"]["pendingRequests"] and time.monotonic() < until:
+            time.sleep(DRAIN_POLL_SECONDS)
+            (description,) = self.describe(version)
+        until = time.monotonic() + description["responseTimeout"]
+        idle: set[int | None] = set()
+        while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
+            with suppress(Unavailable):  # a worker that died has nothing left to do either
+                idle.add(self.describe_worker(version).get("pid"))
+            time.sleep(DRAIN_POLL_SECONDS)
+            (description,) = self.describe(version)
 
-    def _change(self, method: str, path: str) -> str:
-        return self._api.call(MANAGEMENT, method, path)["status"]
+    def unregister(self, version: str) -> None:
+        """Stop and forget `version`."""
+        self._change("DELETE", model_path(version))
+
+    def _change(self, method: str, path: str) -> None:
+        self._api.call(MANAGEMENT, method, path)

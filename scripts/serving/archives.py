@@ -5,13 +5,19 @@ from pathlib import Path
 
 from gateway.archives import check_files
 from gateway.backend import OutdatedArchive
+from scripts.serving.defaults import EMBEDDED, TORCHSERVE
 from training.files import check_digest
 from training.outcome import Stopped
 from training.project import ONNX_ZIP
 
 
-def check_archive(archive: Path) -> None:
-    """Raise Stopped if an archive is missing, has changed, or was packed by an earlier version of this project."""
+def check_archive(archive: Path, backend: str = EMBEDDED) -> None:
+    """Raise Stopped if an archive is missing, has changed, was packed by an earlier version, or suits no `backend`."""
+    if backend == TORCHSERVE and archive.name.endswith(ONNX_ZIP):
+        raise Stopped(
+            f"{archive} is for the embedded backend alone ('--backend embedded'); for TorchServe, pack the checkpoint "
+            "with 'classifier archive'."
+        )
     check_digest(archive)
     again = "pack it again with 'classifier archive'."
     try:
@@ -21,12 +27,3 @@ def check_archive(archive: Path) -> None:
         raise Stopped(f"An earlier version of this project has packed {archive}; {again}") from None
     except zipfile.BadZipFile:
         raise Stopped(f"{archive} is no archive; {again}") from None
-
-
-def check_for_torchserve(archive: Path) -> None:
-    """Raise Stopped if an archive has no network for TorchServe."""
-    if archive.name.endswith(ONNX_ZIP):
-        raise Stopped(
-            f"{archive} is for the embedded backend alone ('--backend embedded'); for TorchServe, pack the checkpoint "
-            "with 'classifier archive'."
-        )

@@ -7,6 +7,8 @@ from training.project import CHECKPOINTS, MAR, ONNX_ZIP, ROOT
 CONFIG = ROOT / "config.properties"
 RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
 URL_FILE = "url"  # in it: the gateway's address, now or the last time
+SCRATCH = "scratch"  # in it: the unpacked models
+MEMORY = "memory"  # in it: a link to a folder in memory, for what is small, and written on a full disk too
 HOST, PORT = "127.0.0.1", 5001
 BACKENDS = TORCHSERVE, EMBEDDED = "torchserve", "embedded"
 LOCAL = "local"  # the earlier name of the embedded backend

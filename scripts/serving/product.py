@@ -23,9 +23,9 @@ import requests
 from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
-from scripts.serving import served
-from scripts.serving.archives import check_archive, check_for_torchserve
-from scripts.serving.defaults import SUFFIXES, TORCHSERVE, URL_FILE
+from scripts.serving import embedded, served
+from scripts.serving.archives import check_archive
+from scripts.serving.defaults import MEMORY, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
 from training.archive import archive_of
 from training.project import ROOT
@@ -36,8 +36,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image must have been predicted
 WATCH_INTERVAL = 0.2  # seconds
 TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
-SCRATCH = "scratch"  # in the run folder: the unpacked models
-MEMORY = "memory"  # a link in the run folder to a folder in memory: what is small, and written on a full disk too
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is made with mkdtemp
 
 
@@ -60,9 +58,7 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
 
     Raises Stopped; leaves nothing running, and the signal handlers as they were.
     """
-    check_archive(archive)
-    if backend == TORCHSERVE:
-        check_for_torchserve(archive)
+    check_archive(archive, backend)
     if not config.is_file():
         raise ServeError(f"There is no configuration {config}; config.properties is one.")
     with _alone_in(run), _memory(run) as memory:
@@ -71,15 +67,16 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
         check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
         (run / "key_file.json").unlink(missing_ok=True)
         (run / URL_FILE).write_text(url := open_url(host, port))
-        served.begin(archive, run)
+        served.begin(archive, run, backend)
         services = []
         if backend == TORCHSERVE:
             services.append(torchserve(config, run, find_java(), memory))
             settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
         else:
             shutil.rmtree(run / SCRATCH, ignore_errors=True)
-            shutil.unpack_archive(run / served.STORE / served.archives(run)[0], run / SCRATCH, "zip")
-            settings = {"MODEL_DIR": (run / SCRATCH).resolve()}
+            (run / SCRATCH).mkdir()
+            embedded.begin([run / served.STORE / archive for archive in served.archives(run)], memory / SCRATCH)
+            settings = {"MODEL_DIR": memory / SCRATCH}
         services.append(gateway(host, port, settings, run, memory))
         try:
             for service in services:
@@ -114,7 +111,7 @@ def _alone_in(run: Path) -> Iterator[None]:
 def _memory(run: Path) -> Iterator[Path]:
     """Make a folder in memory until the block ends, and remove the one that a killed server has left.
 
-    The gateway counts there. TorchServe goes that way to its own folder, because paths of sockets have to be short.
+    The gateway counts there. That is also the way to the unpacked models, because paths of sockets have to be short.
     """
     link = run / MEMORY
     if link.is_symlink():

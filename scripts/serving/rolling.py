@@ -6,30 +6,24 @@ First the new version has to prove itself beside the old one. `classifier models
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from gateway.backend import BackendError, Prediction, TooSlow, Unavailable
+from gateway.backend import NO_MODEL, BackendError, Prediction, TooSlow, Unavailable
 from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
-from gateway.torchserve.management import Management
 from scripts.batch.images import find_images
 from scripts.serving import served
-from scripts.serving.archives import check_archive, check_for_torchserve
+from scripts.serving.archives import check_archive
+from scripts.serving.deployment import Deployment, Refused
 from training.folders import PLACES_FILE, few, label_of, roots_of
 from training.project import ROOT
 
 EXAMPLES = ROOT / "ui" / "examples"
 WARMING_PREDICTIONS = 8
 SLOWER = 3.0
-DRAIN_SECONDS = 120  # at most; no client waits longer for an image in the queue
-POLL_SECONDS = 0.05
-
-
-class Refused(Exception):
-    """A roll was refused, and nothing was changed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,36 +56,34 @@ def in_store(named: str, run: Path) -> str:
     return path.name
 
 
-def register(torchserve: Management, archive: str, run: Path) -> str:
-    """Register an archive of the model store; returns a sentence. Raises Stopped if it cannot be served."""
-    path = run / served.STORE / archive
-    check_for_torchserve(path)
-    check_archive(path)
-    return torchserve.register(archive)
+def register(deployment: Deployment, archive: str, run: Path) -> str:
+    """Register an archive of the model store; returns its version. Raises Stopped if it cannot be served."""
+    check_archive(run / served.STORE / archive, served.backend(run))
+    return deployment.register(archive)
 
 
-def roll(torchserve: Management, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
+def roll(deployment: Deployment, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
     """Serve `archive` instead of the served version; returns a sentence. Raises Refused if it is worse.
 
     Both predict the images of `sample`, whose folders have the names of classes. Without a sample they predict the
     page's examples, which do not tell the accuracy.
     """
     images = _images(sample)
-    old = _served(torchserve)
+    old = _served(deployment)
     if archive == old["archive"]:
         raise Refused(
             f"{archive} is already the served version, and a rollback could not return to it; use another file name."
         )
 
     def check(new: str) -> str:
-        return _compare(torchserve, old["version"], new, images, sample, limits)
+        return _compare(deployment, old["version"], new, images, sample, limits)
 
-    return _replace(torchserve, old, archive, run, check)
+    return _replace(deployment, old, archive, run, check)
 
 
-def rollback(torchserve: Management, run: Path) -> str:
+def rollback(deployment: Deployment, run: Path) -> str:
     """Serve the version again that the last roll, or rollback, has replaced; returns a sentence. Raises Refused."""
-    old, last = _served(torchserve), served.last_roll(run)
+    old, last = _served(deployment), served.last_roll(run)
     if last is None:
         raise Refused("there is nothing to return to, because no version was rolled.")
     if old != last["new"]:
@@ -105,10 +97,10 @@ def rollback(torchserve: Management, run: Path) -> str:
         if new != before["version"]:
             raise Refused(f"{before['archive']} was version {before['version']}, but now is {new}; roll it instead.")
         for image in _images(None):
-            _ask(torchserve, new, image, Limits.seconds)
+            _ask(deployment, new, image, Limits.seconds)
         return "It answers."
 
-    return _replace(torchserve, old, before["archive"], run, check)
+    return _replace(deployment, old, before["archive"], run, check)
 
 
 def _images(sample: Path | None) -> list[Path]:
@@ -127,53 +119,44 @@ def _images(sample: Path | None) -> list[Path]:
     return images
 
 
-def _served(torchserve: Management) -> dict[str, str]:
-    (description,) = torchserve.describe()
-    return {"archive": description["modelUrl"], "version": description["modelVersion"]}
+def _served(deployment: Deployment) -> dict[str, str]:
+    for version in deployment.versions():
+        if version["default"]:
+            return {"archive": version["archive"], "version": version["version"]}
+    raise Unavailable(NO_MODEL)
 
 
-def _replace(torchserve: Management, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
+def _replace(deployment: Deployment, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
     """Register `archive`, serve it unless `check` raises, and unregister the old version once it is idle."""
-    known = _versions(torchserve, archive)
-
-    def discard() -> None:
-        for version in _versions(torchserve, archive) - known:
-            torchserve.unregister(version)
-
     with ExitStack() as undo:
-        undo.callback(discard)
         try:
-            register(torchserve, archive, run)
+            new = register(deployment, archive, run)
         except (TooSlow, Unavailable):
-            raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
-        (new,) = _versions(torchserve, archive) - known
+            raise Refused(f"the workers of {archive} do not start; the logs in {run} say why.") from None
+        undo.callback(deployment.unregister, new)
         result = check(new)
-        torchserve.set_default(new)
+        deployment.set_default(new)
         undo.pop_all()
-    served.record(torchserve, run, {"old": old, "new": {"archive": archive, "version": new}})
-    _drain(torchserve, old["version"])
-    torchserve.unregister(old["version"])
-    served.record(torchserve, run)
+    served.record(deployment, run, {"old": old, "new": {"archive": archive, "version": new}})
+    deployment.drain(old["version"])
+    deployment.unregister(old["version"])
+    served.record(deployment, run)
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {result}"
 
 
-def _versions(torchserve: Management, archive: str) -> set[str]:
-    return {known["modelVersion"] for known in torchserve.describe("all") if known["modelUrl"] == archive}
-
-
 def _compare(
-    torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+    deployment: Deployment, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> str:
     """Let both versions predict every image; returns a comparison. Raises Refused if the new one may not be served."""
     for image in islice(cycle(images), WARMING_PREDICTIONS):
-        _ask(torchserve, new, image, limits.seconds)
-    same_classes = _compare_classes(torchserve, old, new, images, sample, limits)
+        _ask(deployment, new, image, limits.seconds)
+    same_classes = _compare_classes(deployment, old, new, images, sample, limits)
     labelled, roots = sample is not None, roots_of([sample] if sample else [])
     seconds: dict[str, list[float]] = {old: [], new: []}
     right = {old: 0, new: 0}
     for image in images:
         for version in (old, new):  # in turn, so that both meet the same load
-            answer, took = _ask(torchserve, version, image, limits.seconds)
+            answer, took = _ask(deployment, version, image, limits.seconds)
             seconds[version].append(took)
             right[version] += answer["predicted_class"] == label_of(image, roots, answer["class_probabilities"])
     times = {version: f"{_two_digits(1000 * median(took)):g} ms" for version, took in seconds.items()}
@@ -199,11 +182,11 @@ def _two_digits(value: float) -> float:
 
 
 def _compare_classes(
-    torchserve: Management, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
+    deployment: Deployment, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
 ) -> bool:
     """Return whether both versions have the same classes. Raises Refused if not, unless you allow it."""
     classes = {
-        version: set(_ask(torchserve, version, images[0], limits.seconds)[0]["class_probabilities"])
+        version: set(_ask(deployment, version, images[0], limits.seconds)[0]["class_probabilities"])
         for version in (old, new)
     }
     if classes[old] != classes[new] and not limits.new_classes:
@@ -217,7 +200,7 @@ def _compare_classes(
     return classes[old] == classes[new]
 
 
-def _ask(torchserve: Management, version: str, image: Path, limit: float) -> tuple[Prediction, float]:
+def _ask(deployment: Deployment, version: str, image: Path, limit: float) -> tuple[Prediction, float]:
     """Return a version's answer and the seconds it took. Raises Refused without one, or when it takes too long."""
     try:
         content = image.read_bytes()
@@ -225,9 +208,9 @@ def _ask(torchserve: Management, version: str, image: Path, limit: float) -> tup
         raise Refused(f"the sample image {image} cannot be read ({error.strerror}); remove it.") from None
     started = time.monotonic()
     try:
-        answer = torchserve.inference.predict(content, version)
+        answer = deployment.predict(content, version)
     except BackendError as error:
-        if not isinstance(error, (TooSlow, Unavailable)) and _default_refuses(torchserve, content):
+        if not isinstance(error, (TooSlow, Unavailable)) and _default_refuses(deployment, content):
             raise Refused(f"the sample image {image} cannot be read ({error}); remove it.") from None
         raise Refused(f"version {version} fails on {image}: {error}") from None
     took = time.monotonic() - started
@@ -236,30 +219,10 @@ def _ask(torchserve: Management, version: str, image: Path, limit: float) -> tup
     return answer, took
 
 
-def _default_refuses(torchserve: Management, content: bytes) -> bool:
+def _default_refuses(deployment: Deployment, content: bytes) -> bool:
     """Return whether the served version refuses an image too, so that the image is to blame."""
     try:
-        torchserve.inference.predict(content)
+        deployment.predict(content)
     except BackendError:
         return True
     return False
-
-
-def _drain(torchserve: Management, version: str) -> None:
-    """Wait until a version that gets no more requests has answered all, because unregistering kills its workers.
-
-    When its queue is empty, a worker that describes itself has no other work left. The worker of an old archive cannot
-    describe itself; TorchServe has ended it when responseTimeout is over.
-    """
-    until = time.monotonic() + DRAIN_SECONDS
-    (description,) = torchserve.describe(version)
-    while description["jobQueueStatus"]["pendingRequests"] and time.monotonic() < until:
-        time.sleep(POLL_SECONDS)
-        (description,) = torchserve.describe(version)
-    until = time.monotonic() + description["responseTimeout"]
-    idle: set[int | None] = set()
-    while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
-        with suppress(Unavailable):  # a worker that died has nothing left to do either
-            idle.add(torchserve.describe_worker(version).get("pid"))
-        time.sleep(POLL_SECONDS)
-        (description,) = torchserve.describe(version)

@@ -1,7 +1,7 @@
 """The served versions and the last roll, in one file of the run folder; a restart serves them again.
 
-`named` is the archive that `classifier serve` was given. `versions` has every version that `classifier models` has
-served since, the default first; it is empty if nothing changed. `last_roll` is the last roll.
+`named` is the archive that `classifier serve` was given, and `backend` is how. `versions` has every version that
+`classifier models` has served since, the default first; it is empty if nothing changed. `last_roll` is the last roll.
 """
 
 import json
@@ -12,8 +12,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from gateway.torchserve.management import Management
 from scripts.serving.archives import check_archive
+from scripts.serving.defaults import TORCHSERVE
+from scripts.serving.deployment import Deployment
 from scripts.serving.supervisor import ServeError, say
 from training.files import digest_path, write_whole
 from training.outcome import Stopped
@@ -23,15 +24,16 @@ STORE = "model_store"  # a link in the run folder to the folder of the archives
 Version = dict[str, str]  # its `archive`, a file name of the store, its `version`, and the `digest` of the archive
 
 
-def begin(archive: Path, run: Path) -> None:
-    """Note that `archive` is to be served. Keeps what was rolled in its place; another archive, or another build of
-    it, is served itself. Raises ServeError if the file of an earlier start is damaged.
+def begin(archive: Path, run: Path, backend: str) -> None:
+    """Note that `archive` is to be served by `backend`. Keeps what was rolled in its place; another archive, or another
+    build of it, is served itself. Raises ServeError if the file of an earlier start is damaged.
     """
     store = run / STORE
     store.unlink(missing_ok=True)
     store.symlink_to(archive.parent.resolve())
     named = {"archive": str(archive.resolve()), "digest": _digest(archive)}
     with _changing(run) as state:
+        state["backend"] = backend
         if state["named"] == named:
             return
         if state["versions"]:
@@ -43,7 +45,7 @@ def archives(run: Path) -> list[str]:
     """Return the file names of the archives to serve, the default first, and say if that is not the named one."""
     with _changing(run) as state:
         named = Path(state["named"]["archive"]).name
-        intact = [version for version in state["versions"] if _is_whole(version, run)]
+        intact = [version for version in state["versions"] if _is_whole(version, run, state["backend"])]
         if intact[:1] != state["versions"][:1]:
             say(f"{named} is served instead, because you named it.")
             intact = []
@@ -54,23 +56,27 @@ def archives(run: Path) -> list[str]:
     return [version["archive"] for version in intact] or [named]
 
 
-def record(torchserve: Management, run: Path, last_roll: dict[str, Version] | None = None) -> None:
-    """Note the versions that TorchServe serves now, and a roll if there was one."""
-    described = torchserve.describe("all") if torchserve.models() else []
-    default = torchserve.describe()[0]["modelVersion"] if described else ""
-    described.sort(key=lambda version: version["modelVersion"] != default)
+def record(deployment: Deployment, run: Path, last_roll: dict[str, Version] | None = None) -> None:
+    """Note the versions that are deployed now, and a roll if there was one."""
+    deployed = sorted(deployment.versions(), key=lambda version: not version["default"])
     with _changing(run) as state:
         known = {(version["archive"], version["version"]): version for version in state["versions"]}
         state["versions"] = [
-            known.get((version["modelUrl"], version["modelVersion"]))
+            known.get((version["archive"], version["version"]))
             or {
-                "archive": version["modelUrl"],
-                "version": version["modelVersion"],
-                "digest": _digest(run / STORE / version["modelUrl"]),
+                "archive": version["archive"],
+                "version": version["version"],
+                "digest": _digest(run / STORE / version["archive"]),
             }
-            for version in described
+            for version in deployed
         ]
         state["last_roll"] = last_roll or state["last_roll"]
+
+
+def backend(run: Path) -> str:
+    """Return which of BACKENDS serves in `run`, now or the last time."""
+    name: str = _read(run)["backend"]
+    return name
 
 
 def last_roll(run: Path) -> dict[str, Version] | None:
@@ -91,19 +97,20 @@ def _changing(run: Path) -> Iterator[dict[str, Any]]:
 
 def _read(run: Path) -> dict[str, Any]:
     path = run / FILE
+    nothing: dict[str, Any] = {"named": None, "backend": TORCHSERVE, "versions": [], "last_roll": None}
     if not path.exists():
-        return {"named": None, "versions": [], "last_roll": None}
+        return nothing
     try:
-        return json.loads(path.read_text())
+        return nothing | json.loads(path.read_text())
     except ValueError:
         raise ServeError(f"{path} is damaged; remove it, and the archive that you name is served.") from None
 
 
-def _is_whole(version: Version, run: Path) -> bool:
+def _is_whole(version: Version, run: Path, backend: str) -> bool:
     """Return whether the archive of a version is still the one that was served, and can be; says if not."""
     archive = run / STORE / version["archive"]
     try:
-        check_archive(archive)
+        check_archive(archive, backend)
         if _digest(archive) != version["digest"]:
             raise Stopped(f"{version['archive']} was built again since; roll it.")
     except Stopped as error:

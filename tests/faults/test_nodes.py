@@ -18,6 +18,7 @@ from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.nodes import CONNECT_TIMEOUT, MAX_SILENCE_SECONDS
 from scripts.serving import served
+from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.product import find_java, gateway, keep_memory, torchserve
 from scripts.serving.supervisor import Service
 from tests.deploy import NGINX
@@ -78,7 +79,7 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             run = folder / machine.name
             memory = run / "memory"
             keep_memory(memory, run)
-            served.begin(archive, run)
+            served.begin(archive, run, TORCHSERVE)
             service = torchserve(CONFIG, run, find_java(), memory)
             service.command = machine.command(service.command)
             address = f"http://{machine.address}:8080"

@@ -94,7 +94,7 @@ def test_the_handler_makes_the_fields(archive: Path, tmp_path: Path) -> None:
 
 
 def test_details_are_those_of_the_deployed_model(archive: Path, tmp_path: Path) -> None:
-    from gateway.embedded import Embedded
+    from gateway.embedded.backend import Embedded
 
     shutil.unpack_archive(archive, tmp_path, "zip")
     embedded = Embedded(tmp_path, workers=2)

@@ -18,7 +18,7 @@ import requests
 
 from gateway.app import create_app
 from gateway.backend import OutdatedArchive
-from gateway.embedded import Embedded
+from gateway.embedded.backend import Embedded
 from scripts.serving.defaults import EMBEDDED
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
@@ -105,13 +105,14 @@ def test_only_a_light_network_runs_in_the_thread_of_the_request(
     card = json.loads((tmp_path / "model_card.json").read_text())
     (tmp_path / "model_card.json").write_text(json.dumps(card | {"batch_size": batch_size}))
     embedded, threads = Embedded(tmp_path, workers=1), list[int]()
-    predict = embedded._model.predict
+    model = embedded._model()
+    predict = model.predict
 
     def seen(items: list[Any]) -> Any:
         threads.append(get_ident())
         return predict(items)
 
-    embedded._model.predict = seen
+    model.predict = seen
     assert embedded.predict(PICTURE)["predicted_class"] == "purple"
     assert (threads == [get_ident()]) is at_once
 

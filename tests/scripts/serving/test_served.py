@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from scripts.serving import served
+from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.supervisor import ServeError
 from tests.conftest import run_module
 from tests.drawing import draw, encode
@@ -91,7 +92,7 @@ def run(store: Path, tmp_path: Path) -> Path:
     """The folder of a server of first.mar, in whose place second.mar was rolled."""
     folder = tmp_path / "run"
     folder.mkdir()
-    served.begin(store / "first.mar", folder)
+    served.begin(store / "first.mar", folder, TORCHSERVE)
     first, second = (
         {"archive": f"{name}.mar", "version": number} for name, number in (("first", "1.0"), ("second", "2.0"))
     )
@@ -102,7 +103,7 @@ def run(store: Path, tmp_path: Path) -> Path:
 
 
 def test_the_same_archive_brings_back_what_was_rolled(run: Path, store: Path) -> None:
-    served.begin(store / "first.mar", run)
+    served.begin(store / "first.mar", run, TORCHSERVE)
     assert served.archives(run) == ["second.mar"]
     assert served.last_roll(run)
 
@@ -110,7 +111,7 @@ def test_the_same_archive_brings_back_what_was_rolled(run: Path, store: Path) ->
 def test_another_archive_is_served_itself_and_that_is_said(
     run: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served.begin(store / "third.mar", run)
+    served.begin(store / "third.mar", run, TORCHSERVE)
     assert served.archives(run) == ["third.mar"]
     assert not served.last_roll(run)
     assert capsys.readouterr().out == (
@@ -120,7 +121,7 @@ def test_another_archive_is_served_itself_and_that_is_said(
 
 def test_an_archive_that_was_built_again_is_served_itself(run: Path, store: Path, archive: Path) -> None:
     rebuild(archive, store / "first.mar", numbered("1.1"))
-    served.begin(store / "first.mar", run)
+    served.begin(store / "first.mar", run, TORCHSERVE)
     assert served.archives(run) == ["first.mar"]
 
 
@@ -150,4 +151,4 @@ def test_a_rolled_archive_that_is_not_whole_is_named(
 def test_a_damaged_file_is_named(run: Path, store: Path) -> None:
     (run / served.FILE).write_text("{")
     with pytest.raises(ServeError, match=r"served\.json is damaged; remove it"):
-        served.begin(store / "first.mar", run)
+        served.begin(store / "first.mar", run, TORCHSERVE)

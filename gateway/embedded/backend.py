@@ -1,0 +1,102 @@
+"""The Backend that runs archives in this process."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gevent import get_hub
+
+from gateway import metrics
+from gateway.backend import (
+    NO_MODEL,
+    Answer,
+    Details,
+    Explanation,
+    ImageRefused,
+    NoSuchVersion,
+    Prediction,
+    Unavailable,
+    Version,
+)
+from gateway.embedded import versions
+from gateway.embedded.engine import load
+from gateway.limits import MAX_BATCH
+from gateway.pixels import is_small
+
+T = TypeVar("T")
+
+
+class Embedded:
+    """Answers from archives, whose own code it runs: the one that is unpacked in `folder`, or those that lie there.
+
+    The second is so if versions.json is in `folder`; that is followed. `workers` is how many calls of each kind the
+    gate lets through at once, each in a thread. Raises OutdatedArchive if an archive was packed by an earlier version
+    of this project.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self._folder, self._workers = folder, workers
+        self._models: dict[str, Any] = {}  # by the names of their folders, that of the default first
+        if (folder / versions.FILE).exists():
+            listener = versions.open_socket(folder)
+            self.follow()
+            versions.answer(listener, self.follow)
+        else:
+            self._models = {folder.name: load(folder)}
+
+    def follow(self) -> None:
+        """Serve what versions.json says; until that is loaded, and if it cannot be, what was served."""
+        wanted = [version["folder"] for version in versions.read(self._folder)]
+        self._models = {name: self._models.get(name) or self._do(partial(load, self._folder / name)) for name in wanted}
+
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
+        model = self._model(version)
+        work = partial(_predict, model, [image])
+        # A light network, which is one of large batches, takes less time for a small image than handing it to another
+        # thread. A heavy one would keep the other clients of this process waiting.
+        at_once = is_small(image) and model.batch_size >= MAX_BATCH
+        (answer,) = work() if at_once else self._do(work)
+        return _unless_refused(answer)
+
+    def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
+        return self._do(partial(_predict, self._model(version), images))
+
+    def explain(self, image: bytes, class_name: str, version: str | None = None) -> Explanation:
+        model = self._model(version)
+        return _unless_refused(self._do(lambda: model.explain(model.read(image), class_name)))
+
+    def details(self) -> Details:
+        model = self._model()
+        return {"card": model.card, "device": "cpu", "version": model.version, "workers": self._workers}
+
+    def versions(self) -> list[Version]:
+        default = self._model().version
+        return [
+            {"version": model.version, "default": model.version == default, "workers": self._workers}
+            for model in self._models.values()
+        ]
+
+    def _model(self, version: str | None = None) -> Any:
+        """Return the model of a version. Raises NoSuchVersion, or Unavailable if there is no model at all."""
+        if not self._models:
+            raise Unavailable(NO_MODEL)
+        for model in self._models.values():
+            if version in (None, "", model.version):
+                return model
+        raise NoSuchVersion(f"There is no version {version!r}.")
+
+    def _do(self, work: Callable[[], T]) -> T:
+        return get_hub().threadpool.apply(work)  # in a real thread, so that connections are served meanwhile
+
+
+def _predict(model: Any, images: list[bytes]) -> list[Answer]:
+    with metrics.INFERENCE.time():
+        answers: list[Answer] = model.predict(list(map(model.read, images)))
+        return answers
+
+
+def _unless_refused(answer: Any) -> Any:
+    if not answer["success"]:
+        raise ImageRefused(answer["error"], answer["status"])
+    return answer
