@@ -6,7 +6,7 @@ from gateway.backend import Deployed, Prediction
 
 
 class Refused(Exception):
-    """What was asked for was refused, and nothing was changed; the message says why."""
+    """A command was refused, and nothing was changed; the message says why."""
 
 
 class Deployment(Protocol):
@@ -28,7 +28,7 @@ class Deployment(Protocol):
         """Load an archive of the model store, by its file name, until it can predict; returns its version."""
 
     def scale(self, workers: int, version: str | None = None) -> str:
-        """Run so many workers for the default version, or a given one; returns a sentence."""
+        """Run exactly `workers` workers for the default version, or a given one; returns a sentence."""
 
     def set_default(self, version: str) -> None:
         """Serve `version` to requests that name none."""

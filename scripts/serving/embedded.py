@@ -175,7 +175,7 @@ def _write(folder: Path, versions: list[Unpacked]) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> Unpacked:
-    """Unpack an archive in `folder`, under its digest, so that another build of it gets a folder of its own."""
+    """Unpack an archive in `folder`, under its digest, so that two builds of it have two folders."""
     name = digest_path(archive).read_text().split()[0]
     shutil.rmtree(folder / name, ignore_errors=True)
     shutil.unpack_archive(archive, folder / name, "zip")
@@ -189,7 +189,7 @@ def _version_of(archive: Path) -> str:
 
 
 def _try(folder: Path, archive: str) -> None:
-    """Load a model in a process of its own, which alone ends if that goes wrong. Raises Refused."""
+    """Load a model in a separate process, which alone ends if that goes wrong. Raises Refused."""
     command = [sys.executable, "-m", "gateway.embedded.engine", str(folder)]
     tried = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if tried.returncode:
