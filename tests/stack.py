@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import cycle, filterfalse, islice
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+from filelock import FileLock, Timeout
 
 from gateway.torchserve.management import Management
 from gateway.torchserve.properties import read_properties
@@ -27,10 +29,10 @@ HOWTO = ROOT / "docs" / "howto" / "several_machines.md"
 WORKER, JAVA, GATEWAY = "model_service_worker", "ModelServer", "gunicorn"
 
 
-# Below those that the system hands out, and others for each process of pytest-xdist: a server binds its own only later.
-PORTS_OF_A_PROCESS = 3_000  # so that those of four processes end below 32,768
-FIRST_PORT = 20_000 + PORTS_OF_A_PROCESS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-PORTS = cycle(random.sample(range(FIRST_PORT, FIRST_PORT + PORTS_OF_A_PROCESS), PORTS_OF_A_PROCESS))
+PORTS = iter(random.sample(range(20_000, 32_000), 12_000))  # below those that the system hands out
+# A server binds its port only later. So a lock keeps it from all other tests on this machine, while this process lives.
+LOCKS = Path(tempfile.gettempdir()) / "classifier-test-ports"
+CLAIMED: list[FileLock] = []
 
 LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs the tests
 Record = Callable[[str, object], None]  # pytest's record_property: a promise, and what was measured of it
@@ -99,7 +101,17 @@ def seconds_until(condition: Callable[[], object]) -> float:
 
 
 def free_ports(count: int) -> list[int]:
-    return list(islice(filterfalse(listens, PORTS), count))
+    return list(islice(filter(_claim, PORTS), count))
+
+
+def _claim(port: int) -> bool:
+    """Return whether a port is free, and from now on this process's."""
+    LOCKS.mkdir(exist_ok=True)
+    lock = FileLock(LOCKS / str(port), blocking=False)
+    with contextlib.suppress(Timeout):
+        lock.acquire()
+        CLAIMED.append(lock)
+    return lock.is_locked and not listens(port)
 
 
 def listens(port: int) -> bool:

@@ -209,7 +209,7 @@ def test_a_package_that_is_missing_is_not_the_fault_of_the_storage(
     recipe: Path, space: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.tune.objective", lambda *_: importlib.import_module("there_is_no_such_package"))
-    with pytest.raises(ModuleNotFoundError, match="there_is_no_such_package"):
+    with pytest.raises(CommandFailed, match="This needs the package there_is_no_such_package"):
         run_module("training.tune", *arguments(recipe, space, dataset, tmp_path / "study", 1))
 
 
