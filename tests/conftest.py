@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.archives import rebuild
 from tests.browser import CHROMIUM, CHROMIUM_OPTIONS
 from tests.drawing import TEN, draw_dataset
 from tests.replies import assert_tells_nothing
@@ -163,6 +164,13 @@ def archive(shared: Path, checkpoint: Path) -> Path:
         subprocess.run(command, cwd=ROOT, check=True)
 
     return once(store, pack) / "drawn.mar"
+
+
+@pytest.fixture(scope="session")
+def lone(shared: Path, archive: Path) -> Path:
+    """The same archive with one worker instead of two, which starts sooner, for a product that a test needs alone."""
+    path = shared / "lone.mar"
+    return once(path, lambda: rebuild(archive, path, {}))
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.archives import rebuild
 from tests.commands import run_line
 from tests.drawing import TEN
 from tests.stack import ROOT, Stack, serve
-from training.files import write_digest
 
 PLACES = ("docs", "docs/howto", "docs/architecture", "model_store", "deploy/*")
 DOCS = [str(path.relative_to(ROOT)) for place in PLACES for path in sorted(ROOT.glob(f"{place}/*.md"))]
@@ -49,8 +49,7 @@ def released(
     folder = tmp_path_factory.mktemp("readme")
     store = folder / "model_store"
     store.mkdir()
-    (store / "first.mar").write_bytes(archive.read_bytes())
-    write_digest(store / "first.mar", archive)
+    rebuild(archive, store / "first.mar", {})
     (folder / "served.pth").write_bytes(checkpoint.read_bytes())
     shutil.copytree(dataset / "test", folder / "my-photos")
     merge = {"input": {"size": 64}, "classes": {name: [index] for index, name in enumerate(sorted(TEN))}}

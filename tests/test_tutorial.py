@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.archives import rebuild
 from tests.commands import run_line
 from tests.drawing import THREE, draw_photo, encode
 from tests.stack import ROOT, Stack, serve
 from tests.ui.uploads import upload
-from training.files import write_digest
 from training.train import next_commands
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
@@ -27,8 +27,7 @@ def own(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
     """A running product with a model store of its own."""
     store = tmp_path_factory.mktemp("tutorial") / "model_store"
     store.mkdir()
-    (store / "first.mar").write_bytes(archive.read_bytes())
-    write_digest(store / "first.mar", archive)
+    rebuild(archive, store / "first.mar", {})
     with serve(store / "first.mar", store.parent / "stack") as running:
         yield running
 

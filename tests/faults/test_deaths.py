@@ -43,13 +43,13 @@ def test_no_request_is_lost_with_a_worker_that_is_killed(
 
 @pytest.mark.timeout(1200)
 def test_torchserve_is_killed_and_comes_back(
-    archive: Path, pictures: Pictures, tmp_path: Path, record_property: Record
+    lone: Path, pictures: Pictures, tmp_path: Path, record_property: Record
 ) -> None:
     def status(path: str) -> int:
         return requests.get(stack.url + path).status_code
 
     known, again = [], []
-    with serve(archive, tmp_path) as stack:
+    with serve(lone, tmp_path) as stack:
         ledger = Ledger(stack.url, pictures)
         with ledger.under_load(20):
             for _ in range(times(1, 5)):
@@ -71,13 +71,13 @@ def test_torchserve_is_killed_and_comes_back(
 
 @pytest.mark.timeout(1200)
 def test_no_request_fails_while_keys_expire(
-    archive: Path, pictures: Pictures, tmp_path: Path, record_property: Record
+    lone: Path, pictures: Pictures, tmp_path: Path, record_property: Record
 ) -> None:
     def key() -> str:
         return stack.torchserve._api.tokens.read("inference")
 
     keys: set[str] = set()
-    with serve(archive, tmp_path, token_expiration_min=1 / 60) as stack:
+    with serve(lone, tmp_path, token_expiration_min=1 / 60) as stack:
         ledger = Ledger(stack.url, pictures)
         with ledger.under_load(50):
             while len(keys) <= times(5, 100):

@@ -10,9 +10,10 @@ import pytest
 import requests
 
 from scripts.serving.defaults import EMBEDDED
+from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN, draw_dataset
-from tests.scripts.serving.test_rolling import PICTURE, asked, numbered, rebuild
+from tests.scripts.serving.test_rolling import PICTURE, asked
 from tests.scripts.serving.test_versions import models
 from tests.stack import GATEWAY, Record, Stack, serve, times, wait_until
 

@@ -18,8 +18,8 @@ from scripts.serving import product, supervisor
 from scripts.serving.defaults import BACKENDS, TORCHSERVE
 from scripts.serving.product import SIGNALS, _handling_signals, check_ports, find_java, gateway, open_url
 from scripts.serving.supervisor import ServeError
+from tests.archives import rebuild
 from tests.drawing import draw, encode
-from tests.scripts.serving.test_rolling import rebuild
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
 
@@ -47,8 +47,8 @@ def healthy(stack: Stack) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_stops_everything_cleanly(archive: Path, tmp_path: Path, number: signal.Signals) -> None:
-    with serve(archive, tmp_path) as stack:
+def test_stops_everything_cleanly(lone: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with serve(lone, tmp_path) as stack:
         assert [line.split()[0] for line in stack.output[-3:]] == ["page", "Swagger", "health"]
         for line in stack.output[-3:]:
             assert requests.get(line.split()[1]).ok
@@ -60,8 +60,8 @@ def test_stops_everything_cleanly(archive: Path, tmp_path: Path, number: signal.
     assert stack.output[-1] == "Stopped.\n"
 
 
-def test_starts_torchserve_again_and_then_gives_up(archive: Path, tmp_path: Path) -> None:
-    with serve(archive, tmp_path) as stack:
+def test_starts_torchserve_again_and_then_gives_up(lone: Path, tmp_path: Path) -> None:
+    with serve(lone, tmp_path) as stack:
         kill_java(stack)
         wait_until(lambda: not healthy(stack))
         wait_until(lambda: healthy(stack))

@@ -1,7 +1,6 @@
 """Rolling versions on a running product of its own, whose clients keep asking. The second one sees 224 pixels."""
 
 import time
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -14,13 +13,13 @@ import requests
 
 from handler.transforms import Preprocessing
 from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store, register
+from tests.archives import BAD_HANDLERS, numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
 from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
-from training.files import write_digest
 from training.outcome import Stopped
 from training.photos import photos_of
 from training.split import DataError
@@ -29,69 +28,6 @@ ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
 PAUSE = 0.02  # seconds between a client's requests, which leaves something of the machine for a version to start
 PICTURE = encode(draw("azure", 5))
-# Handlers of versions that must not be served: each is the released one with a method of its own.
-BAD_HANDLERS = {
-    "confused": """
-    def initialize(self, context):
-        super().initialize(context)
-        self.classifier.classes.reverse()
-""",
-    "raising": """
-    def preprocess(self, data):
-        raise RuntimeError
-""",
-    "dying": """
-    def initialize(self, context):
-        raise RuntimeError
-""",
-    "late": """
-    def initialize(self, context):
-        time.sleep(4)
-        super().initialize(context)
-""",
-    "sleeping": """
-    def preprocess(self, data):
-        time.sleep(0.25)
-        return super().preprocess(data)
-""",
-    "refusing": """
-    def preprocess(self, data):
-        return [[ImageError("No image at all.")] for request in data]
-""",
-}
-BAD_HANDLER = """
-import time
-from handler.transforms import ImageError
-from released_handler import ImageClassifier
-
-
-class BadImageClassifier(ImageClassifier):
-{method}"""
-
-
-def rebuild(archive: Path, path: Path, changes: dict[str, tuple[str, str]], bad_handler: str = "") -> None:
-    """Copy an archive with changes of its data, each in one place, and with one worker, which starts sooner.
-
-    `bad_handler` names the method that its handler has in place of the released one's.
-    """
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name == "model-config.yaml":
-                content = content.replace(b"Workers: 2", b"Workers: 1")
-            if name in changes:
-                old, new = (text.encode() for text in changes[name])
-                assert content.count(old) == 1, (name, old)
-                content = content.replace(old, new)
-            if bad_handler and name == "image_classifier.py":
-                target.writestr("released_handler.py", content)
-                content = BAD_HANDLER.format(method=BAD_HANDLERS[bad_handler]).encode()
-            target.writestr(name, content)
-    write_digest(path, path)
-
-
-def numbered(version: str) -> dict[str, tuple[str, str]]:
-    return {"MAR-INF/MANIFEST.json": ('"modelVersion": "1.0"', f'"modelVersion": "{version}"')}
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import requests
 from scripts.serving import served
 from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.supervisor import ServeError
+from tests.archives import numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import draw, encode
-from tests.scripts.serving.test_rolling import numbered, rebuild
 from tests.stack import GATEWAY, JAVA, WORKER, Stack, serve, wait_until
 from training.files import digest_path
 

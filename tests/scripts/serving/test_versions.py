@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
-from tests.stack import Stack, serve, wait_until
-from training.files import write_digest
+from tests.stack import Stack, serve
 
 
 def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
@@ -23,18 +23,17 @@ def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_life_of_two_versions(archive: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()
-    (store / "drawn.mar").write_bytes(archive.read_bytes())
-    write_digest(store / "drawn.mar", archive)
-    run_module("training.archive", checkpoint, "--version", "2.0", "--output", store / "second.mar")
-
+    rebuild(archive, store / "drawn.mar", {})
+    rebuild(archive, store / "second.mar", numbered("2.0"))
     whole = (store / "second.mar").read_bytes()
 
     with serve(store / "drawn.mar", tmp_path / "stack") as stack:
-        wait_until(lambda: len(stack.workers()) == 2)
+        models(stack, "scale", "2")
         assert models(stack, "list").startswith("1.0      default  drawn.mar, 2 of 2 workers ready")
+        models(stack, "scale", "1")
         assert "registered" in models(stack, "register", "model_store/second.mar")
         with (store / "second.mar").open("r+b") as file:
             file.truncate(5000)
@@ -43,7 +42,7 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
         assert "already registered" in models(stack, "register", "second.mar", succeeds=False)
         first, second = models(stack, "list").splitlines()
         assert "default" in first
-        assert "2.0               second.mar, 2 of 2 workers ready" in second
+        assert "2.0               second.mar, 1 of 1 workers ready" in second
 
         assert models(stack, "unregister", "7", succeeds=False) == (
             "There is no version 7; name one of: 1.0 (the default), 2.0.\n"
@@ -57,8 +56,6 @@ def test_a_life_of_two_versions(archive: Path, checkpoint: Path, tmp_path: Path)
         models(stack, "unregister", "1.0")
         assert len(models(stack, "list").splitlines()) == 1
 
-        models(stack, "scale", "1")
-        assert "1 of 1 workers ready" in models(stack, "list")
         (described,) = json.loads(models(stack, "list", "--json"))
         assert (described["version"], described["default"], described["workers"]) == ("2.0", True, 1)
         (description,) = json.loads(models(stack, "describe", "2.0"))

@@ -25,7 +25,7 @@ from tests.drawing import draw
 from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
 
-STORE = 100_000_000  # bytes of each node's object store, about the least that Ray takes
+NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}  # bytes, about the least that Ray takes
 # A dead node is noticed within three seconds, and a busy one is not taken for dead.
 NOTICE = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "5"}
 NICENESS = {"RAY_worker_niceness": "0"}  # by itself Ray gives way to all other work, and waits for ever beside some
@@ -34,21 +34,32 @@ KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_MET
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head and another node of a core each, on loopback, for which the rooms of this repository are not there."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a node for which the rooms of this repository are not there."""
+    folder = tmp_path_factory.mktemp("elsewhere")
     for room in ("scripts", "training", "gateway", "handler"):
-        (elsewhere / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
-    access = engine.RAY_SETTINGS | engine.LOCAL_RAY_SETTINGS | KEYS | NICENESS
-    with patch.dict(os.environ, access):
-        with patch.dict(os.environ, NOTICE | {"PYTHONPATH": str(elsewhere)}):
+        (folder / f"{room}.py").write_text("raise ImportError('this machine has no repository')")
+    return NOTICE | {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def cluster(elsewhere: dict[str, str]) -> Iterator[Any]:
+    """A head of one core, on loopback."""
+    with patch.dict(os.environ, engine.RAY_SETTINGS | engine.LOCAL_RAY_SETTINGS | KEYS | NICENESS):
+        with patch.dict(os.environ, elsewhere):
             from ray.cluster_utils import Cluster
 
-            node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE}
-            nodes = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-            nodes.add_node(**node)
+            nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         yield nodes
         nodes.shutdown()
+
+
+@pytest.fixture
+def two_nodes(cluster: Any, elsewhere: dict[str, str]) -> Any:
+    """The same with another node."""
+    with patch.dict(os.environ, elsewhere):
+        cluster.add_node(**NODE)
+    return cluster
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +151,10 @@ def test_files_urls_and_parquet_are_classified_as_they_are_served(
 
 @pytest.mark.timeout(600)
 def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
-    cluster: Any, archive: Path, many: Path, tmp_path: Path, record_property: Record
+    two_nodes: Any, archive: Path, many: Path, tmp_path: Path, record_property: Record
 ) -> None:
     output = tmp_path / "rows"
-    arguments = command(many, "--archive", archive, "--address", cluster.address, "-o", output)
+    arguments = command(many, "--archive", archive, "--address", two_nodes.address, "-o", output)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         wait_for(process, output, 2)
         process.kill()
@@ -153,7 +164,7 @@ def test_neither_a_killed_driver_nor_a_dead_node_costs_an_image(
     (output / ".my.csv.part").write_bytes(b"what is another's")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(process, output, len(left) + 2)
-        cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
+        two_nodes.remove_node(*two_nodes.worker_nodes, allow_graceful=False)
         printed, noted = process.communicate(timeout=200)
     assert process.returncode == 0, noted
     assert printed.startswith(f"{GROUPS * GROUP:,} of {GROUPS * GROUP:,} images predicted; wrote {output}\n")
