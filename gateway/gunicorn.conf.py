@@ -6,6 +6,7 @@ scripts/serving/product.py adds address and log, and the folder PROMETHEUS_MULTI
 import gc
 import os
 import resource
+import signal
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -80,6 +81,11 @@ def on_starting(server: Any) -> None:
     COUNTS.mkdir(parents=True, exist_ok=True)
     for file in COUNTS.glob("*.db"):
         file.unlink()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a process that is told to stop before it serves end at once; it has gunicorn's own handler yet, and waits."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def child_exit(server: Any, worker: Any) -> None:

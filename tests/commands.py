@@ -14,7 +14,14 @@ from tests.stack import ROOT
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOADED = ["train", "archive", "export", "evaluate", "tune", "ensemble"]  # and what they load only when they need it
-LATER = ["torchvision", "torchmetrics.functional.classification", "onnx_ir.passes.common", "onnxruntime"]
+LATER = [
+    "torchvision",
+    "torchmetrics.functional.classification",
+    "onnx_ir.passes.common",
+    "onnxruntime",
+    "onnxscript",
+    "torch._dynamo",
+]
 FORKS.set_forkserver_preload([*(f"training.{name}" for name in PRELOADED), *LATER])
 SHELL = re.compile(r"[|&;<>()$`*?\[\]#~]")  # what only a shell understands
 TIMEOUT = 200  # seconds

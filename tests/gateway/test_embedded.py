@@ -20,6 +20,7 @@ from gateway.app import create_app
 from gateway.backend import OutdatedArchive
 from gateway.embedded.backend import Embedded
 from scripts.serving.defaults import EMBEDDED
+from tests.archives import rebuild
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, ROOT, WORKER, Stack, serve, wait_until
 
@@ -61,6 +62,20 @@ def test_a_process_that_dies_is_started_again(local: Stack) -> None:
             process.send_signal(signal.SIGKILL)
     wait_until(lambda: len({process.pid for process in local.processes(GATEWAY)} - set(processes)) == 3)
     assert requests.post(f"{local.url}/predict", files={"file": PICTURE}).json()["predicted_class"] == "purple"
+
+
+def test_an_image_that_crashes_the_decoder_costs_a_process_and_not_the_gateway(archive: Path, tmp_path: Path) -> None:
+    poison, reads = b"crash", "return read_pixels(bytes(file), self.inputs)"
+    crashes = f"if file == {poison!r}: __import__('os').abort()\n            {reads}"
+    rebuild(archive, tmp_path / "crashes.mar", {"handler/predictor.py": (reads, crashes)})
+    with serve(tmp_path / "crashes.mar", tmp_path, EMBEDDED) as stack:
+        before = {process.pid for process in stack.processes(GATEWAY)}
+        with pytest.raises(requests.ConnectionError):
+            requests.post(f"{stack.url}/predict", files={"file": poison})
+        for _ in range(8):  # the other process goes on
+            assert requests.post(f"{stack.url}/predict", files={"file": PICTURE}).json()["predicted_class"] == "purple"
+        wait_until(lambda: len(stack.processes(GATEWAY)) == 3)
+        assert len(before & {process.pid for process in stack.processes(GATEWAY)}) == 2
 
 
 def test_the_code_of_an_archive_imports_all_of_itself_when_it_is_loaded() -> None:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.gateway.test_request_log import gateway_alone
-from tests.stack import ROOT, listens, wait_until
+from tests.stack import GATEWAY, ROOT, listens, wait_until
 
 BALANCER_IDLE = 60  # seconds for which the balancers of the large clouds keep a connection, as they are installed
 
@@ -38,3 +38,14 @@ def test_stops_while_clients_keep_their_connections_but_answers_what_is_under_wa
         alone.process.wait(20)
         assert time.monotonic() < started + 15  # a kept connection would hold it for graceful_timeout, 30 s
         unused.close()
+
+
+@pytest.mark.slow
+def test_stops_at_once_while_a_process_is_starting(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with gateway_alone(tmp_path, str(log)) as alone:
+        (process,) = alone.processes(GATEWAY)
+        process.kill()
+        wait_until(lambda: log.read_text().count("Booting worker") == 2)
+        alone.process.terminate()
+        alone.process.wait(10)  # it would wait for graceful_timeout, 30 s
