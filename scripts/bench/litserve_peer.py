@@ -14,12 +14,12 @@ BATCH_TIMEOUT = 0.002  # seconds
 
 
 class API(LitAPI):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, draft: bool) -> None:
         super().__init__(max_batch_size=BATCH_SIZE, batch_timeout=BATCH_TIMEOUT)
-        self.folder = folder
+        self.folder, self.draft = folder, draft
 
     def setup(self, device: str) -> None:
-        self.model = Model(self.folder)
+        self.model = Model(self.folder, self.draft)
 
     def decode_request(self, request: Request) -> bytes:
         return request["file"].file.read()  # LitServe hands on the form itself
@@ -37,6 +37,6 @@ class API(LitAPI):
         return self.model.answer(output)
 
 
-def serve(folder: Path, port: int) -> None:
-    server = LitServer(API(folder), accelerator="cpu", workers_per_device=1)
+def serve(folder: Path, port: int, draft: bool) -> None:
+    server = LitServer(API(folder, draft), accelerator="cpu", workers_per_device=1)
     server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")

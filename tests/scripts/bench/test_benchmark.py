@@ -10,7 +10,8 @@ import requests
 from PIL import Image
 
 from scripts.bench import benchmark
-from scripts.bench.benchmark import CELLS, LOCAL, PRODUCT, System, load, measure, photograph, prepare, systems
+from scripts.bench.benchmark import CELLS, EMBEDDED, PRODUCT, System, load, measure, photograph, prepare, systems
+from scripts.bench.peers import Model
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import draw, encode
 from tests.stack import Stack, wait_until, write_config
@@ -41,7 +42,7 @@ def test_a_missing_archive_is_named(module: str, tmp_path: Path, monkeypatch: py
         run_module(f"scripts.bench.{module}", "none")
 
 
-@pytest.mark.parametrize("name", ["local", "flask", "fastapi", "litserve"])
+@pytest.mark.parametrize("name", ["embedded", "flask", "fastapi", "litserve", "bentoml", "fastapi_onnx"])
 def test_peers_answer_as_the_product_does(name: str, folder: Path, config: Path, stack: Stack) -> None:
     image = encode(draw("red", 3))
     expected = requests.post(f"{stack.url}/predict", files={"file": image}).json()
@@ -53,6 +54,14 @@ def test_peers_answer_as_the_product_does(name: str, folder: Path, config: Path,
     assert answer["predicted_class"] == "red"
     assert figures["rate"] > 1
     assert 0 < figures["p50"] <= figures["p99"]
+
+
+def test_peers_may_decode_as_the_product_does(folder: Path) -> None:
+    whole, reduced = (Model(folder, draft) for draft in (False, True))
+    photo = photograph((640, 480), seed=1)
+    assert reduced.decode(photo).shape == whole.decode(photo).shape
+    assert (reduced.decode(photo) != whole.decode(photo)).any()
+    assert reduced.predict(photo)["predicted_class"] == whole.predict(photo)["predicted_class"]
 
 
 def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
@@ -107,10 +116,12 @@ def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_pat
         }
         for name, rate in (
             (PRODUCT, 800),
-            (LOCAL, 900),
+            (EMBEDDED, 900),
             ("flask", 100),
             ("fastapi", 400),
             ("litserve", 200),
+            ("bentoml", 150),
+            ("fastapi_onnx", 450),
             ("loop", 1000),
         )
     }
@@ -119,7 +130,8 @@ def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_pat
     assert values["small, 32 connections, p99 to the best peer's"] == 0.5
     assert values["files a second to a plain loop's"] == 0.8
     assert values["rate to that of TorchServe alone"] == 1
-    assert values["small, 32 connections, rate of the local backend to TorchServe's"] == 1.125
+    assert values["medium, 32 connections, embedded, the same"] == 2.25
+    assert values["small, 32 connections, embedded, rate to that of FastAPI with ONNX"] == 2
     assert "| large, 8 | 1,600 (0.0, 0.0) | 1,800 (0.0, 0.0) | 200 (0.1, 0.2) |" in benchmark.table(measured)
     benchmark.draw(measured, tmp_path / "chart.png")
     assert Image.open(tmp_path / "chart.png").size[0] > 1000
