@@ -7,7 +7,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,10 @@ class EmbeddedDeployment:
             _write(self._folder, after)
             try:
                 knock(self._folder, self._timeout)
-            except BackendError:
+            except BaseException:  # Ctrl-C too
                 _write(self._folder, before)
-                knock(self._folder, self._timeout)
+                with suppress(BackendError):
+                    knock(self._folder, self._timeout)
                 raise
 
     def _card(self, version: Unpacked) -> dict[str, Any]:
