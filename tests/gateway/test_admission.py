@@ -164,7 +164,7 @@ def test_explanations_leave_a_place_in_the_line(
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(upload, client, "/explain", SMALL) for _ in range(2)]
-        wait_until(lambda: gate_of(client).large.images == 1)
+        wait_until(lambda: (torchserve.calls, gate_of(client).large.images) == (1, 1))  # one is made, and one waits
         refused = upload(client, "/explain", SMALL)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert refused.get_json() == {"error": "Too many explanations are being made.", "success": False}
