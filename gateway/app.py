@@ -37,7 +37,7 @@ SETTINGS = (
     Setting("KEY_FILE", "key_file.json", "the file into which that TorchServe writes its keys"),
     Setting("TORCHSERVE", "", "the URLs of several nodes with commas between them, or one URL that leads to them all"),
     Setting("TOKEN_FILE", "token", "a file with the token of these nodes; a changed token is followed"),
-    Setting("MODEL_DIR", "", "an unpacked archive, which the gateway then runs itself, without TorchServe"),
+    Setting("MODEL_DIR", "", "an unpacked archive, or several with versions.json, which the gateway then runs itself"),
     Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model"),
     Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else"),
     Setting("CORS_ORIGINS", "*", "the web pages that may call the gateway, a JSON list; by default any page"),

@@ -1,5 +1,6 @@
 """The Backend that runs archives in this process."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ from gateway.backend import (
     Unavailable,
     Version,
 )
-from gateway.embedded import versions
+from gateway.embedded import control, versions
 from gateway.embedded.engine import load
 from gateway.limits import MAX_BATCH
 from gateway.pixels import is_small
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Embedded:
@@ -39,16 +41,36 @@ class Embedded:
         self._folder, self._workers = folder, workers
         self._models: dict[str, Any] = {}  # by the names of their folders, that of the default first
         if (folder / versions.FILE).exists():
-            listener = versions.open_socket(folder)
-            self.follow()
-            versions.answer(listener, self.follow)
+            listener = control.open_socket(folder)
+            self._begin()
+            control.answer(listener, self._asked)
         else:
             self._models = {folder.name: load(folder)}
 
     def follow(self) -> None:
         """Serve what versions.json says; until that is loaded, and if it cannot be, what was served."""
         wanted = [version["folder"] for version in versions.read(self._folder)]
-        self._models = {name: self._models.get(name) or self._do(partial(load, self._folder / name)) for name in wanted}
+        self._models = {name: self._models.get(name) or self._load(name) for name in wanted}
+
+    def _begin(self) -> None:
+        """Serve what versions.json says, but for versions that cannot be loaded. Raises if that is the default."""
+        for version in versions.read(self._folder):
+            try:
+                self._models[version["folder"]] = self._load(version["folder"])
+            except Exception:
+                if not self._models:
+                    raise
+                logger.warning("Version %s cannot be loaded, and is not served.", version["version"], exc_info=True)
+
+    def _load(self, name: str) -> Any:
+        return self._do(partial(load, self._folder / name))
+
+    def _asked(self, image: bytes | None, version: str | None) -> Prediction | None:
+        """Answer `classifier models`: predict an image, or else follow versions.json."""
+        if image is not None:
+            return self.predict(image, version)
+        self.follow()
+        return None
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         model = self._model(version)

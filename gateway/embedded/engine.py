@@ -46,5 +46,11 @@ def _forget_code() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == CODE}
 
 
+def try_out(folder: Path, images: list[Path]) -> None:
+    """Load the model in `folder`, and predict images with it."""
+    model = load(folder)
+    model.predict([model.read(image.read_bytes()) for image in images])
+
+
 if __name__ == "__main__":
-    load(Path(sys.argv[1]))
+    try_out(Path(sys.argv[1]), list(map(Path, sys.argv[2:])))

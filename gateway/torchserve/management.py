@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.backend import Deployed, NoSuchVersion, Prediction, TooSlow, Unavailable
+from gateway.backend import BackendError, Deployed, Prediction, TooSlow, Unavailable
 from gateway.torchserve.api import MANAGEMENT, Api, model_path, ready_workers
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.properties import MODEL
@@ -74,18 +74,22 @@ class Management:
         It gets as many workers as the default version has, because TorchServe does not look into the archive for that.
         If they do not start, it is unregistered. Raises Unavailable then, or TooSlow.
         """
-        before = {known["version"]: known for known in self.versions()}
-        workers = next((known["workers"] for known in before.values() if known["default"]), 1)
+        before = self.versions()
+        workers = next((known["workers"] for known in before if known["default"]), 1)
         options = urlencode({"url": archive, "model_name": MODEL, "initial_workers": workers, "synchronous": "false"})
-        self._change("POST", f"/models?{options}")
-        (version,) = {known["version"] for known in self.versions()} - before.keys()
         try:
+            self._change("POST", f"/models?{options}")
+            (version,) = self._new(before)
             self._wait_for_workers(version)
         except BaseException:  # Ctrl-C leaves no version behind either
-            with suppress(NoSuchVersion):
-                self.unregister(version)
+            with suppress(BackendError):
+                for version in self._new(before):
+                    self.unregister(version)
             raise
         return version
+
+    def _new(self, before: list[Deployed]) -> set[str]:
+        return {known["version"] for known in self.versions()} - {known["version"] for known in before}
 
     def scale(self, workers: int, version: str | None = None) -> str:
         """Run exactly `workers` workers, and wait for them; returns a sentence. Raises Unavailable or TooSlow."""

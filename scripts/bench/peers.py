@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from handler.transforms import Normalised, Pixels, inputs_of
+from handler.transforms import LEAST_DECODED, Normalised, Pixels, inputs_of
 from training.commands import PATH, command
 
 BATCH_SIZE = 64  # of the loop
@@ -60,7 +60,7 @@ class Model:
         """Decode and resize as most would write it; returns uint8 of shape (3, S, S)."""
         image = Image.open(io.BytesIO(file))
         if self.draft:
-            image.draft("RGB", (self.input.size, self.input.size))
+            image.draft(None, (max(LEAST_DECODED, 2 * self.input.size),) * 2)
         return self.input.pixels(image.convert("RGB"))
 
     def answer(self, probabilities: Tensor) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from gateway.archives import check_files
 from gateway.backend import OutdatedArchive
-from scripts.serving.defaults import EMBEDDED, TORCHSERVE
+from scripts.serving.defaults import TORCHSERVE
 from training.files import check_digest
 from training.outcome import Stopped
 from training.project import ONNX_ZIP
 
 
-def check_archive(archive: Path, backend: str = EMBEDDED) -> None:
-    """Raise Stopped if an archive is missing, has changed, was packed by an earlier version, or suits no `backend`."""
+def check_archive(archive: Path, backend: str | None = None) -> None:
+    """Raise Stopped if an archive is missing, has changed, was packed by an earlier version, or not for `backend`."""
     if backend == TORCHSERVE and archive.name.endswith(ONNX_ZIP):
         raise Stopped(
             f"{archive} is for the embedded backend alone ('--backend embedded'); for TorchServe, pack the checkpoint "

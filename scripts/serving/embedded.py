@@ -4,57 +4,47 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import urllib3
 from filelock import FileLock
 
 from gateway.archives import CARD
-from gateway.backend import (
-    BackendError,
-    Deployed,
-    ImageRefused,
-    NoSuchVersion,
-    Prediction,
-    TooSlow,
-    Unavailable,
-)
-from gateway.embedded.versions import FILE, Unpacked, knock, read
-from scripts.serving.defaults import MEMORY, SCRATCH, URL_FILE
+from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion, Prediction, Unavailable
+from gateway.embedded import control
+from gateway.embedded.versions import FILE, Unpacked, read
+from scripts.serving.defaults import EXAMPLES, MEMORY, SCRATCH
 from scripts.serving.deployment import Refused
 from scripts.serving.served import STORE
+from training.archive import version_of
 from training.files import digest_path, write_whole
 from training.project import ROOT
-
-MANIFEST = "MAR-INF/MANIFEST.json"
-AGAIN_SECONDS = 0.1  # until a busy gateway is asked again
 
 
 def begin(archives: list[Path], folder: Path) -> None:
     """Unpack the archives to serve, the default first, for a gateway that is going to start."""
-    _write(folder, [_unpack(archive, folder) for archive in archives])
+    for archive in archives:
+        _unpack(archive, folder)
+    _write(folder, list(map(_described, archives)))
 
 
 class EmbeddedDeployment:
     """Changes what the gateway in the folder `run` serves. `timeout`, in seconds, is that of an answer and of a start.
 
-    Its own requests go through the gateway, as those of any client.
+    Raises Unavailable if no gateway runs there.
     """
 
     def __init__(self, run: Path, timeout: float) -> None:
-        if not (run / MEMORY).is_symlink():
-            raise Refused(f"no gateway runs in {run}; start one with 'classifier serve --backend embedded'.")
-        self._folder = (run / MEMORY).readlink() / SCRATCH
-        self._store, self._url, self._timeout = run / STORE, (run / URL_FILE).read_text(), timeout
+        link = run / MEMORY
+        if not (link / SCRATCH / FILE).exists():
+            raise Unavailable(f"No gateway runs in {run}; start one with 'classifier serve --backend embedded'.")
+        self._folder = link.readlink() / SCRATCH  # a short way, because paths of sockets have to be short
+        self._store, self._timeout = run / STORE, timeout
 
     def versions(self) -> list[Deployed]:
-        processes = knock(self._folder, self._timeout)
+        processes = control.knock(self._folder, self._timeout)
         return [
             {
                 "version": version["version"],
@@ -69,31 +59,35 @@ class EmbeddedDeployment:
         ]
 
     def describe(self, version: str | None = None) -> list[dict[str, Any]]:
+        control.knock(self._folder, self._timeout)
         known = read(self._folder)
+        if not known:
+            raise Unavailable(NO_MODEL)
         wanted = known if version == "all" else [_named(version, known)] if version else known[:1]
         return [{**each, "card": self._card(each)} for each in wanted]
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
-        until = time.monotonic() + self._timeout
-        while (reply := self._ask(image, version)).status == HTTPStatus.SERVICE_UNAVAILABLE:
-            if time.monotonic() > until:
-                raise Unavailable(reply.json()["error"])
-            time.sleep(AGAIN_SECONDS)
-        answer: Prediction = _result(reply)
-        return answer
+        return control.predict(self._folder, self._timeout, image, version)
 
     def register(self, archive: str) -> str:
+        path = self._store / archive
+        new = _described(path)
         with self._changing() as versions:
-            version = _version_of(self._store / archive)
-            if version in (known["version"] for known in versions):
+            if new["version"] in (known["version"] for known in versions):
                 raise Refused(
-                    f"version {version} is already registered. Pack it with another number, 'classifier archive "
+                    f"version {new['version']} is already registered. Pack it with another number, 'classifier archive "
                     "--version', or unregister that version."
                 )
-            unpacked = _unpack(self._store / archive, self._folder)
-            _try(self._folder / unpacked["folder"], archive)
-            versions.append(unpacked)
-        return version
+            try:
+                _unpack(path, self._folder)
+                self._try_out(new)
+                versions.append(new)
+            except BaseException as error:
+                shutil.rmtree(self._folder / new["folder"], ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise Refused(f"{archive} cannot be unpacked: {error.strerror}.") from None
+                raise
+        return new["version"]
 
     def scale(self, workers: int, version: str | None = None) -> str:
         raise Refused("each process of the gateway runs every version once, so there is nothing to scale.")
@@ -119,49 +113,32 @@ class EmbeddedDeployment:
         with FileLock(self._folder / f"{FILE}.lock"):
             before = read(self._folder)
             yield (after := list(before))
-            _write(self._folder, after)
             try:
-                knock(self._folder, self._timeout)
-            except BaseException:  # Ctrl-C too
+                _write(self._folder, after)
+                control.knock(self._folder, self._timeout)
+            except BaseException as error:  # Ctrl-C too
                 _write(self._folder, before)
                 with suppress(BackendError):
-                    knock(self._folder, self._timeout)
+                    control.knock(self._folder, self._timeout)
+                if isinstance(error, BackendError):
+                    raise Refused(f"the gateway cannot do that. {error}") from None
                 raise
+
+    def _try_out(self, new: Unpacked) -> None:
+        """Predict the page's examples in a separate process, which alone ends if that goes wrong. Raises Refused."""
+        command = [sys.executable, "-m", "gateway.embedded.engine", str(self._folder / new["folder"])]
+        command += map(str, sorted(EXAMPLES.glob("*.jpg")))
+        try:
+            tried = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=self._timeout)
+        except subprocess.TimeoutExpired:
+            raise Refused(f"{new['archive']} takes more than {self._timeout:g} s to load and to predict.") from None
+        if tried.returncode:
+            reason = (tried.stderr.strip().splitlines() or [f"its process ended with status {tried.returncode}"])[-1]
+            raise Refused(f"{new['archive']} fails when it is tried: {reason}")
 
     def _card(self, version: Unpacked) -> dict[str, Any]:
         card: dict[str, Any] = json.loads((self._folder / version["folder"] / CARD).read_text(encoding="utf-8"))
         return card
-
-    def _ask(self, image: bytes, version: str | None) -> urllib3.BaseHTTPResponse:
-        query = f"?version={version}" if version else ""
-        try:
-            return urllib3.request(
-                "POST",
-                f"{self._url}/predict{query}",
-                fields={"file": ("image", image)},
-                timeout=self._timeout,
-                retries=False,
-            )
-        except urllib3.exceptions.TimeoutError:
-            raise TooSlow from None
-        except urllib3.exceptions.HTTPError:
-            raise Unavailable("The gateway does not answer.") from None
-
-
-def _result(reply: urllib3.BaseHTTPResponse) -> Any:
-    """Return the JSON of a reply. Raises the BackendError that its status stands for."""
-    answer = reply.json()
-    match reply.status:
-        case HTTPStatus.OK:
-            return answer
-        case HTTPStatus.NOT_FOUND:
-            raise NoSuchVersion(answer["error"])
-        case HTTPStatus.GATEWAY_TIMEOUT:
-            raise TooSlow
-        case status if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise ImageRefused(answer["error"], status)
-        case _:
-            raise BackendError(answer["error"])
 
 
 def _named(version: str, versions: list[Unpacked]) -> Unpacked:
@@ -175,25 +152,13 @@ def _write(folder: Path, versions: list[Unpacked]) -> None:
     write_whole(folder / FILE, json.dumps(versions, indent=2))
 
 
-def _unpack(archive: Path, folder: Path) -> Unpacked:
-    """Unpack an archive in `folder`, under its digest, so that two builds of it have two folders."""
-    name = digest_path(archive).read_text().split()[0]
-    shutil.rmtree(folder / name, ignore_errors=True)
-    shutil.unpack_archive(archive, folder / name, "zip")
-    return {"version": _version_of(archive), "archive": archive.name, "folder": name}
+def _described(archive: Path) -> Unpacked:
+    """Describe an archive; its folder has the name of its digest, so that two builds of it have two folders."""
+    folder = digest_path(archive).read_text().split()[0]
+    return {"version": version_of(archive) or "", "archive": archive.name, "folder": folder}
 
 
-def _version_of(archive: Path) -> str:
-    with zipfile.ZipFile(archive) as file:
-        version: str = json.loads(file.read(MANIFEST))["model"]["modelVersion"]
-        return version
-
-
-def _try(folder: Path, archive: str) -> None:
-    """Load a model in a separate process, which alone ends if that goes wrong. Raises Refused."""
-    command = [sys.executable, "-m", "gateway.embedded.engine", str(folder)]
-    tried = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if tried.returncode:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = (tried.stderr.strip().splitlines() or [f"its process ended with status {tried.returncode}"])[-1]
-        raise Refused(f"{archive} cannot be loaded: {reason}")
+def _unpack(archive: Path, folder: Path) -> None:
+    place = folder / _described(archive)["folder"]
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.unpack_archive(archive, place, "zip")

@@ -17,11 +17,10 @@ from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
+from scripts.serving.defaults import EXAMPLES
 from scripts.serving.deployment import Deployment, Refused
 from training.folders import PLACES_FILE, few, label_of, roots_of
-from training.project import ROOT
 
-EXAMPLES = ROOT / "ui" / "examples"
 WARMING_PREDICTIONS = 8
 SLOWER = 3.0
 
@@ -132,7 +131,7 @@ def _replace(deployment: Deployment, old: dict[str, str], archive: str, run: Pat
         try:
             new = register(deployment, archive, run)
         except (TooSlow, Unavailable):
-            raise Refused(f"the workers of {archive} do not start; the logs in {run} say why.") from None
+            raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
         undo.callback(deployment.unregister, new)
         result = check(new)
         deployment.set_default(new)

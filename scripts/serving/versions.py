@@ -28,23 +28,28 @@ def manage(command: str, config: Path, run: Path, **given: Any) -> Outcome:
     """Carry out a command of 'classifier models' with its arguments. Raises Stopped."""
     try:
         deployment = _deployment(config, run)
-        match command:
-            case "list":
-                known = deployment.versions()
-                return Outcome(0, "\n".join(map(as_line, known)) or NO_MODEL, known)
-            case "describe":
-                description = deployment.describe(given["version"])
-                return Outcome(0, json.dumps(description, indent=2), description)
-            case _:
-                done = change(command, deployment, run, **given)
-                return Outcome(0, done, {"said": done, "versions": deployment.versions()})
+        try:
+            return _carry_out(command, deployment, run, **given)
+        except NoSuchVersion as error:
+            missing = f"There is no version {given['version']}" if given.get("version") else str(error).rstrip(".")
+            raise Stopped(f"{missing}; name one of: {_names(deployment.versions())}.") from None
     except Refused as error:
         raise Stopped(f"Nothing was changed: {error}") from None
-    except NoSuchVersion:
-        known = _deployment(config, run).versions()
-        raise Stopped(f"There is no version {given['version']}; name one of: {_names(known)}.") from None
     except BackendError as error:
         raise Stopped(str(error)) from None
+
+
+def _carry_out(command: str, deployment: Deployment, run: Path, **given: Any) -> Outcome:
+    match command:
+        case "list":
+            known = deployment.versions()
+            return Outcome(0, "\n".join(map(as_line, known)) or NO_MODEL, known)
+        case "describe":
+            description = deployment.describe(given["version"])
+            return Outcome(0, json.dumps(description, indent=2), description)
+        case _:
+            done = change(command, deployment, run, **given)
+            return Outcome(0, done, {"said": done, "versions": deployment.versions()})
 
 
 def _deployment(config: Path, run: Path) -> Deployment:

@@ -1,5 +1,6 @@
 """Versions of the embedded backend, on running products of their own: all processes serve them, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts.serving.defaults import EMBEDDED
+from gateway.backend import Unavailable
+from gateway.embedded import control
+from gateway.embedded.versions import Unpacked, read
+from scripts.serving.defaults import EMBEDDED, MEMORY, SCRATCH
+from scripts.serving.deployment import Refused
+from scripts.serving.embedded import EmbeddedDeployment, _write
 from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN, draw_dataset
@@ -21,7 +27,7 @@ ROLLS = times(4, 40)  # every other one a rollback
 # What archives that must not be served have in the place of lines of the released code.
 BAD_CODE = {
     "confused": ("handler/onnx_engine.py", "return logits, scores", "return -logits, scores"),
-    "raising": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise RuntimeError"),
+    "raising": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise RuntimeError('raw')"),
     "refusing": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise ImageError('None.')"),
     "broken": ("handler/onnx_engine.py", "predictor.warm()", "raise RuntimeError('no weights')"),
     "dying": ("handler/onnx_engine.py", "predictor.warm()", "__import__('os')._exit(3)"),
@@ -68,8 +74,12 @@ def processes(stack: Stack) -> list[int]:
 
 
 def versions_that_answer(stack: Stack) -> set[str]:
-    """Return the versions by which requests are answered, of as many connections that every process has some."""
-    return {requests.post(f"{stack.url}/predict", files={"file": PICTURE}).json()["version"] for _ in range(20)}
+    """Return the versions by which requests are answered, and by which each process would answer one."""
+    folder = (stack.run / MEMORY).readlink() / SCRATCH
+    with contextlib.ExitStack() as connections:
+        asked = [connections.enter_context(connection) for connection in control._connections(folder, 60)]
+        versions = {control._ask(connection, PICTURE, None)["version"] for connection in asked}
+    return versions | {requests.post(f"{stack.url}/predict", files={"file": PICTURE}).json()["version"]}
 
 
 @pytest.mark.timeout(120 + 20 * ROLLS)
@@ -96,10 +106,10 @@ def test_no_request_is_lost_while_versions_are_rolled(embedded: Stack, sample: P
     [
         ("renamed", [], r"version 3.0 has other classes: it adds teal and lacks azure\. Add --new-classes"),
         ("confused", [], "version 3.0 has .* of the sample right and 1.0 "),
-        ("raising", [], r"version 3.0 fails on .*\.png: "),
+        ("raising", [], "raising.mar fails when it is tried: RuntimeError: raw"),
         ("refusing", [], r"version 3.0 fails on .*\.png: None\."),
-        ("broken", [], r"broken.mar cannot be loaded: RuntimeError: no weights"),
-        ("dying", [], "dying.mar cannot be loaded: its process ended with status 3"),
+        ("broken", [], "broken.mar fails when it is tried: RuntimeError: no weights"),
+        ("dying", [], "dying.mar fails when it is tried: its process ended with status 3"),
         ("sleeping", [], "version 3.0 takes .* more than 3 times as long"),
         ("sleeping", ["--limit", "0.2"], "version 3.0 takes .* --limit allows 0.2 s"),
         ("taken", [], "version 1.0 is already registered.* --version"),
@@ -139,7 +149,8 @@ def test_versions_side_by_side_outlive_a_process_and_the_server(store: Path, tmp
         assert "There is no version 7; name one of: 2.0 (the default), 1.0." in models(
             stack, "unregister", "7", succeeds=False
         )
-    assert "no gateway runs in" in models(stack, "list", succeeds=False)
+    for command in (["list"], ["describe"], ["set-default", "1.0"]):
+        assert models(stack, *command, succeeds=False).startswith(f"No gateway runs in {stack.run}; start one with")
 
     with serve(store / "first.mar", tmp_path, EMBEDDED) as stack:
         assert any(
@@ -154,3 +165,40 @@ def test_versions_side_by_side_outlive_a_process_and_the_server(store: Path, tmp
         assert (refused.status_code, refused.json()["error"]) == (503, "No model is registered.")
         models(stack, "register", "first.mar")
         assert versions_that_answer(stack) == {"1.0"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Unavailable("It does not run.")])
+def test_a_change_that_is_interrupted_or_fails_is_undone(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory" / "scratch").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / MEMORY).symlink_to(tmp_path / "memory")
+    before: list[Unpacked] = [{"version": f"{n}.0", "archive": f"{n}.mar", "folder": f"{n}"} for n in (1, 2)]
+    _write(tmp_path / "memory" / "scratch", before)
+    told = []
+
+    def knock(folder: Path, seconds: float) -> int:
+        told.append([version["version"] for version in read(folder)])
+        if len(told) == 1:
+            raise error
+        return 2
+
+    monkeypatch.setattr(control, "knock", knock)
+    with pytest.raises((KeyboardInterrupt, Refused)):
+        EmbeddedDeployment(tmp_path / "run", 5).set_default("2.0")
+    assert told == [["2.0", "1.0"], ["1.0", "2.0"]]
+    assert read(tmp_path / "memory" / "scratch") == before
+
+
+def test_a_damaged_version_beside_the_default_is_left_out(store: Path, tmp_path: Path) -> None:
+    with serve(store / "first.mar", tmp_path, EMBEDDED) as stack:
+        models(stack, "register", "second.mar")
+        (folder,) = (each["folder"] for each in json.loads(models(stack, "describe", "2.0")))
+        (stack.run / SCRATCH / folder / "network.onnx").write_bytes(b"torn")
+        for process in processes(stack):
+            os.kill(process, signal.SIGKILL)
+        wait_until(lambda: len(processes(stack)) == 2)
+        wait_until(lambda: requests.get(f"{stack.url}/ready").ok)
+        assert versions_that_answer(stack) == {"1.0"}
+        assert requests.post(f"{stack.url}/predict?version=2.0", files={"file": PICTURE}).status_code == 404

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 import requests
 
+from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
 from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store, register
 from tests.archives import BAD_HANDLERS, numbered, rebuild
@@ -129,6 +130,13 @@ def test_no_request_waits_for_the_workers_of_a_new_version(rolling: Stack) -> No
         client.result()
     rolling.torchserve.unregister("3.0")
     assert max(waits) < took / 2
+
+
+def test_ctrl_c_while_workers_start_leaves_no_version_behind(rolling: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Management, "_wait_for_workers", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        rolling.torchserve.register("second.mar")
+    assert served(rolling) == [("1.0", "first.mar")]
 
 
 @pytest.mark.parametrize(("measured", "said"), [(59.23, "59"), (4.449, "4.4"), (123.4, "120"), (15_432.0, "15000")])
