@@ -84,7 +84,7 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let a process that is told to stop before it serves end at once; it has gunicorn's own handler yet, and waits."""
+    """Let SIGTERM end a process that does not serve yet. Until then it has the handler of its parent, which ends nothing."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
