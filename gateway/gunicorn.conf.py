@@ -84,7 +84,7 @@ def on_starting(server: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Let SIGTERM end a process that does not serve yet. Until then it has the handler of its parent, which ends nothing."""
+    """Let SIGTERM end a process that does not serve yet: the handler that it has from its parent would end nothing."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -38,7 +38,7 @@ def open_socket(folder: Path) -> socket.socket:
 
 
 def answer(listener: socket.socket, asked: Asked) -> None:
-    """From now on answer by what `asked` returns or raises."""
+    """Answer each question from now on: `asked` returns the answer, or raises."""
     Thread(target=_answer, args=(listener, asked), daemon=True).start()
 
 
@@ -49,7 +49,7 @@ def _answer(listener: socket.socket, asked: Asked) -> None:
         except OSError:  # too many files are open just now
             time.sleep(SECONDS_TO_START)
             continue
-        with closing(connection), suppress(OSError):  # who asked may be gone
+        with closing(connection), suppress(OSError, ValueError, LookupError):  # who asked may be gone, or ask nothing
             connection.settimeout(QUESTION_SECONDS)
             with connection.makefile("rb") as file:
                 question = json.loads(file.readline())

@@ -73,6 +73,10 @@ def test_a_process_that_has_ended_is_forgotten(start: Start, tmp_path: Path) -> 
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind(str(tmp_path / "0.socket"))
     start(lambda *question: None)
+    for said in (b"", b"nothing\n", b"{}\n"):  # nor does it mind who asks nothing
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(str(tmp_path / "1.socket"))
+            other.sendall(said)
     assert knock(tmp_path, 5) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["1.socket"]
 
