@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -34,12 +35,13 @@ PORTS = iter(random.sample(range(20_000, 32_000), 12_000))  # below those that t
 LOCKS = Path(tempfile.gettempdir()) / "classifier-test-ports"
 CLAIMED: list[FileLock] = []
 
+T = TypeVar("T")
 LONG = os.environ.get("FAULTS") == "long"  # as `make faults` runs the tests
 Record = Callable[[str, object], None]  # pytest's record_property: a promise, and what was measured of it
 
 
-def times(short: int, long: int) -> int:
-    """Return how often or for how long something is done in `make test`, or else in `make faults`."""
+def times(short: T, long: T) -> T:
+    """Return how often, for how long or to what something is done in `make test`, or else in `make faults`."""
     return long if LONG else short
 
 

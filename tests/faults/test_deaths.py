@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from scripts.serving.defaults import BACKENDS
 from tests.drawing import draw, encode
 from tests.faults.ledger import FORM, Ledger, Pictures, form
 from tests.stack import JAVA, WORKER, Record, Stack, seconds_until, serve, times, wait_until
@@ -88,7 +89,10 @@ def test_no_request_fails_while_keys_expire(
 
 
 @pytest.mark.timeout(1800)
-def test_what_is_in_flight_is_finished_on_sigterm(archive: Path, tmp_path: Path, record_property: Record) -> None:
+@pytest.mark.parametrize("backend", times(BACKENDS[:1], BACKENDS))
+def test_what_is_in_flight_is_finished_on_sigterm(
+    lone: Path, backend: str, tmp_path: Path, record_property: Record
+) -> None:
     def send(stack: Stack) -> socket.socket:
         body = form(PHOTO)
         connection = stack.connect(timeout=40)
@@ -110,7 +114,7 @@ def test_what_is_in_flight_is_finished_on_sigterm(archive: Path, tmp_path: Path,
 
     took = []
     for number in range(times(1, 50)):
-        with serve(archive, tmp_path / str(number)) as stack:
+        with serve(lone, tmp_path / str(number), backend) as stack:
             connections = [send(stack) for _ in range(8)]
             time.sleep(0.1)  # until they are accepted
             started = time.monotonic()
@@ -124,4 +128,6 @@ def test_what_is_in_flight_is_finished_on_sigterm(archive: Path, tmp_path: Path,
             head, body = reply.split(b"\r\n\r\n", 1)
             assert head.startswith(b"HTTP/1.1 200")
             assert json.loads(body)["predicted_class"] == "red"
-    record_property(f"SIGTERM with 8 photos in flight, {len(took)} times", f"all finished, ended in {max(took):.1f} s")
+    record_property(
+        f"{backend}: SIGTERM with 8 photos in flight, {len(took)} times", f"all finished, ended in {max(took):.1f} s"
+    )
