@@ -26,4 +26,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if measured:
         terminalreporter.section("promises")
     for report, promise, figure in measured:
-        terminalreporter.line(f"{'kept  ' if report.passed else 'BROKEN'} | {promise} | {figure}")
+        test = report.nodeid.rpartition("::")[2]
+        terminalreporter.line(f"{'kept  ' if report.passed else 'BROKEN'} | {test} | {promise} | {figure}")

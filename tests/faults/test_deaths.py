@@ -128,6 +128,4 @@ def test_what_is_in_flight_is_finished_on_sigterm(
             head, body = reply.split(b"\r\n\r\n", 1)
             assert head.startswith(b"HTTP/1.1 200")
             assert json.loads(body)["predicted_class"] == "red"
-    record_property(
-        f"{backend}: SIGTERM with 8 photos in flight, {len(took)} times", f"all finished, ended in {max(took):.1f} s"
-    )
+    record_property(f"SIGTERM with 8 photos in flight, {len(took)} times", f"all finished, ended in {max(took):.1f} s")
