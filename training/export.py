@@ -29,9 +29,8 @@ from training.data import read_files, seeded
 from training.files import written_whole
 from training.inputs import call
 from training.outcome import Stopped
-from training.project import ROOT
+from training.project import EXAMPLES
 
-EXAMPLES = ROOT / "ui" / "examples"
 ONNX_SUFFIX = ".onnx"
 RANDOM_IMAGES, RANDOM_LARGE_IMAGES = 64, 8  # to compare on; 64 large ones take minutes in a heavy network
 LARGEST_SMALL = 64  # pixels

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES, SPACES, MERGES = ROOT / "training" / "recipes", ROOT / "training" / "spaces", ROOT / "training" / "merges"
 CHECKPOINTS = ROOT / "model_store"
+EXAMPLES = ROOT / "ui" / "examples"  # images that the page shows, and that exports and versions have to predict
 MAR, ONNX_ZIP = ".mar", ".onnx.zip"  # archives for TorchServe, and for the embedded backend alone
 
 

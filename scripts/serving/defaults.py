@@ -5,7 +5,6 @@ from __future__ import annotations  # scripts/doctor.py has to run in Pythons to
 from training.project import CHECKPOINTS, MAR, ONNX_ZIP, ROOT
 
 CONFIG = ROOT / "config.properties"
-EXAMPLES = ROOT / "ui" / "examples"  # images that the page shows, and that every version has to predict
 RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
 URL_FILE = "url"  # in it: the gateway's address, now or the last time
 SCRATCH = "scratch"  # in it: the unpacked models

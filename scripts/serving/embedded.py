@@ -15,12 +15,12 @@ from gateway.archives import CARD
 from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion, Prediction, Unavailable
 from gateway.embedded import control
 from gateway.embedded.versions import FILE, Unpacked, read
-from scripts.serving.defaults import EXAMPLES, MEMORY, SCRATCH
+from scripts.serving.defaults import MEMORY, SCRATCH
 from scripts.serving.deployment import Refused
 from scripts.serving.served import STORE
 from training.archive import version_of
 from training.files import digest_path, write_whole
-from training.project import ROOT
+from training.project import EXAMPLES, ROOT
 
 
 def begin(archives: list[Path], folder: Path) -> None:

@@ -17,9 +17,9 @@ from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
-from scripts.serving.defaults import EXAMPLES
 from scripts.serving.deployment import Deployment, Refused
 from training.folders import PLACES_FILE, few, label_of, roots_of
+from training.project import EXAMPLES
 
 WARMING_PREDICTIONS = 8
 SLOWER = 3.0
