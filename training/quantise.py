@@ -31,7 +31,18 @@ LEAST_FASTER, MOST_LOST = 1.3, 0.003  # times; share of the validation images
 RANGE_IMAGES = 512  # whose values give the ranges
 BATCH_SIZE = 16  # images
 ROUNDS = 20  # whose median time counts
-FLOATING = ("Gemm", "MatMul", "TopK", "Softmax", "LogSoftmax", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "Div")
+FLOATING = (
+    "BatchNormalization",
+    "Gemm",
+    "MatMul",
+    "TopK",
+    "Softmax",
+    "LogSoftmax",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "Div",
+)
 LOGITS, SCORE = "logits", "in_distribution_score"  # the outputs
 
 
