@@ -1,7 +1,7 @@
 """Write a network as ONNX that computes with 8-bit integers, if that pays on this machine.
 
-ONNX Runtime measures the ranges of its values on validation images. What follows the last convolution stays in
-floating point: it takes no time, and the in-distribution score needs it.
+ONNX Runtime measures the ranges of its values on validation images. The layers behind the last convolution
+stay in floating point: they take no time, and the in-distribution score needs that.
 """
 
 import tempfile
@@ -47,7 +47,7 @@ LOGITS, SCORE = "logits", "in_distribution_score"  # the outputs
 
 
 class Quantised(NamedTuple):
-    """What became of a network: how many times as fast it is, its accuracy and the one before, and a new threshold."""
+    """How many times as fast a network is with integers, its accuracy, that before, and the new threshold of its score."""
 
     faster: float
     accuracy: float
@@ -105,9 +105,7 @@ def validation_of(checkpoint: Checkpoint, data: Path | None) -> Images:
         load_images(data, "train", checkpoint.inputs), recipe["validation_fraction"], recipe["split_seed"]
     )
     if checkpoint.card["data"]["fingerprint"] != training.fingerprint():
-        raise CheckpointError(
-            f"{checkpoint.card['name']} was trained on other images; name the folder of its own with --data."
-        )
+        raise CheckpointError(f"{checkpoint.card['name']} was trained on other images; name its own with --data.")
     return validation
 
 

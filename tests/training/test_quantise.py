@@ -70,9 +70,7 @@ def test_it_asks_for_an_onnx_file_and_the_images_of_the_training(
     with pytest.raises(CommandFailed, match=r"name one that ends in \.onnx"):
         run_module("training.export", checkpoint, "--int8", "--data", dataset, "--output", tmp_path / "int8.pt")
     others = dataset / "test"
-    with pytest.raises(
-        CommandFailed, match="drawn was trained on other images; name the folder of its own with --data"
-    ):
+    with pytest.raises(CommandFailed, match="drawn was trained on other images; name its own with --data"):
         run_module("training.export", checkpoint, "--int8", "--data", others, "--output", tmp_path / "int8.onnx")
 
 
