@@ -47,7 +47,7 @@ LOGITS, SCORE = "logits", "in_distribution_score"  # the outputs
 
 
 class Quantised(NamedTuple):
-    """How many times as fast a network is with integers, its accuracy, that before, and the new threshold of its score."""
+    """How many times as fast a network is with integers, its accuracy and that before, and its new threshold."""
 
     faster: float
     accuracy: float
