@@ -18,7 +18,7 @@ from training.classifier import (
     Pair,
     make_classifier,
 )
-from training.data import Images
+from training.data import Images, load_images, stratified_split
 from training.files import written_whole
 from training.models import ARCHITECTURES, Ensemble, Network
 from training.outcome import Stopped
@@ -168,6 +168,22 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
         "torch": str(torch.__version__),
         **others,
     }
+
+
+def images_of(checkpoint: Checkpoint, data: Path | None, inputs: list[Preprocessing]) -> tuple[Images, Images]:
+    """Return the images that a checkpoint was trained on and its validation images, for some inputs.
+
+    Raises CheckpointError if `data` holds other images.
+    """
+    recipe = checkpoint.card["recipe"]
+    while members := recipe.get("members") or [member["recipe"] for member in recipe.get("pair", ())]:
+        recipe = members[0]
+    training, validation = stratified_split(
+        load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
+    )
+    if checkpoint.card["data"]["fingerprint"] != training.of(checkpoint.inputs).fingerprint():
+        raise CheckpointError(f"{checkpoint.card['name']} was trained on other images; name its own with --data.")
+    return training, validation
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

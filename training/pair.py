@@ -18,13 +18,14 @@ from training.checkpoint import (
     CheckpointError,
     describe,
     halved,
+    images_of,
     inputs_of_both,
     join_pair,
     load_checkpoint,
     save_checkpoint,
 )
 from training.classifier import Detail
-from training.data import load_images, stratified_split
+from training.data import load_images
 from training.metrics import figures, predict
 
 BLURRED = 0.995  # share of the validation images with less detail than the limit
@@ -50,12 +51,7 @@ def pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, data: Path | N
             f"{second['name']} sees {size} pixels, too few to tell photos from thumbnails of {pixels}; name one that "
             f"sees at least {2 * pixels}."
         )
-    recipe = first["recipe"].get("members", [first["recipe"]])[0]
-    training, validation = stratified_split(
-        load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
-    )
-    if first["data"]["fingerprint"] != training.of(thumbnails.inputs).fingerprint():
-        raise CheckpointError(f"{first['name']} was trained on other images; name its own with --data.")
+    training, validation = images_of(thumbnails, data, inputs)
     sharpness = predict(Detail(pixels), validation.inputs.of(photos.inputs))
     limit = sharpness.quantile(BLURRED).item()
     classifier = join_pair(thumbnails, photos, pixels, limit)

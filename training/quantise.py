@@ -20,8 +20,7 @@ from torch import Tensor
 from handler.onnx_engine import open_network
 from handler.predictor import Network
 from training.calibrate import ACCEPTED, fit_temperature
-from training.checkpoint import Checkpoint, CheckpointError
-from training.data import Images, load_images, stratified_split
+from training.checkpoint import Checkpoint, images_of
 from training.export import export_onnx
 from training.files import written_whole
 from training.inputs import Inputs
@@ -65,7 +64,7 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     The temperature goes into the logits; the threshold is also in the file's metadata. Raises NotWorthError, and
     writes nothing, if it is less than LEAST_FASTER times as fast on this machine, or loses more than MOST_LOST.
     """
-    validation = validation_of(checkpoint, data)
+    _, validation = images_of(checkpoint, data, checkpoint.inputs)
     with tempfile.TemporaryDirectory() as folder, written_whole(path) as temporary:
         floating, prepared = Path(folder, "floating.onnx"), Path(folder, "prepared.onnx")
         export_onnx(checkpoint, floating)
@@ -94,19 +93,6 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
         threshold = scores.quantile(1 - ACCEPTED).item()
         _refit(temporary, fit_temperature(logits, validation.labels), threshold)
     return Quantised(faster, accuracies[1], accuracies[0], threshold)
-
-
-def validation_of(checkpoint: Checkpoint, data: Path | None) -> Images:
-    """Return the validation images of a checkpoint's training. Raises CheckpointError if `data` holds others."""
-    recipe = checkpoint.card["recipe"]
-    while "pair" in recipe or "members" in recipe:
-        recipe = recipe["pair"][0]["recipe"] if "pair" in recipe else recipe["members"][0]
-    training, validation = stratified_split(
-        load_images(data, "train", checkpoint.inputs), recipe["validation_fraction"], recipe["split_seed"]
-    )
-    if checkpoint.card["data"]["fingerprint"] != training.fingerprint():
-        raise CheckpointError(f"{checkpoint.card['name']} was trained on other images; name its own with --data.")
-    return validation
 
 
 class Ranges(quantization.CalibrationDataReader):

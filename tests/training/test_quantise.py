@@ -9,9 +9,9 @@ import torch
 from handler.onnx_engine import open_network
 from tests.conftest import CommandFailed, run_module
 from training import quantise
-from training.checkpoint import load_checkpoint
+from training.checkpoint import images_of, load_checkpoint
 from training.metrics import figures, predict
-from training.quantise import export_int8, validation_of
+from training.quantise import export_int8
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_it_predicts_nearly_as_before_with_new_temperature_and_threshold(
 ) -> None:
     loaded, path = load_checkpoint(checkpoint), tmp_path / "int8.onnx"
     quantised = export_int8(loaded, path, dataset)
-    validation = validation_of(loaded, dataset)
+    _, validation = images_of(loaded, dataset, loaded.inputs)
     logits, scores = quantise.predict(open_network(path, threads=1), validation.inputs)
     expected, _ = predict(loaded.classifier(), validation.inputs)
     assert (logits.softmax(dim=1) - expected.softmax(dim=1)).abs().mean() < 0.05
@@ -78,4 +78,4 @@ def test_a_network_is_as_fast_as_itself(checkpoint: Path, dataset: Path, tmp_pat
     loaded = load_checkpoint(checkpoint)
     quantise.export_onnx(loaded, tmp_path / "floating.onnx")
     network = open_network(tmp_path / "floating.onnx", threads=1)
-    assert 0.2 < quantise.times_as_fast(network, network, validation_of(loaded, dataset).inputs) < 5
+    assert 0.2 < quantise.times_as_fast(network, network, images_of(loaded, dataset, loaded.inputs)[1].inputs) < 5
