@@ -60,7 +60,7 @@ check: .venv/test ## lint, and check types, who imports whom, and spelling
 		&& $(VENV)/codespell
 	@report=$$($(VENV)/lint-imports --no-cache 2>&1) || { echo "$$report"; exit 1; }
 
-faults: .venv/test tools archive ## kill, flood and mislead it for an hour, and print what it promises and what came of it
+faults: .venv/test tools archive ## kill, flood and mislead it for more than an hour, and print what it promises and what came of it
 	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/serving/test_embedded.py tests/scripts/batch/test_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools ## measure CHECKPOINT as it is served against what one would build instead

@@ -1,4 +1,4 @@
-"""Archives as no network has to be packed again for: with one worker, another version, or code that is no good."""
+"""Changed copies of an archive, without packing again: one worker, another version, or code that is no good."""
 
 import zipfile
 from pathlib import Path

@@ -25,9 +25,10 @@ from training.project import EXAMPLES, ROOT
 
 def begin(archives: list[Path], folder: Path) -> None:
     """Unpack the archives to serve, the default first, for a gateway that is going to start."""
-    for archive in archives:
-        _unpack(archive, folder)
-    _write(folder, list(map(_described, archives)))
+    versions = list(map(_described, archives))
+    for archive, version in zip(archives, versions, strict=True):
+        _unpack(archive, folder / version["folder"])
+    _write(folder, versions)
 
 
 class EmbeddedDeployment:
@@ -79,7 +80,7 @@ class EmbeddedDeployment:
                     "--version', or unregister that version."
                 )
             try:
-                _unpack(path, self._folder)
+                _unpack(path, self._folder / new["folder"])
                 self._try_out(new)
                 versions.append(new)
             except BaseException as error:
@@ -158,7 +159,6 @@ def _described(archive: Path) -> Unpacked:
     return {"version": version_of(archive) or "", "archive": archive.name, "folder": folder}
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    place = folder / _described(archive)["folder"]
+def _unpack(archive: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     shutil.unpack_archive(archive, place, "zip")
