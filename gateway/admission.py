@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from queue import SimpleQueue
 from threading import Event, Lock, Semaphore, Thread
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
@@ -237,9 +238,13 @@ class Admission:
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
-        reply, status = failure(message, 503)
-        body = json.dumps(reply).encode()
+        status, body = 503, _refusal(message)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), ID: access.id, **RETRY_AFTER}
         start_response(f"{status} SERVICE UNAVAILABLE", list(headers.items()))
         access.end(environ["REQUEST_METHOD"], environ["PATH_INFO"], status)
         return [body]
+
+
+@cache
+def _refusal(message: str) -> bytes:
+    return json.dumps(failure(message, 503)[0]).encode()

@@ -4,7 +4,7 @@
 local ffi = require("ffi")
 ffi.cdef("struct moment { long seconds; long nanoseconds; }; int clock_gettime(int clock, struct moment *out);")
 local moment = ffi.new("struct moment")
-local forms, sent, number = {}, {}, -1 -- wrk asks for one to look at, which it does not send
+local heads, tails, sent, number = {}, {}, {}, -1 -- wrk asks for one to look at, which it does not send
 local count, interval, due, last, ledger
 
 local function now()
@@ -14,16 +14,17 @@ end
 
 function init(arguments)
   count = tonumber(arguments[2])
+  wrk.headers["Content-Type"] = "multipart/form-data; boundary=x"
+  wrk.headers["X-Request-ID"] = "request-"
   for index = 0, count - 1 do
     local file = assert(io.open(arguments[1] .. "/" .. index, "rb"))
-    forms[index] = file:read("*a")
+    heads[index], tails[index] = wrk.format("POST", nil, nil, file:read("*a")):match("^(.-request%-)(.*)$")
     file:close()
   end
   interval = 1 / arguments[3]
   due = now()
   last = due + arguments[4]
   ledger = assert(io.open(arguments[5], "w"))
-  wrk.headers["Content-Type"] = "multipart/form-data; boundary=x"
 end
 
 function delay()
@@ -38,8 +39,7 @@ function request()
   number = number + 1
   sent[number] = now()
   if number > 0 then ledger:write("asked\n") end
-  wrk.headers["X-Request-ID"] = "request-" .. number
-  return wrk.format("POST", nil, nil, forms[number % count])
+  return heads[number % count] .. number .. tails[number % count]
 end
 
 function response(status, headers, body)

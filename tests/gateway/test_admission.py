@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
 
+import gevent
 import pytest
 from flask.testing import FlaskClient
 from gevent.socket import socketpair
@@ -178,7 +179,7 @@ def test_is_told_to_come_again(
     client: FlaskClient,
     torchserve: Counting,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     path: str,
     page: dict[str, str],
 ) -> None:
@@ -187,7 +188,8 @@ def test_is_told_to_come_again(
     assert (reply.status_code, reply.headers["Retry-After"], reply.headers["X-Request-ID"]) == (503, "1", "mine")
     assert reply.get_json() == {"error": "Too many images are waiting.", "success": False}
     assert reply.headers.get("Access-Control-Allow-Origin") == page.get("Origin")
-    line = json.loads(capsys.readouterr().out)
+    gevent.sleep(0)  # a turn of the loop, which writes the log
+    line = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert (line["id"], line["route"], line["status"]) == ("mine", path, 503)
 
 
