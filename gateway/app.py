@@ -12,7 +12,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
 
-from gateway import error_handlers, request_log, routes
+from gateway import error_handlers, keys, request_log, routes
 from gateway.admission import Admission, Gate
 from gateway.backend import Backend
 from gateway.batches import Batches
@@ -41,6 +41,8 @@ SETTINGS = (
     Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model"),
     Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else"),
     Setting("CORS_ORIGINS", "*", "the web pages that may call the gateway, a JSON list; by default any page"),
+    Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
+    Setting("OPEN_METRICS", 0, "1 answers /metrics without an API key"),
 )
 SWAGGER = {
     "openapi": "3.0.3",
@@ -100,6 +102,8 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
     app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
     request_log.register(app)
+    if app.config["API_KEYS_FILE"]:
+        keys.register(app)
     app.register_blueprint(routes.blueprint)
     error_handlers.register(app)
     app.allow_origins()

@@ -79,7 +79,7 @@ worker_class = Worker
 def on_starting(server: Any) -> None:
     """Remove the counts that a killed gateway has left, and begin to count from zero."""
     COUNTS.mkdir(parents=True, exist_ok=True)
-    for file in COUNTS.glob("*.db"):
+    for file in [*COUNTS.glob("*.db"), *COUNTS.glob("*.rate")]:
         file.unlink()
 
 

@@ -17,8 +17,9 @@ from gateway.backend import Details, Prediction
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 NO_ROUTE = "none"  # the label that all paths share which lead nowhere
-ANY_CLASS = "any"  # the label of all classes of a model that has more than MAX_CLASSES, as each would cost a series
+ANY = "any"  # the label of all classes of a model that has more than MAX_CLASSES, as each would cost a series
 MAX_CLASSES = 100
+MAX_CLIENTS = 100
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
 _COUNTED = CollectorRegistry()
@@ -27,6 +28,12 @@ _REQUEST = Histogram(
     "A request, from its headers to its answer.",
     ["route", "status"],
     buckets=SECONDS,
+    registry=_COUNTED,
+)
+_CLIENT = Counter(
+    "classifier_client_requests",
+    "Requests with the API key of a client.",
+    ["client", "status"],
     registry=_COUNTED,
 )
 _GATEWAY = Counter(
@@ -74,10 +81,25 @@ def _of_route(route: str, status: int) -> tuple[Histogram, Counter]:
     return _REQUEST.labels(route, status), _GATEWAY.labels(route)
 
 
+def count_client(name: str, status: int) -> None:
+    """Count a request with the API key of a client. Those after MAX_CLIENTS clients share a label."""
+    if len(_clients) < MAX_CLIENTS:
+        _clients.add(name)
+    _of_client(name if name in _clients else ANY, status).inc()
+
+
+_clients: set[str] = set()
+
+
+@cache
+def _of_client(name: str, status: int) -> Counter:
+    return _CLIENT.labels(name, status)
+
+
 def count_prediction(prediction: Prediction) -> None:
     in_distribution = "true" if prediction["in_distribution"] else "false"
     few = len(prediction["class_probabilities"]) <= MAX_CLASSES
-    class_name = prediction["predicted_class"] if few else ANY_CLASS
+    class_name = prediction["predicted_class"] if few else ANY
     _of_class(prediction["version"], class_name, in_distribution).inc()
 
 

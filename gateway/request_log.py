@@ -42,7 +42,7 @@ _LOG = Log()
 class Access:
     """One request: its id, since when it is under way, the seconds it spent in TorchServe, and which version answered.
 
-    `version` is None as long as none did.
+    `version` is None as long as none did, and `client` if no API key said who asks.
     """
 
     def __init__(self, given_id: str) -> None:
@@ -50,6 +50,7 @@ class Access:
         self.started = time.perf_counter()
         self.upstream = 0.0
         self.version: str | None = None
+        self.client: str | None = None
 
     def end(self, method: str, route: str | None, status: int) -> None:
         """Log and count the request."""
@@ -66,6 +67,7 @@ class Access:
                 "gateway_ms": round(gateway * 1e3, 2),
                 "upstream_ms": round(self.upstream * 1e3, 2),
                 "version": self.version,
+                "client": self.client,
             }
         )
         _LOG.add(f"{line}\n")

@@ -24,6 +24,7 @@ COMMANDS: Sections = {
         "serve": ("scripts.serve:main", "serve a model until you press Ctrl-C"),
         "predict": ("scripts.batch_predict:main", "predict many images, a row each in one file"),
         "models": ("scripts.models:main", "list, register, roll and scale served versions"),
+        "key": ("scripts.keys:main", "make an API key for a client"),
         "verify": ("scripts.verify:main", "prove that the served model is the trained one"),
         "doctor": ("scripts.cli:doctor", "find out why it does not serve"),
         "bench": ("scripts.cli:bench", "measure serving, training and scaling"),
@@ -57,8 +58,10 @@ class Lazy(Group):
         return getattr(import_module(module), name) if module else None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for heading, section in self.sections.items():
-            with formatter.section(heading):
+        formatter.write_paragraph()
+        for heading, section in self.sections.items():  # without lines between them, so that all fit a screen
+            formatter.write_heading(heading)
+            with formatter.indentation():
                 formatter.write_dl([(name, words) for name, (_, words) in section.items()])
 
 

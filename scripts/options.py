@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from scripts.serving.defaults import CONFIG, RELEASED, RUN, served_url
+from scripts.serving.defaults import CONFIG, KEY_VARIABLE, RELEASED, RUN, served_url
 from training.commands import COUNT, FC, MODEL, PATH
 
 
@@ -33,13 +33,15 @@ url = click.option(
 
 
 def client(function: FC) -> FC:
-    """Add how to reach the gateway: `url`, `token_file` and `connections`."""
+    """Add how to reach the gateway: `url`, `key_file`, `token_file` and `connections`."""
     function = click.option(
         "--connections", type=COUNT, default=4, metavar="N", help="requests under way at once (default: 4)"
     )(function)
     function = click.option("--token-file", type=PATH, metavar="FILE", help="a token to send, if a proxy asks for one")(
         function
     )
+    words = f"a file with the API key that the gateway asks for (default: the key in {KEY_VARIABLE})"
+    function = click.option("--key", "key_file", type=PATH, metavar="FILE", help=words)(function)
     return url(function)
 
 

@@ -1,5 +1,13 @@
 """A Backend that needs no model: for what the real one cannot be made to do, such as to wait."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from unittest.mock import patch
+
+from werkzeug.serving import make_server
+
+from gateway import app
 from gateway.backend import Answer, Backend, Details, Explanation, Prediction, Version
 
 
@@ -41,3 +49,17 @@ class FakeBackend(Backend):
 
     def versions(self) -> list[Version]:
         return [{"version": "1.0", "default": True, "workers": 1}]
+
+
+@contextlib.contextmanager
+def serving(**settings: object) -> Iterator[str]:
+    """Serve a gateway with this backend until the block ends; returns its URL."""
+    with patch.object(app, "_backend", lambda config: FakeBackend()):
+        server = make_server("127.0.0.1", 0, app.create_app(settings), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()

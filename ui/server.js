@@ -5,6 +5,8 @@ page.server = (() => {
   const { state, element, address, listed } = page;
   const STATUS_INTERVAL = 5000; // milliseconds
   const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
+  const KEY = "classifier-key"; // in the storage of this visit
+  const MAY_PASS = [401, 429, 503]; // another key, or a later try, may succeed
   const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
 
   function post(path, file, name) {
@@ -13,17 +15,25 @@ page.server = (() => {
     return ask(path, { method: "POST", body });
   }
 
+  function key() {
+    return sessionStorage.getItem(KEY);
+  }
+
+  function send(path, options) {
+    return fetch(address(path), { ...options, headers: key() ? { "X-API-Key": key() } : {} });
+  }
+
   async function ask(path, options) {
     let response;
     try {
-      response = await fetch(address(path), options);
+      response = await send(path, options);
     } catch {
       showStatus();
       return { error: UNREACHABLE, lost: true };
     }
     try {
       const answer = await response.json();
-      return response.status === 503 ? { ...answer, lost: true } : answer;
+      return MAY_PASS.includes(response.status) ? { ...answer, lost: true } : answer;
     } catch {
       const error = `The server's answer is not JSON (status ${response.status}). Check whether a proxy sent it.`;
       return { error };
@@ -39,14 +49,20 @@ page.server = (() => {
 
   async function showStatus() {
     let health = {};
+    let locked = false;
     try {
-      health = await (await fetch(address("health"))).json();
+      const response = await send("health");
+      locked = response.status === 401;
+      health = await response.json();
     } catch {
       // No answer means that the server is not there.
     }
     const ready = health.status === "healthy";
     const line = element("status");
-    const text = ready ? `Ready: ${health.model}, version ${health.version}` : "The server is not ready";
+    const wanted = key() ? "The server does not take this key" : "The server asks for an API key";
+    const text = ready ? `Ready: ${health.model}, version ${health.version}` : locked ? wanted : "The server is not ready";
+    element("locked").hidden = !locked;
+    element("model").hidden = Boolean(key()); // a link sends no key
     if (line.textContent !== text) line.textContent = text; // otherwise a screen reader would repeat it
     line.className = ready ? "up" : "down";
     return ready;
@@ -90,6 +106,13 @@ page.server = (() => {
     element(id).addEventListener("change", () => state.chosen && page.predicting.predictAgain([state.chosen]));
   }
 
+  element("locked").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(KEY, element("key").value.trim());
+    element("key").value = "";
+    checkStatus();
+  });
+
   for (const path of ["model", "swagger/"]) element(path.replace("/", "")).href = address(path);
 
   // Wait for the other scripts.
@@ -98,5 +121,5 @@ page.server = (() => {
     setInterval(checkStatus, STATUS_INTERVAL);
   });
 
-  return { UNREACHABLE, ask, post, checkStatus, selectedVersions };
+  return { UNREACHABLE, key, ask, post, checkStatus, selectedVersions };
 })();

@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from gateway.backend import Answer, Refusal
+from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE
 from training.outcome import Stopped
 
 ABOUT_THE_IMAGE = (400, 413, 415, 422)  # the gateway will always refuse this image
@@ -46,30 +47,44 @@ class PassingError(Exception):
 
 
 class Token(requests.auth.AuthBase):
-    """Sends the token in a file as Bearer. Raises Stopped if the file has none."""
+    """Sends a token as Bearer."""
 
-    def __init__(self, file: Path) -> None:
-        try:
-            self.token = file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeError) as error:
-            raise Stopped(f"The token in {file} cannot be read ({reason_of(error)}); name another file.") from None
-        if not self.token.isprintable() or len(self.token.split()) != 1:
-            raise Stopped(f"{file} must hold a token and nothing else, in one line without blanks.")
+    def __init__(self, token: str) -> None:
+        self.token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
 
 
+def read_secret(file: Path) -> str:
+    """Read the token or key in a file. Raises Stopped if it has none."""
+    try:
+        secret = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise Stopped(f"The secret in {file} cannot be read ({reason_of(error)}); name another file.") from None
+    return checked_secret(secret, str(file))
+
+
+def checked_secret(secret: str, place: str) -> str:
+    """Return a token or key from a place that it names. Raises Stopped if it cannot be sent."""
+    if not (secret.isascii() and secret.isprintable()) or len(secret.split()) != 1:
+        raise Stopped(f"{place} must hold a token or key and nothing else, in one line without blanks.")
+    return secret
+
+
 class Gateway:
     """A client of the gateway at `url`, which sends `connections` requests at once.
 
-    A user and password in the URL are sent, and so is the token in `token_file`; else what .netrc has for the host. The
-    environment names a proxy (not used for this machine itself) and a certificate authority. Set `stop` to end waiting.
-    Raises Stopped for a URL or token file that cannot be used.
+    A user and password in the URL are sent, and so is the token in `token_file`; else what .netrc has for the host. So
+    is the gateway's own API key, which is in `key_file` or else the variable CLASSIFIER_KEY. The environment names a
+    proxy (not used for this machine itself) and a certificate authority. Set `stop` to end waiting.
+    Raises Stopped for a URL or file that cannot be used.
     """
 
-    def __init__(self, url: str, connections: int, token_file: Path | None = None) -> None:
+    def __init__(
+        self, url: str, connections: int, token_file: Path | None = None, key_file: Path | None = None
+    ) -> None:
         try:
             address = urlsplit(url)
             host, _ = address.hostname, address.port
@@ -87,7 +102,11 @@ class Gateway:
             user, password = unquote(address.username), unquote(address.password or "")
             self.session.auth = requests.auth.HTTPBasicAuth(user.encode(), password.encode())
         if token_file:
-            self.session.auth = Token(token_file)
+            self.session.auth = Token(read_secret(token_file))
+        if key_file:
+            self.session.headers[KEY_HEADER] = read_secret(key_file)
+        elif key := os.environ.get(KEY_VARIABLE):
+            self.session.headers[KEY_HEADER] = checked_secret(key, KEY_VARIABLE)
         self.proxies = {"no_proxy": host} if is_this_machine(host) else {}
         self.answered = time.monotonic()
 
@@ -238,6 +257,10 @@ class Gateway:
         """Say why a reply is no answer."""
         sent = "Authorization" in response.request.headers
         match response.status_code:
+            case 401 if _is_failure(answer) and KEY_HEADER in response.request.headers:
+                return f"{self.url} does not take the API key that was sent; ask for a new one."
+            case 401 if _is_failure(answer):
+                return f"{self.url} asks for an API key; name a file with yours as --key, or set {KEY_VARIABLE}."
             case 401 if sent:
                 return f"{self.url} does not take the password or token that was sent; look it up and try again."
             case 401:

@@ -38,6 +38,7 @@ class Options:
     engine: str
     url: str
     token_file: Path | None
+    key_file: Path | None
     connections: int
     top_k: int | None
     archive: Path | None
@@ -165,7 +166,7 @@ def predict_by_gateway(options: Options) -> Done:
         )
     names = options.names()
     paths, absent = list(map(Path, names)), set(map(Path, absent_of(names, options.paths)))
-    gateway = Gateway(options.url, options.connections, options.token_file)
+    gateway = Gateway(options.url, options.connections, options.token_file, options.key_file)
     classes = gateway.classes()
     try:
         if options.watch:

@@ -70,14 +70,12 @@ def as_text(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def verify(
-    checkpoint: Path, paths: tuple[str, ...], listed: str | None, url: str, token_file: Path | None, connections: int
-) -> Outcome:
-    """Compare the served model with a checkpoint on the images that you named. Raises Stopped."""
+def verify(checkpoint: Path, paths: tuple[str, ...], listed: str | None, url: str, **reach: Any) -> Outcome:
+    """Compare the served model with a checkpoint on the images that you named; `reach` is Gateway's. Raises Stopped."""
     trained = load_checkpoint(checkpoint)
     named = list(map(Path, names_of(paths, listed)))
     images = list_images(named)
-    gateway = Gateway(url, connections, token_file)
+    gateway = Gateway(url, **reach)
     classes = gateway.classes()
     if classes != trained.card["classes"]:
         raise Stopped(

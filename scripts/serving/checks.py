@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
+from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE
 from training.outcome import Outcome, Stopped
 from training.project import MAR, ONNX_ZIP, ROOT
 
@@ -37,6 +39,7 @@ TIMEOUT_SECONDS = 20
 MAX_HEALTH_BYTES = 100_000
 HEALTHY, UNHEALTHY = {"status", "model", "version", "workers"}, {"status", "reason"}  # what the gateway's health has
 HTTP = 80  # the port of a URL without one
+UNAUTHORIZED = 401
 
 
 class WrongError(RuntimeError):
@@ -181,8 +184,10 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
     kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
     connection = kind(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
     try:
-        connection.request("GET", f"{address.path}/health")
-        health = json.loads(connection.getresponse().read(MAX_HEALTH_BYTES))
+        key = os.environ.get(KEY_VARIABLE)
+        connection.request("GET", f"{address.path}/health", headers={KEY_HEADER: key} if key else {})
+        response = connection.getresponse()
+        health = json.loads(response.read(MAX_HEALTH_BYTES))
     except (HTTPException, OSError) as error:
         if here and isinstance(error, ConnectionRefusedError):
             return None
@@ -193,6 +198,10 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
         reason = "its answer has other keys"
     finally:
         connection.close()
+    if isinstance(health, dict) and response.status == UNAUTHORIZED and health.get("success") is False:
+        remedy = "ask for a new one" if key else f"set {KEY_VARIABLE} to yours"
+        asks = "does not take the API key that was sent" if key else "asks for an API key"
+        raise WrongError(f"The gateway at {address.geturl()} {asks}: {remedy}.")
     if isinstance(health, dict) and (HEALTHY if health.get("status") == "healthy" else UNHEALTHY) <= health.keys():
         return health
     remedy = (

@@ -1,8 +1,16 @@
 """The state of the server, as the page shows it."""
 
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.uploads import upload
+from gateway.keys import add_client
+from tests.fake_backend import serving
+from tests.ui.test_programs import RUN
+from tests.ui.uploads import PICTURE, upload
 
 
 def test_the_status_is_always_in_sight(served: Page) -> None:
@@ -11,3 +19,52 @@ def test_the_status_is_always_in_sight(served: Page) -> None:
     expect(served.locator(".predicted")).to_have_text("green")
     served.get_by_text("API documentation").scroll_into_view_if_needed()
     expect(served.locator("#status")).to_be_in_viewport()
+
+
+@pytest.fixture
+def locked(page: Page, tmp_path: Path) -> Iterator[tuple[Page, Path]]:
+    """The page of a gateway that asks for a key, and its file of keys."""
+    keys = tmp_path / "keys"
+    add_client(keys, "ann")
+    with serving(API_KEYS_FILE=str(keys)) as url:
+        page.goto(url)
+        yield page, keys
+
+
+def test_asks_for_a_key_and_keeps_it_for_the_visit(locked: tuple[Page, Path]) -> None:
+    page, keys = locked
+    expect(page.locator("#status")).to_have_text("The server asks for an API key")
+    page.set_input_files("#file", upload())
+    expect(page.locator("#error")).to_contain_text("Send your API key")
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Use the key").click()
+    expect(page.locator("#status")).to_have_text("The server does not take this key")
+    page.get_by_label("API key").fill(f" {add_client(keys, 'bo')} ")
+    page.get_by_label("API key").press("Enter")
+    expect(page.locator("#status")).to_have_text("Ready: fake, version 1.0")
+    expect(page.get_by_label("API key")).to_be_hidden()
+    expect(page.locator(".predicted")).to_have_text("cat")
+    page.reload()
+    expect(page.locator("#status")).to_have_text("Ready: fake, version 1.0")
+    page.set_input_files("#file", upload())
+    expect(page.locator(".predicted")).to_have_text("cat")
+    keys.write_text("")
+    expect(page.locator("#status")).to_have_text("The server does not take this key", timeout=10_000)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_programs_take_the_key_from_the_environment(
+    locked: tuple[Page, Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, keys = locked
+    key = add_client(keys, "bo")
+    page.get_by_label("API key").fill(key)
+    page.get_by_label("API key").press("Enter")
+    (tmp_path / "image.png").write_bytes(PICTURE)
+    page.set_input_files("#file", tmp_path / "image.png")
+    expect(page.locator(".predicted")).to_have_text("cat")
+    code = page.locator(f"#{name.lower()}").text_content() or ""
+    assert key not in page.content()
+    monkeypatch.setenv("CLASSIFIER_KEY", key)
+    done = subprocess.run([*RUN[name], code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "cat" in done.stdout, done.stderr

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from gateway.keys import add_client
 from scripts.batch import client
 from scripts.batch.client import NO_ANSWER, Gateway, GatewayGone, may_pass
 from tests.drawing import draw, encode
+from tests.fake_backend import serving
 from tests.fake_gateway import CLASSES, HTML, RED, Reply, answering, gateway_that
 from tests.stack import Stack, free_ports
 from training.outcome import Stopped
@@ -289,3 +291,30 @@ def test_what_is_no_token_is_not_sent_and_not_printed(content: bytes | None, tmp
     with pytest.raises(Stopped, match="token") as refused:
         Gateway("http://127.0.0.1:1", 1, tmp_path / "token")
     assert "words" not in str(refused.value)
+
+
+def test_the_api_key_is_in_a_file_or_the_environment(clean: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys", tmp_path / "key"
+    key = add_client(keys, "ann")
+    with serving(API_KEYS_FILE=str(keys)) as url:
+        with pytest.raises(Stopped, match="asks for an API key; name a file with yours as --key, or set"):
+            Gateway(url, 1).classes()
+        file.write_text(f"{key}\n")
+        assert Gateway(url, 1, key_file=file).classes() == ["cat"]
+        clean.setenv("CLASSIFIER_KEY", key)
+        assert Gateway(url, 1).classes() == ["cat"]
+        file.write_text("wrong")
+        with pytest.raises(Stopped, match="does not take the API key that was sent"):
+            Gateway(url, 1, key_file=file).classes()
+        clean.setenv("CLASSIFIER_KEY", "two words")
+        with pytest.raises(Stopped, match="CLASSIFIER_KEY must hold a token or key"):
+            Gateway(url, 1)
+
+
+def test_a_client_with_a_rate_gets_all_its_images_predicted(
+    clean: pytest.MonkeyPatch, tmp_path: Path, images: list[Path]
+) -> None:
+    clean.setenv("CLASSIFIER_KEY", add_client(tmp_path / "keys", "slow", rate=3))
+    with serving(API_KEYS_FILE=str(tmp_path / "keys")) as url:
+        answers = list(Gateway(url, 2).predict_all([[image] for image in images * 3]))
+    assert [answer["success"] for (answer,) in answers] == [True] * len(images) * 3

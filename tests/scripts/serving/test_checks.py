@@ -4,12 +4,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from unittest.mock import patch
 
 import pytest
 
+from gateway.keys import add_client
 from scripts.serving import checks
+from tests.fake_backend import serving
 from tests.stack import ROOT, free_ports
 
 
@@ -62,6 +65,16 @@ def test_a_server_without_a_model_is_told_how_to_get_one() -> None:
             False,
             "It runs, but no model is registered; run 'classifier models register my.mar'.",
         )
+
+
+def test_a_gateway_that_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = add_client(tmp_path / "keys", "ann")
+    with serving(API_KEYS_FILE=str(tmp_path / "keys")) as url:
+        assert gateway(url) == (False, f"The gateway at {url} asks for an API key: set CLASSIFIER_KEY to yours.")
+        monkeypatch.setenv("CLASSIFIER_KEY", key)
+        assert gateway(url) == (True, "serves fake, version 1.0, with 1 workers")
+        monkeypatch.setenv("CLASSIFIER_KEY", "wrong")
+        assert gateway(url)[1].endswith("does not take the API key that was sent: ask for a new one.")
 
 
 def test_a_program_that_never_answers() -> None:
