@@ -12,7 +12,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
 
-from gateway import error_handlers, keys, request_log, routes
+from gateway import error_handlers, keys, open_inference, request_log, routes
 from gateway.admission import Admission, Gate
 from gateway.backend import Backend
 from gateway.batches import Batches
@@ -41,6 +41,7 @@ SETTINGS = (
     Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model"),
     Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else"),
     Setting("CORS_ORIGINS", "*", "the web pages that may call the gateway, a JSON list; by default any page"),
+    Setting("MODEL_NAME", "classifier", "the model's name in the Open Inference Protocol, below /v2/models"),
     Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
     Setting("OPEN_METRICS", 0, "1 answers /metrics without an API key"),
 )
@@ -105,6 +106,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     if app.config["API_KEYS_FILE"]:
         keys.register(app)
     app.register_blueprint(routes.blueprint)
+    app.register_blueprint(open_inference.blueprint)
     error_handlers.register(app)
     app.allow_origins()
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))

@@ -5,7 +5,7 @@ Every function aborts with a sentence that says how to send an image, if the bod
 
 import base64
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from flask import abort, current_app, request
@@ -57,15 +57,23 @@ def form_files(at_most: int) -> list[bytes]:
 
 def json_image() -> bytes:
     """Return the image in the key 'image' of the JSON; aborts with 400, or 413 if it is too large."""
+    body = json_object(request.get_data(), JSON)
+    if not isinstance(body.get("image"), str):
+        abort(400, JSON)
+    return decode_base64(body["image"])
+
+
+def json_object(text: bytes, how: str) -> dict[str, Any]:
+    """Return an object in JSON; aborts with 400 and says `how` to send it."""
     try:
-        body = current_app.json.loads(request.get_data())
+        body = current_app.json.loads(text)
     except RecursionError:
         abort(400, "The JSON is nested too deeply.")
     except ValueError:
-        abort(400, f"The body is not JSON. {JSON}")
-    if not isinstance(body, dict) or not isinstance(body.get("image"), str):
-        abort(400, JSON)
-    return decode_base64(body["image"])
+        abort(400, f"The body is not JSON. {how}")
+    if not isinstance(body, dict):
+        abort(400, how)
+    return body
 
 
 def decode_base64(text: str) -> bytes:

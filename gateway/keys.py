@@ -40,6 +40,8 @@ OPEN = {
     "flasgger.apidocs",
     "flasgger.openapi",
     "flasgger.static",
+    "open_inference.server_live",
+    "open_inference.server_ready",
 }
 METRICS = "contract.measured"
 NEEDED = "Send your API key: 'Authorization: Bearer <key>' or 'X-API-Key: <key>'."

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -63,6 +64,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
     folder = stack.run.parents[1]
     product = f"--config {stack.config} --run {stack.run}"
     places = {
+        '"localhost:5001"': f'"{urlsplit(stack.url).netloc}"',
         "http://localhost:5001": stack.url,
         "localhost:5001": stack.url,
         "classifier predict": f"classifier predict --url {stack.url}",
@@ -70,7 +72,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "classifier models": f"classifier models {product}",
         "classifier doctor": f"classifier doctor {folder}/model_store/first.mar {product} --url {stack.url}",
         "classifier train my-photos": f"classifier train my-photos --recipe {recipe} --output runs/photos",
-        "classifier": f"{sys.executable} -m scripts.cli",
+        "classifier ": f"{sys.executable} -m scripts.cli ",
         "torchrun": f"{sys.executable} -m torch.distributed.run",
         "predictions": folder / "predictions",
         "--file keys": f"--file {folder}/keys",
@@ -96,7 +98,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "build/": f"{folder}/build/",
     }
     for place, substitute in places.items():
-        whole_word = "" if place.endswith("/") else r"(?!\w)"
+        whole_word = "" if place.endswith(("/", " ", '"')) else r"(?!\w)"
         text = re.sub(rf"(?<![\w/]){re.escape(place)}{whole_word}", str(substitute).replace("\\", r"\\"), text)
     return text
 

@@ -25,7 +25,17 @@ from tests.fake_backend import FakeBackend
 from tests.stack import Stack, serve
 
 PICTURE = encode(draw("red", 1))
-PROTECTED = ("/predict", "/predict_base64", "/explain", "/health", "/classes", "/model", "/models", "/metrics")
+PROTECTED = (
+    "/predict",
+    "/predict_base64",
+    "/explain",
+    "/health",
+    "/classes",
+    "/model",
+    "/models",
+    "/metrics",
+    "/v2/models/classifier",
+)
 POSTS = PROTECTED[:3]
 
 
@@ -67,7 +77,9 @@ def test_whatever_tells_of_the_model_needs_a_key(client: FlaskClient, key: str, 
     assert ask(client, path, **{"X-API-Key": key}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/script.js", "/live", "/ready", "/swagger/", "/swagger.json"])
+@pytest.mark.parametrize(
+    "path", ["/", "/script.js", "/live", "/ready", "/swagger/", "/swagger.json", "/v2/health/ready"]
+)
 def test_the_page_and_balancers_need_none(client: FlaskClient, path: str) -> None:
     assert client.get(path).status_code == 200
 
