@@ -10,6 +10,7 @@ from scripts import options
 from training.commands import Group, as_json, command
 from training.outcome import Outcome
 
+OTHERS = "Others, which you need less often"  # listed by their names alone, so that all commands fit a screen
 Sections = dict[str, dict[str, tuple[str, str]]]  # by heading and name: the command's place, and what it does
 BENCHMARKS: Sections = {
     "Measure": {
@@ -30,15 +31,18 @@ COMMANDS: Sections = {
         "bench": ("scripts.cli:bench", "measure serving, training and scaling"),
     },
     "Train": {
-        "data": ("training.data:main", "write CIFAR-10 as a folder of images"),
+        "check": ("training.check:main", "look at your photos before you train"),
         "train": ("training.train:main", "train a network as a recipe says"),
-        "imagenet": ("training.imagenet:main", "make a checkpoint that knows ImageNet's 1,000 classes"),
-        "tune": ("training.tune:main", "search for a better recipe"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
-        "ensemble": ("training.ensemble:main", "join checkpoints into one"),
-        "pair": ("training.pair:main", "join a checkpoint for thumbnails with one for photos"),
         "export": ("training.export:main", "write a checkpoint as TorchScript or ONNX"),
         "archive": ("training.archive:main", "pack a checkpoint to serve it"),
+    },
+    OTHERS: {
+        "data": ("training.data:main", "write CIFAR-10 as a folder of images"),
+        "imagenet": ("training.imagenet:main", "make a checkpoint that knows ImageNet's 1,000 classes"),
+        "tune": ("training.tune:main", "search for a better recipe"),
+        "ensemble": ("training.ensemble:main", "join checkpoints into one"),
+        "pair": ("training.pair:main", "join a checkpoint for thumbnails with one for photos"),
         "card": ("training.card:main", "write the model card of a checkpoint"),
     },
 }
@@ -59,10 +63,13 @@ class Lazy(Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
-        for heading, section in self.sections.items():  # without lines between them, so that all fit a screen
+        for heading, section in self.sections.items():
             formatter.write_heading(heading)
             with formatter.indentation():
-                formatter.write_dl([(name, words) for name, (_, words) in section.items()])
+                if heading == OTHERS:
+                    formatter.write_text(", ".join(section))
+                else:
+                    formatter.write_dl([(name, words) for name, (_, words) in section.items()])
 
 
 @command("doctor")

@@ -71,6 +71,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "classifier verify": f"classifier verify --url {stack.url}",
         "classifier models": f"classifier models {product}",
         "classifier doctor": f"classifier doctor {folder}/model_store/first.mar {product} --url {stack.url}",
+        "classifier check my-photos": f"classifier check {folder}/my-photos -o {folder}",
         "classifier train my-photos": f"classifier train my-photos --recipe {recipe} --output runs/photos",
         "classifier ": f"{sys.executable} -m scripts.cli ",
         "torchrun": f"{sys.executable} -m torch.distributed.run",

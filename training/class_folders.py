@@ -27,9 +27,19 @@ def has_splits(root: Path) -> bool:
     return {"train", "test"} <= names or (bool(names) and names <= {"train", "test", *VALIDATION_FOLDERS})
 
 
+def splits_of(root: Path) -> list[str]:
+    """Return which of train and test a folder has, or one empty name if its folders are classes. Raises DataError."""
+    return [name for name in ("train", "test") if (root / name).is_dir()] if has_splits(root) else [""]
+
+
+def classes_of(root: Path) -> list[str]:
+    """Return the classes of a folder, in whichever split they are. Raises DataError if there are fewer than two."""
+    return list(dict.fromkeys(name for split in splits_of(root) for name in classes_in(root / split)))
+
+
 def of_folder(folder: Path) -> Photos:
     """Return all photos of a folder of classes."""
-    classes, findings = _sorted_into_classes(folder, _classes_in(folder))
+    classes, findings = _sorted_into_classes(folder, classes_in(folder))
     notes = _notes(folder, findings)
     notes += [
         f"{folder.parent / name}: not read; the validation images are a part of {folder.parent / 'train'}."
@@ -43,7 +53,7 @@ def of_folder(folder: Path) -> Photos:
 
 def of_classes(root: Path, split: str) -> Photos:
     """Return the photos of a split that is made here."""
-    classes, findings = _sorted_into_classes(root, _classes_in(root))
+    classes, findings = _sorted_into_classes(root, classes_in(root))
     places_file = root / PLACES_FILE
     findings.others = [path for path in findings.others if path != places_file]
     rows = [(path, name) for name, paths in classes.items() for path in paths]
@@ -62,7 +72,7 @@ def _folders_in(folder: Path) -> list[str]:
         raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
 
 
-def _classes_in(folder: Path) -> list[str]:
+def classes_in(folder: Path) -> list[str]:
     """Return the classes of a folder, which are its folders. Raises DataError if there are fewer than two."""
     if folder.name in ("train", "test") and folder.parent.is_dir() and not folder.exists():
         beside = next((name for name in VALIDATION_FOLDERS if (folder.parent / name).is_dir()), None)

@@ -16,8 +16,9 @@ from training import cache, distributed
 from training.inputs import Inputs
 
 THREADS = min(os.cpu_count() or 1, 16)  # no more, because each may hold a large image
-MAX_QUEUED_PATHS = 512  # that wait for a thread, or whose pixels wait for their turn
+MAX_QUEUED = 512  # images that wait for a thread, or whose pixels wait for their turn
 UNREADABLE = "Remove it, or make it readable."
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -35,7 +36,7 @@ def decode(
     read, problems = [], []
     hidden = distributed.rank() > 0 or None  # None shows the bar on terminals only
     with tqdm(desc=name, total=len(paths), unit=" images", leave=False, disable=hidden) as bar:
-        for path, result in zip(paths, _in_threads(partial(_read, preprocessing), paths), strict=True):
+        for path, result in zip(paths, in_threads(partial(_read, preprocessing), paths), strict=True):
             bar.update()
             if isinstance(result, str):
                 problems.append(f"{path}: {result}")
@@ -51,7 +52,7 @@ def _in_cache(
     found = known or digests_of(paths)
     problems = [f"{path}: {digest}" for path, digest in zip(paths, found, strict=True) if isinstance(digest, str)]
     named = {path: digest for path, digest in zip(paths, found, strict=True) if isinstance(digest, bytes)}
-    decoder = partial(_in_threads, partial(_read, preprocessing))
+    decoder = partial(in_threads, partial(_read, preprocessing))
     digests = [digest for digest in found if isinstance(digest, bytes)]
     readable = [path for path, digest in zip(paths, found, strict=True) if isinstance(digest, bytes)]
     pixels, failed = cache.load(readable, digests, preprocessing, decoder, name)
@@ -61,15 +62,15 @@ def _in_cache(
 
 def digests_of(paths: list[Path]) -> list[bytes | str]:
     """Return the SHA-256 of each file, or the reason why it cannot be read."""
-    return cache.digests_of(paths, partial(_in_threads, _digest))
+    return cache.digests_of(paths, partial(in_threads, _digest))
 
 
-def _in_threads(work: Callable[[Path], T], paths: list[Path]) -> Iterator[T]:
+def in_threads(work: Callable[[S], T], items: list[S]) -> Iterator[T]:
     """Yield the results in order. It uses all cores, because Pillow and hashlib work without Python's lock."""
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for first in range(0, len(paths), MAX_QUEUED_PATHS):
-            yield from pool.map(work, paths[first : first + MAX_QUEUED_PATHS])
+        for first in range(0, len(items), MAX_QUEUED):
+            yield from pool.map(work, items[first : first + MAX_QUEUED])
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, wait only for the images that are being read
 

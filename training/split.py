@@ -76,7 +76,7 @@ def by_content(rows: list[tuple[Path, str]], classes: list[str], split: str, pla
                 f"Class '{name}' has {counted(of_class[name], 'photo', 'different photos')}; give it {MIN_PHOTOS} or "
                 "more: to train on, for validation and for the test."
             )
-    kept = _kept_places(places_file)
+    kept = kept_places(places_file)
     places = {name: assigned(of_class[name], kept.get(name, {})) for name in classes}
     for name in classes:
         if len({is_for_test(place) for place in places[name].values()}) == 1:
@@ -135,7 +135,7 @@ def validation_key(place: int) -> float:
     return sum((number >> bit & 1) / 2 ** (bit + 1) for bit in range(number.bit_length()))
 
 
-def _kept_places(file: Path) -> dict[str, dict[str, int]]:
+def kept_places(file: Path) -> dict[str, dict[str, int]]:
     """Read the places of each class, by digest. Raises DataError if the file is damaged."""
     kept: dict[str, dict[str, int]] = defaultdict(dict)
     try:
@@ -169,7 +169,7 @@ def _keep_places(file: Path, kept: dict[str, dict[str, int]], places: dict[str, 
     if distributed.rank() > 0:
         return []
     try:
-        write_whole(file, _as_csv([PLACES_COLUMNS, *rows]))
+        write_whole(file, as_csv([PLACES_COLUMNS, *rows]))
     except OSError as error:
         return [
             f"{file} cannot be written ({error.strerror}), so the split is not kept: if you add photos later, a few "
@@ -178,7 +178,7 @@ def _keep_places(file: Path, kept: dict[str, dict[str, int]], places: dict[str, 
     return []
 
 
-def _as_csv(rows: Iterable[Iterable[object]]) -> str:
+def as_csv(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
