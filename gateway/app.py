@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -12,7 +13,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
 
-from gateway import error_handlers, keys, open_inference, request_log, routes
+from gateway import error_handlers, feedback, keys, open_inference, request_log, routes
 from gateway.admission import Admission, Gate
 from gateway.backend import Backend
 from gateway.batches import Batches
@@ -44,6 +45,10 @@ SETTINGS = (
     Setting("MODEL_NAME", "classifier", "the model's name in the Open Inference Protocol, below /v2/models"),
     Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
     Setting("OPEN_METRICS", 0, "1 answers /metrics without an API key"),
+    Setting("FEEDBACK_DIR", "", "a folder for images whose right class people have told, at /feedback"),
+    Setting("FEEDBACK_MEGABYTES", 1000, "how large that folder may become"),
+    Setting("FEEDBACK_DAYS", 90, "how long it keeps an image that nobody has reviewed"),
+    Setting("FEEDBACK_SHARE", 0, "the share, 0 to 1, of outliers and unsure predictions whose images it keeps too"),
 )
 SWAGGER = {
     "openapi": "3.0.3",
@@ -104,9 +109,12 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
     request_log.register(app)
     if app.config["API_KEYS_FILE"]:
-        keys.register(app)
+        keys.register(app, _shared_folder())
     app.register_blueprint(routes.blueprint)
     app.register_blueprint(open_inference.blueprint)
+    app.register_blueprint(feedback.blueprint)
+    if app.config["FEEDBACK_DIR"]:
+        app.extensions["feedback"] = _feedback(app.config)
     error_handlers.register(app)
     app.allow_origins()
     Swagger(app, config=SWAGGER, template_file=str(ROOT / "openapi.yaml"))
@@ -126,6 +134,21 @@ def _small_calls(config: Config) -> int:
     """
     cores = len(os.sched_getaffinity(0)) // 2 if config["MODEL_DIR"] else config["CALLS"]
     return max(1, min(config["CALLS"], cores))
+
+
+def _shared_folder() -> Path:
+    """Return a folder that all processes of the gateway have in common."""
+    return Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="classifier-"))
+
+
+def _feedback(config: Config) -> feedback.Feedback:
+    return feedback.Feedback(
+        Path(config["FEEDBACK_DIR"]),
+        config["FEEDBACK_MEGABYTES"] * 10**6,
+        config["FEEDBACK_DAYS"] * 86_400,
+        config["FEEDBACK_SHARE"],
+        _shared_folder() / feedback.RECENT,
+    )
 
 
 def _backend(config: Config) -> Backend:

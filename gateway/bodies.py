@@ -30,6 +30,14 @@ def check_encoding() -> None:
 
 def form_files(at_most: int) -> list[bytes]:
     """Return the files in the field 'file' of the form, one or more; aborts with 400, or 413 if it is too large."""
+    files, _ = form(at_most)
+    if not files:
+        abort(400, FORM)
+    return files
+
+
+def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
+    """Return the files in the field 'file' of the form, and its other fields; aborts as form_files does."""
     if request.mimetype != "multipart/form-data":
         abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
     body, sent = request.get_data(cache=False), []
@@ -37,22 +45,21 @@ def form_files(at_most: int) -> list[bytes]:
         for part in forms.parts(body, request.mimetype_params.get("boundary", "")):
             if part.file_name is None and part.size > MAX_FIELD_BYTES:
                 abort(400, f"A field that is not a file is larger than {MAX_FIELD_BYTES // 2**20} MB. {FORM}")
-            if part.name == "file":
-                sent.append(part)
+            sent.append(part)
     except forms.TooManyParts:
         abort(400, f"There are too many fields. {FORM}")
     except ValueError:
         abort(400, "The form is cut off, or its boundary is not in Content-Type. Let your client set that header.")
-    files = [part for part in sent if part.file_name is not None]
-    if sent and not files:
+    named_file = [part for part in sent if part.name == "file"]
+    files = [part for part in named_file if part.file_name is not None]
+    if named_file and not files:
         abort(400, "The field 'file' holds text instead of a file. Write '@', not '<': curl -F file=@photo.jpg …")
-    if not files:
-        abort(400, FORM)
     if not all(file.file_name for file in files):
         abort(400, "No file was chosen.")
     if len(files) > at_most:
         abort(400, f"Send at most {at_most} image{'s' * (at_most > 1)} at once.")
-    return [body[file.data] for file in files]
+    fields = {part.name: body[part.data].decode(errors="replace") for part in sent if part.file_name is None}
+    return [body[file.data] for file in files], fields
 
 
 def json_image() -> bytes:

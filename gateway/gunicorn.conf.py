@@ -6,6 +6,7 @@ scripts/serving/product.py adds address and log, and the folder PROMETHEUS_MULTI
 import gc
 import os
 import resource
+import shutil
 import signal
 import time
 from contextlib import closing, suppress
@@ -77,10 +78,11 @@ worker_class = Worker
 
 
 def on_starting(server: Any) -> None:
-    """Remove the counts that a killed gateway has left, and begin to count from zero."""
+    """Remove the counts and images that a killed gateway has left, and begin to count from zero."""
     COUNTS.mkdir(parents=True, exist_ok=True)
     for file in [*COUNTS.glob("*.db"), *COUNTS.glob("*.rate")]:
         file.unlink()
+    shutil.rmtree(COUNTS / "recent", ignore_errors=True)
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import struct
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,10 +117,10 @@ class Rates:
             return 0
 
 
-def register(app: Flask) -> None:
-    """Ask for a key before anything else, the reading of the body included."""
+def register(app: Flask, shared: Path) -> None:
+    """Ask for a key before anything else, the reading of the body included. All processes have a folder in common."""
     keys = Keys(Path(app.config["API_KEYS_FILE"]))
-    rates = Rates(Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="classifier-")))
+    rates = Rates(shared)
     unasked = OPEN | {METRICS} if app.config["OPEN_METRICS"] else OPEN
 
     @app.before_request

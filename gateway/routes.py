@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, abort, current_app, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, g, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from gateway import bodies, limits, metrics
@@ -51,6 +51,7 @@ def health() -> ResponseReturnValue:
         "model": details["card"]["name"],
         "version": details["version"],
         "workers": details["workers"],
+        "feedback": "feedback" in current_app.extensions,
     }
 
 
@@ -152,7 +153,10 @@ def wanted(*known: str) -> Wanted:
 
 def predict_one(image: bytes, wanted: Wanted) -> Prediction:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
-    return wanted.complete(run_model(checked(image), wanted.version))
+    prediction = run_model(checked(image), wanted.version)
+    if store := current_app.extensions.get("feedback"):
+        store.remember(g.access.id, image, prediction)
+    return wanted.complete(prediction)
 
 
 def run_model(image: bytes, version: str | None = None) -> Prediction:

@@ -32,6 +32,7 @@ COMMANDS: Sections = {
     },
     "Train": {
         "check": ("training.check:main", "look at your photos before you train"),
+        "feedback": ("training.feedback:main", "review what people told of predictions"),
         "train": ("training.train:main", "train a network as a recipe says"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
         "export": ("training.export:main", "write a checkpoint as TorchScript or ONNX"),

@@ -53,6 +53,7 @@ def released(
     rebuild(archive, store / "first.mar", {})
     (folder / "served.pth").write_bytes(checkpoint.read_bytes())
     shutil.copytree(dataset / "test", folder / "my-photos")
+    (folder / "feedback").mkdir()
     merge = {"input": {"size": 64}, "classes": {name: [index] for index, name in enumerate(sorted(TEN))}}
     (folder / "merge.yaml").write_text(yaml.safe_dump(merge))
     with serve(store / "first.mar", folder / "stack") as running:
@@ -71,6 +72,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "classifier verify": f"classifier verify --url {stack.url}",
         "classifier models": f"classifier models {product}",
         "classifier doctor": f"classifier doctor {folder}/model_store/first.mar {product} --url {stack.url}",
+        "review feedback --checkpoint cifar10_pair": f"review {folder}/feedback -o {folder}/feedback.html",
         "classifier check my-photos": f"classifier check {folder}/my-photos -o {folder}",
         "classifier train my-photos": f"classifier train my-photos --recipe {recipe} --output runs/photos",
         "classifier ": f"{sys.executable} -m scripts.cli ",

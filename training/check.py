@@ -46,7 +46,7 @@ def _check(folder: Path, output: Path) -> Outcome:
     from training.curation.labels import wrong_labels
     from training.curation.moves import write_moves
     from training.curation.outstanding import outstanding
-    from training.curation.page import Findings, proposed, summary, write_page
+    from training.curation.report import Findings, proposed, summary, write_report
 
     examined = examine(folder)
     findings = Findings(
@@ -55,7 +55,7 @@ def _check(folder: Path, output: Path) -> Outcome:
         outstanding(examined.photos),
         wrong_labels(examined.features, examined.labels, len(examined.classes), examined.head),
     )
-    write_page(findings, output / PAGE)
+    write_report(findings, output / PAGE)
     write_moves(output / PROPOSED, proposed(findings))
     next_step = (
         f"Open {output / PAGE}, confirm moves, save them, then run 'classifier check {folder} --apply moves.csv'."

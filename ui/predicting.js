@@ -31,8 +31,8 @@ page.predicting = (() => {
     for (const version of versions) {
       const path = version ? `predict?version=${encodeURIComponent(version)}` : "predict";
       const started = performance.now();
-      const { lost, ...answer } = await page.server.post(path, file, name);
-      replies.push({ path, answer, lost, milliseconds: performance.now() - started });
+      const { lost, id, ...answer } = await page.server.post(path, file, name);
+      replies.push({ path, answer, id, lost, milliseconds: performance.now() - started });
     }
     return replies;
   }

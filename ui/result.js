@@ -34,6 +34,7 @@ page.result = (() => {
     element("all").onclick = () => showClasses(names.length);
     showClasses(FEW_CLASSES);
     page.explanation.offer(names);
+    page.feedback.reset(names);
     page.programs.update(entry);
     show("result");
     page.explanation.explain();

@@ -15,7 +15,7 @@ const page = (() => {
 
   // The images of this visit in order, and the one on show. An entry has: file, name, url (of the image), button and
   // summary (in the history). It gets `replies`, one for each version, and `explanations` by class. A reply has: path,
-  // answer (the server's JSON), milliseconds, and `lost` if the server was not ready.
+  // answer (the server's JSON), id (of the request), milliseconds, and `lost` if the server was not ready.
   const state = { entries: [], chosen: null };
 
   const element = (id) => document.getElementById(id);

@@ -9,9 +9,10 @@ page.server = (() => {
   const MAY_PASS = [401, 429, 503]; // another key, or a later try, may succeed
   const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
 
-  function post(path, file, name) {
+  function post(path, file, name, fields = {}) {
     const body = new FormData();
     body.append("file", file, name);
+    for (const [field, text] of Object.entries(fields)) if (text) body.append(field, text);
     return ask(path, { method: "POST", body });
   }
 
@@ -33,7 +34,8 @@ page.server = (() => {
     }
     try {
       const answer = await response.json();
-      return MAY_PASS.includes(response.status) ? { ...answer, lost: true } : answer;
+      const id = response.headers.get("X-Request-ID");
+      return { ...answer, id, ...(MAY_PASS.includes(response.status) && { lost: true }) };
     } catch {
       const error = `The server's answer is not JSON (status ${response.status}). Check whether a proxy sent it.`;
       return { error };
@@ -63,6 +65,7 @@ page.server = (() => {
     const text = ready ? `Ready: ${health.model}, version ${health.version}` : locked ? wanted : "The server is not ready";
     element("locked").hidden = !locked;
     element("model").hidden = Boolean(key()); // a link sends no key
+    page.feedback.offer(health.feedback);
     if (line.textContent !== text) line.textContent = text; // otherwise a screen reader would repeat it
     line.className = ready ? "up" : "down";
     return ready;

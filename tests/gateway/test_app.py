@@ -29,6 +29,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
     documented = {(method, path) for path, item in document["paths"].items() for method in item}
     assert documented == {
         ("post", "/explain"),
+        ("post", "/feedback"),
         ("post", "/predict"),
         ("post", "/predict_base64"),
         ("get", "/health"),
@@ -43,7 +44,7 @@ def test_document_is_valid_and_complete(client: FlaskClient) -> None:
 
 def test_swagger_page_shows_the_routes(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/swagger/")
-    expect(page.locator(".opblock")).to_have_count(10)
+    expect(page.locator(".opblock")).to_have_count(11)
 
 
 def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from gateway.keys import add_client
 from tests.fake_backend import serving
+from tests.ui.test_accessibility import assert_accessible
 from tests.ui.test_programs import RUN
 from tests.ui.uploads import PICTURE, upload
 
@@ -34,6 +35,7 @@ def locked(page: Page, tmp_path: Path) -> Iterator[tuple[Page, Path]]:
 def test_asks_for_a_key_and_keeps_it_for_the_visit(locked: tuple[Page, Path]) -> None:
     page, keys = locked
     expect(page.locator("#status")).to_have_text("The server asks for an API key")
+    assert_accessible(page)
     page.set_input_files("#file", upload())
     expect(page.locator("#error")).to_contain_text("Send your API key")
     page.get_by_label("API key").fill("wrong")

@@ -1,0 +1,102 @@
+"""`classifier feedback`: from what the gateway keeps, by a person's decisions on a page, to photos to train on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from gateway import feedback as kept_by_the_gateway
+from tests.conftest import CommandFailed, run_module
+from tests.drawing import draw, encode
+from tests.gateway.test_feedback import gateway, predict, send
+from training.curation import feedback
+
+IMAGES = {name: encode(draw(name, 1), "JPEG") for name in ("red", "blue", "lime", "pink")}
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder that the gateway has filled: two classes, a nonsense one, and an image that nobody has labelled."""
+    folder = tmp_path / "feedback"
+    client = gateway(monkeypatch, folder)
+    send(client, IMAGES["red"], id=predict(client, IMAGES["red"]), name="red", note="as <b>red</b> as can be")
+    send(client, IMAGES["blue"], name="blue")
+    send(client, IMAGES["lime"], name="you're all wrong")
+    store: kept_by_the_gateway.Feedback = client.application.extensions["feedback"]
+    store.keep(
+        IMAGES["pink"], kept_by_the_gateway.UNLABELLED, {"predicted_class": "cat", "confidence": 0.2, "version": "1.0"}
+    )
+    return folder
+
+
+def run(*arguments: object) -> dict[str, Any]:
+    return json.loads(run_module("training.feedback", *arguments, "--json"))
+
+
+def test_both_rooms_mean_the_same_folder() -> None:
+    assert feedback.UNLABELLED == kept_by_the_gateway.UNLABELLED
+
+
+def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_path: Path) -> None:
+    html, photos = tmp_path / "feedback.html", tmp_path / "photos"
+    assert run("review", folder, "-o", html) == {"waiting": 4}
+    page.goto(html.as_uri())
+    cards = page.locator(".cards li")
+    expect(cards).to_have_count(4)
+    red = cards.filter(has_text="Somebody: it is red")
+    expect(red).to_contain_text("Predicted as cat (100%, version 1.0). Somebody: it is red. “as <b>red</b> as can be”")
+    red.locator("select").select_option("It is red")
+    cards.filter(has_text="Somebody: it is blue").locator("select").select_option("Decide later")
+    cards.filter(has_text="Somebody: it is you're").locator("select").select_option("Discard")
+    cards.filter(has_text="Predicted as cat (20%").locator("select").select_option("It is blue")
+    expect(page.locator("#count")).to_have_text("3 moves confirmed")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the confirmed moves").click()
+    download.value.save_as(tmp_path / "moves.csv")
+    assert run("accept", folder, tmp_path / "moves.csv", "--to", photos) == {"accepted": 2, "discarded": 1}
+    accepted = {path.relative_to(photos).parts[0]: path.read_bytes() for path in photos.rglob("*.jpg")}
+    assert accepted == {"red": IMAGES["red"], "blue": IMAGES["pink"]}
+    assert [path.read_bytes() for path in folder.rglob("*.jpg")] == [IMAGES["blue"]]
+    record = [json.loads(line) for line in (photos / feedback.RECORD).read_text().splitlines()]
+    assert {line["file"].split("/")[0] for line in record} == {"red", "blue"}
+    assert run("review", folder, "-o", html) == {"waiting": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("red/nothing.jpg,red", "has no image"),
+        ("../feedback.html,red", "has no image"),
+        ("{red},../up", "cannot be a class"),
+        ("{red},.hidden", "cannot be a class"),
+        ("{red},a/b", "cannot be a class"),
+    ],
+)
+def test_decisions_are_carried_out_all_or_none(folder: Path, tmp_path: Path, row: str, words: str) -> None:
+    red, blue = (next((folder / name).glob("*.jpg")).relative_to(folder) for name in ("red", "blue"))
+    (tmp_path / "moves.csv").write_text(f"file,to\n{blue},blue\n{row.format(red=red)}\n")
+    with pytest.raises(CommandFailed, match=words):
+        run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
+    assert len([*folder.rglob("*.jpg")]) == 4
+    assert not (tmp_path / "photos").exists()
+
+
+def test_photos_that_are_split_get_more_to_train_on(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("red", "blue"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+    red = next((folder / "red").glob("*.jpg")).relative_to(folder)
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},blue\n")
+    run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
+    assert [path.parent.relative_to(tmp_path).as_posix() for path in (tmp_path / "photos").rglob("*.jpg")] == [
+        "photos/train/blue"
+    ]
+
+
+def test_a_folder_without_feedback(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="There is no folder"):
+        run("review", tmp_path / "nowhere")
+    (tmp_path / "feedback").mkdir()
+    assert run("review", tmp_path / "feedback", "-o", tmp_path / "page.html") == {"waiting": 0}

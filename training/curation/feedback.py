@@ -1,0 +1,114 @@
+"""Review feedback, which the gateway has kept: a page to decide on, and photos for training.
+
+The gateway's folder has <class>/<sha256>.<ext>, or .unlabelled/… for images that nobody has given a class. Beside each
+lies <sha256>.jsonl, with a line for each time that somebody spoke of it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.class_folders import has_splits
+from training.curation.cards import Card, Section, write_page
+from training.curation.moves import Move
+from training.folders import is_image, is_leaving
+from training.outcome import Stopped
+
+UNLABELLED = ".unlabelled"
+RECORD = ".feedback.jsonl"  # in the folder of photos: where the accepted ones came from
+
+
+class Proposal(NamedTuple):
+    """An image of the folder: its path there, its class (empty if nobody gave one), and the lines on it."""
+
+    path: Path
+    class_name: str
+    said: list[dict[str, Any]]
+
+
+class Accepted(NamedTuple):
+    """How many images went to the photos, and how many were thrown away."""
+
+    accepted: int
+    discarded: int
+
+
+def proposals(folder: Path) -> list[Proposal]:
+    """Return the images that wait for a review, in the order of their classes. Raises Stopped without a folder."""
+    if not folder.is_dir():
+        raise Stopped(f"There is no folder {folder}; name the one that GATEWAY_FEEDBACK_DIR names.")
+    found = []
+    for place in sorted(folder.iterdir()):
+        if place.is_dir() and (place.name == UNLABELLED or not is_leaving(place.name)):
+            class_name = "" if place.name == UNLABELLED else place.name
+            images = sorted(path for path in place.iterdir() if is_image(path) and not is_leaving(path.name))
+            found += [Proposal(path.relative_to(folder), class_name, _lines(path)) for path in images]
+    return found
+
+
+def write_review(folder: Path, classes: list[str], page: Path) -> int:
+    """Write the page on which a person decides; `classes` are offered besides those of the folder. Returns how many."""
+    waiting = proposals(folder)
+    names = sorted({*classes, *(proposal.class_name for proposal in waiting if proposal.class_name)})
+    cards = [
+        Card(
+            [folder / proposal.path],
+            _in_words(proposal),
+            Move(proposal.path.as_posix(), proposal.class_name, "feedback"),
+            # The class that somebody gave comes first.
+            sorted(names, key=lambda name: name != proposal.class_name),
+        )
+        for proposal in waiting
+    ]
+    note = "Nothing is learned from them before you decide. Discarded images are deleted."
+    write_page(page, "Feedback", "", [Section("Images that wait for a review", note, cards)])
+    return len(waiting)
+
+
+def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
+    """Move accepted images to the folder of photos, and delete those whose class is empty. All or none.
+
+    Raises Stopped if a row names no image of the folder, or no class.
+    """
+    known = {proposal.path.as_posix(): proposal for proposal in proposals(folder)}
+    root = photos / "train" if photos.is_dir() and any(photos.iterdir()) and has_splits(photos) else photos
+    for move in moves:
+        if move.file not in known:
+            raise Stopped(
+                f"{folder} has no image {move.file!r}, so nothing was moved. Run 'classifier feedback review' again."
+            )
+        if move.to and (Path(move.to).name != move.to or is_leaving(move.to)):
+            raise Stopped(f"{move.to!r} cannot be a class, so nothing was moved. Correct the row.")
+    for move in moves:
+        proposal = known[move.file]
+        if move.to:
+            target = root / move.to / proposal.path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (photos / RECORD).open("a", encoding="utf-8") as record:
+                record.write(json.dumps({"file": str(target.relative_to(photos)), "said": proposal.said}) + "\n")
+            target.write_bytes((folder / proposal.path).read_bytes())  # it may be another disk
+        (folder / proposal.path).unlink()
+        (folder / proposal.path).with_suffix(".jsonl").unlink(missing_ok=True)
+    accepted = sum(bool(move.to) for move in moves)
+    return Accepted(accepted, len(moves) - accepted)
+
+
+def _lines(image: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in image.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _in_words(proposal: Proposal) -> str:
+    words = []
+    for said in proposal.said:
+        if "predicted_class" in said:
+            words.append(
+                f"Predicted as {said['predicted_class']} ({said['confidence']:.0%}, version {said['version']})."
+            )
+        if said.get("class"):
+            words.append(f"{said.get('client') or 'Somebody'}: it is {said['class']}.")
+        if said.get("note"):
+            words.append(f"“{said['note']}”")
+    return " ".join(dict.fromkeys(words)) or "Nobody said what it is."

@@ -1,0 +1,32 @@
+"use strict";
+
+// The right class of an image, told to the server, if that keeps feedback.
+page.feedback = (() => {
+  const { state, element } = page;
+
+  function offer(isKept) {
+    element("feedback").hidden = !isKept;
+  }
+
+  // For each image anew.
+  function reset(names) {
+    element("names").replaceChildren(...names.map((name) => new Option(name)));
+    element("tell").reset();
+    element("tell").hidden = false;
+    element("told").textContent = "";
+  }
+
+  async function tell(event) {
+    event.preventDefault();
+    const { file, name, replies } = state.chosen;
+    const id = replies.find(({ answer }) => answer.success)?.id;
+    const fields = { class: element("right").value.trim(), note: element("remark").value.trim(), id };
+    const { error } = await page.server.post("feedback", file, name, fields);
+    element("tell").hidden = !error;
+    element("told").textContent = error ?? `Thank you. It is kept as ${fields.class} until a person has reviewed it.`;
+  }
+
+  element("tell").addEventListener("submit", tell);
+
+  return { offer, reset };
+})();
