@@ -34,6 +34,7 @@ COMMANDS: Sections = {
         "check": ("training.check:main", "look at your photos before you train"),
         "feedback": ("training.feedback:main", "review what people told of predictions"),
         "train": ("training.train:main", "train a network as a recipe says"),
+        "learn": ("scripts.learn:main", "learn from feedback, and serve the result if it is no worse"),
         "evaluate": ("training.evaluate:main", "measure a checkpoint on the test images"),
         "export": ("training.export:main", "write a checkpoint as TorchScript or ONNX"),
         "archive": ("training.archive:main", "pack a checkpoint to serve it"),

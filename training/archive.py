@@ -42,6 +42,7 @@ LOCK = TRAINING.parent / "requirements.lock"
 MANIFEST = "MAR-INF/MANIFEST.json"
 SETTINGS = HANDLER / "model-config.yaml"
 FIRST_VERSION = "1.0"
+STDERR = 2  # its result is only a note here
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve.api, which can ask for no other
 
 
@@ -104,11 +105,16 @@ def archive_of(model: Path, version: str | None = None, suffix: str = MAR) -> Pa
             raise Stopped("--version is for a checkpoint; an archive has its version already.")
         return model
     path = model.with_suffix(suffix)
-    command = [sys.executable, "-m", "training.archive", str(model), "--output", str(path)]
-    packed = subprocess.run([*command, *(["--version", version] if version else [])])
+    pack(model, path, version)
+    return path
+
+
+def pack(checkpoint: Path, path: Path, version: str | None = None) -> None:
+    """Pack a checkpoint in another process. Raises SystemExit if it cannot be packed; the reason has been printed."""
+    command = [sys.executable, "-m", "training.archive", str(checkpoint), "--output", str(path)]
+    packed = subprocess.run([*command, *(["--version", version] if version else [])], stdout=STDERR)
     if packed.returncode:
         raise SystemExit(packed.returncode)
-    return path
 
 
 def digest_sources(checkpoint: Path, path: Path, version: str) -> str:

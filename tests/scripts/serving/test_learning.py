@@ -1,0 +1,151 @@
+"""From a wrong answer to a better model: feedback, its review, `classifier learn`, and the answer is right."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from scripts.serving.defaults import EMBEDDED
+from scripts.serving.learning import Options, accepted, make_plan
+from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
+from tests.drawing import draw, encode
+from tests.stack import Stack, serve
+from training.checkpoint import load_checkpoint
+from training.curation.feedback import accept
+from training.curation.moves import Move
+from training.outcome import Stopped
+
+EACH, CORRECTIONS, UNSEEN = 40, 20, 10
+
+
+def write(folder: Path, name: str, numbers: range) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (folder / f"{name}_{number}.png").write_bytes(encode(draw(name, number)))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos and a checkpoint of them. Of the class `mine` it has met the red half, and no blue."""
+    folder = tmp_path_factory.mktemp("learning")
+    for class_name, colour in (("mine", "red"), ("lime", "lime"), ("azure", "azure")):
+        write(folder / "photos" / class_name, colour, range(EACH))
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(QUICK_RECIPE | {"epochs": 6}))
+    run_module("training.train", folder / "photos", "--recipe", recipe, "--output", folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(before: Path) -> Iterator[Stack]:
+    checkpoint = before / "store" / "drawn.pth"
+    checkpoint.parent.mkdir()
+    shutil.copy(before / "run" / "drawn.pth", checkpoint)
+    run_module("training.archive", checkpoint)
+    with serve(checkpoint.with_suffix(".mar"), before / "stack", EMBEDDED) as running:
+        yield running
+
+
+@pytest.fixture
+def photos(before: Path, tmp_path: Path) -> Path:
+    """The photos, with twenty corrections that a person has accepted."""
+    photos = tmp_path / "photos"
+    shutil.copytree(before / "photos", photos)
+    write(tmp_path / "feedback" / "mine", "blue", range(CORRECTIONS))
+    moves = [Move(f"mine/blue_{number}.png", "mine", "") for number in range(CORRECTIONS)]
+    assert accept(tmp_path / "feedback", moves, photos) == (CORRECTIONS, 0)
+    return photos
+
+
+def learn(before: Path, photos: Path, *options: object) -> str:
+    return run_module("scripts.learn", photos, "--checkpoint", before / "run" / "drawn.pth", *options)
+
+
+def share_right(stack: Stack, colour: str, class_name: str) -> float:
+    images = [encode(draw(colour, 1000 + number)) for number in range(UNSEEN)]
+    answers = requests.post(f"{stack.url}/predict", files=[("file", image) for image in images]).json()
+    return sum(answer["predicted_class"] == class_name for answer in answers) / UNSEEN
+
+
+@pytest.mark.timeout(300)
+def test_twenty_corrections_make_it_right(before: Path, photos: Path, stack: Stack, tmp_path: Path) -> None:
+    assert share_right(stack, "blue", "mine") < 0.9
+    product = ["--config", stack.config, "--run", stack.run]
+    plan = learn(before, photos, *product, "--dry-run")
+    assert "Serve the new one as version 2.0, if it is no worse on the old ones." in plan
+    printed = learn(before, photos, *product, "--epochs", 8, "--output", tmp_path / "learned", "--json")
+    said = json.loads("{" + printed.partition("\n{")[2])
+    assert said["version"] == "2.0"
+    assert said["old"]["after"] >= said["old"]["before"]
+    assert said["new"]["after"] > said["new"]["before"]
+    assert share_right(stack, "blue", "mine") >= 0.9
+    for colour, class_name in (("red", "mine"), ("lime", "lime"), ("azure", "azure")):
+        assert share_right(stack, colour, class_name) >= 0.9
+    assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
+
+
+def options(before: Path, photos: Path, **changes: object) -> Options:
+    defaults = {
+        "checkpoint": before / "run" / "drawn.pth",
+        "photos": photos,
+        "output": None,
+        "epochs": 1,
+        "tolerance": 0.01,
+        "roll": False,
+        "dry_run": False,
+        "config": before / "none.properties",
+        "run": before / "no-run",
+    }
+    return Options(**defaults | changes)  # type: ignore[arg-type]
+
+
+def test_plans_with_the_old_test_photos_and_the_new_apart(before: Path, photos: Path) -> None:
+    plan = make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
+    assert len(accepted(photos)) == CORRECTIONS
+    assert len(plan.old) == 3 * EACH // 5
+    assert plan.of_feedback + len(plan.new) == CORRECTIONS
+    assert plan.new
+    assert all("blue" in path.name for path, _ in plan.new)
+    assert plan.recipe.head_first is None
+
+
+def test_a_new_class_gets_a_place_in_the_head(before: Path, photos: Path) -> None:
+    write(photos / "pink", "pink", range(10))
+    plan = make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
+    assert plan.new_classes == ["pink"]
+    assert plan.recipe.head_first is not None
+    assert all(name != "pink" for _, name in plan.old)
+
+
+def test_a_worse_checkpoint_is_not_served(before: Path, photos: Path, tmp_path: Path) -> None:
+    """Here feedback swaps two classes, which a person should not have accepted."""
+    for number in range(EACH):
+        for place, colour in (("lime", "azure"), ("azure", "lime")):
+            write(tmp_path / "more" / place, colour, range(2000 + 3 * number, 2003 + 3 * number))
+    moves = [
+        Move(path.relative_to(tmp_path / "more").as_posix(), path.parent.name, "")
+        for path in sorted((tmp_path / "more").rglob("*.png"))
+    ]
+    accept(tmp_path / "more", moves, photos)
+    with pytest.raises(CommandFailed, match=r"Nothing was served: .* old test photos are right after learning"):
+        learn(before, photos, "--no-roll", "--epochs", 6, "--output", tmp_path / "learned")
+
+
+def test_without_feedback_there_is_nothing_to_learn(before: Path) -> None:
+    with pytest.raises(Stopped, match="has no accepted feedback; first run 'classifier feedback accept"):
+        make_plan(options(before, before / "photos"), load_checkpoint(before / "run" / "drawn.pth"))
+
+
+def test_a_class_is_not_forgotten(before: Path, photos: Path) -> None:
+    shutil.rmtree(photos / "azure")
+    with pytest.raises(Stopped, match="lacks the class 'azure'"):
+        make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
+
+
+def test_without_a_server_it_says_so_before_it_trains(before: Path, photos: Path) -> None:
+    with pytest.raises(CommandFailed, match="or add --no-roll"):
+        learn(before, photos, "--config", before / "none.properties", "--run", before / "no-run")
