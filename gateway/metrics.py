@@ -22,6 +22,9 @@ MAX_CLASSES = 100
 MAX_CLIENTS = 100
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
+CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+SCORES = (-10, -5, -2, -1, -0.5, 0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 5, 10, 20)  # a cosine, or an energy
+
 _COUNTED = CollectorRegistry()
 _REQUEST = Histogram(
     "classifier_request_seconds",
@@ -59,6 +62,20 @@ IMAGES_WAITING = Gauge(
     "Images that wait for their call to TorchServe: small ones, and all others.",
     ["size"],
     multiprocess_mode="livesum",
+    registry=_COUNTED,
+)
+_CONFIDENCE = Histogram(
+    "classifier_confidence",
+    "The confidence of a prediction. Its mean is the accuracy to expect, if the model is calibrated for such images.",
+    ["version"],
+    buckets=CONFIDENCES,
+    registry=_COUNTED,
+)
+_SCORE = Histogram(
+    "classifier_in_distribution_score",
+    "How much an image is like the training images, as the model's score has it.",
+    ["version"],
+    buckets=SCORES,
     registry=_COUNTED,
 )
 _PREDICTIONS = Counter(
@@ -100,7 +117,16 @@ def count_prediction(prediction: Prediction) -> None:
     in_distribution = "true" if prediction["in_distribution"] else "false"
     few = len(prediction["class_probabilities"]) <= MAX_CLASSES
     class_name = prediction["predicted_class"] if few else ANY
-    _of_class(prediction["version"], class_name, in_distribution).inc()
+    version = prediction["version"]
+    _of_class(version, class_name, in_distribution).inc()
+    confidence, score = _of_version(version)
+    confidence.observe(prediction["confidence"])
+    score.observe(prediction["in_distribution_score"])
+
+
+@lru_cache(MAX_CLASSES)
+def _of_version(version: str) -> tuple[Histogram, Histogram]:
+    return _CONFIDENCE.labels(version), _SCORE.labels(version)
 
 
 @lru_cache(10 * MAX_CLASSES)
@@ -132,6 +158,19 @@ class _Deployed(Collector):
         )
         if self._details:
             yield _baseline(self._details)
+            yield _validation_accuracy(self._details)
+
+
+def _validation_accuracy(details: Details) -> Metric:
+    """Return the accuracy on the validation images; a card of ready-made weights does not have it."""
+    gauge = GaugeMetricFamily(
+        "classifier_validation_accuracy",
+        "Share of the validation images that the version has right.",
+        labels=["version"],
+    )
+    if validation := details["card"].get("metrics", {}).get("validation"):
+        gauge.add_metric([details["version"]], validation["accuracy"])
+    return gauge
 
 
 def _baseline(details: Details) -> Metric:
