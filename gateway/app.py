@@ -45,10 +45,13 @@ SETTINGS = (
     Setting("MODEL_NAME", "classifier", "the model's name in the Open Inference Protocol, below /v2/models"),
     Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
     Setting("OPEN_METRICS", 0, "1 answers /metrics without an API key"),
+    Setting(
+        "LOG_PREDICTIONS", 0, "1 keeps the class and confidence of each prediction in the log, for 'classifier drift'"
+    ),
     Setting("FEEDBACK_DIR", "", "a folder for images whose right class people have told, at /feedback"),
     Setting("FEEDBACK_MEGABYTES", 1000, "how large that folder may become"),
     Setting("FEEDBACK_DAYS", 90, "how long it keeps an image that nobody has reviewed"),
-    Setting("FEEDBACK_SHARE", 0, "the share, 0 to 1, of outliers and unsure predictions whose images it keeps too"),
+    Setting("FEEDBACK_SHARE", 0, "the share, 0 to 1, of outliers and unsure predictions (single images) to keep too"),
 )
 SWAGGER = {
     "openapi": "3.0.3",

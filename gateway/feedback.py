@@ -10,6 +10,7 @@ import os
 import random
 import re
 import time
+from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,19 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, abort, current_app, g, request
+from gevent import get_hub
 from werkzeug.exceptions import HTTPException
 
 from gateway import bodies, limits
 from gateway.backend import Prediction
+from gateway.pixels import pixels
 from gateway.request_log import USABLE_ID
 
 RECENT = "recent"  # the folder of images that were just predicted, among what all processes have in common
 UNLABELLED = ".unlabelled"  # the folder of images that nobody has given a class; training leaves it out
 UNSURE = 0.5  # confidence below which a prediction is worth a person's look
-RECENT_BYTES = 64 * 1024 * 1024  # of images that a request's id finds
-WRITES_BETWEEN_TIDYING = 50
-SECONDS_BETWEEN_SCANS = 10
+RECENT_BYTES = 16 * 1024 * 1024  # of images that a request's id finds, in memory, of each process
+SECONDS_BETWEEN_SCANS = 60
+BLOCK_BYTES = 4096  # that the smallest file takes on disk
+MAX_IMAGES = 10_000  # that wait for a review, because a scan of more takes too long
+MAX_NAME_BYTES = 200  # of a class, as a folder's name
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}  # of a file, by its first bytes
+HEIC = "heic"  # says "ftyp" a little later
+OWN = re.compile(r"\.?[0-9a-f]{64}\.(?:jpg|png|gif|webp|heic|jsonl|\d+\.part)")  # no other file is ever deleted
 # A class is the name of a folder, on other systems too.
 NO_CLASS = re.compile(r"""[\x00-\x1f/\\:*?"<>|\x7f]|^[. ]|[. ]$|^$""")
 
@@ -41,7 +48,7 @@ class NoPlace(HTTPException):
     """The folder for feedback is full, or its disk."""
 
     code, name = HTTPStatus.INSUFFICIENT_STORAGE, HTTPStatus.INSUFFICIENT_STORAGE.phrase
-    description = "There is no more place for feedback. Ask who runs this server to review it."
+    description = "The folder for feedback is full, or cannot be written. Ask who runs this server to review it."
 
 
 class Feedback:
@@ -53,9 +60,11 @@ class Feedback:
 
     def __init__(self, folder: Path, max_bytes: int, max_seconds: float, share: float, recent: Path) -> None:
         self._folder, self._max_bytes, self._max_seconds, self._share = folder, max_bytes, max_seconds, share
-        self._recent, self._writes = recent, 0
-        self._bytes, self._scanned = 0, -float("inf")
-        recent.mkdir(parents=True, exist_ok=True)
+        self._recent, self._mine = recent, recent / str(os.getpid())  # gunicorn.conf.py deletes it with the process
+        self._remembered: deque[tuple[Path, int]] = deque()
+        self._held = 0  # bytes of them
+        self._bytes, self._images, self._scanned = 0, 0, -float("inf")
+        self._mine.mkdir(parents=True, exist_ok=True)
 
     def remember(self, request_id: str, image: bytes, prediction: Prediction) -> None:
         """Keep a predicted image for a while, so that the request's id is enough to speak of it."""
@@ -68,22 +77,20 @@ class Feedback:
             "client": g.access.client,
         }
         with suppress(OSError):  # no feedback is worth a prediction
-            self._place(request_id).write_bytes(json.dumps(known).encode() + b"\n" + image)
-            self._writes += 1
-            if self._writes % WRITES_BETWEEN_TIDYING == 0:
-                _tidy(self._recent, RECENT_BYTES)
+            self._remember(_name_of(request_id), json.dumps(known).encode() + b"\n" + image)
             unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
-            if unsure and random.random() < self._share and self.has_place(len(image)):  # noqa: S311
+            if unsure and _ending(image) and random.random() < self._share and self.has_place(len(image)):  # noqa: S311
                 self.keep(image, UNLABELLED, known)
 
     def recall(self, request_id: str) -> tuple[dict[str, Any], bytes] | None:
         """Return what is known of a request of the same client, and its image, if that is still there."""
-        try:
-            text, _, image = self._place(request_id).read_bytes().partition(b"\n")
-        except OSError:
-            return None
-        known = json.loads(text)
-        return (known, image) if known["client"] == g.access.client else None
+        for file in self._recent.glob(f"*/{_name_of(request_id)}"):
+            with suppress(OSError, ValueError):  # the last for a file that is torn
+                text, _, image = file.read_bytes().partition(b"\n")
+                known = json.loads(text)
+                if known["client"] == g.access.client:
+                    return known, image
+        return None
 
     def keep(self, image: bytes, class_name: str, known: dict[str, Any]) -> str:
         """Write an image and a line on it; returns its path in the folder. Raises OSError."""
@@ -91,10 +98,9 @@ class Feedback:
         file = self._folder / class_name / f"{digest}.{_ending(image)}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            part = file.with_name(f".{digest}.{os.getpid()}.part")
-            part.write_bytes(image)
-            part.replace(file)
-            self._bytes += len(image)
+            _write(file, file.with_name(f".{digest}.{os.getpid()}.part"), image)
+            self._bytes += len(image) + 2 * BLOCK_BYTES
+            self._images += 1
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **known}
         with file.with_suffix(".jsonl").open("a") as lines:
             lines.write(json.dumps(line) + "\n")
@@ -105,24 +111,32 @@ class Feedback:
         now = time.monotonic()
         if now - self._scanned > SECONDS_BETWEEN_SCANS:
             self._scanned = now
-            self._bytes = self._scan()
-        return self._bytes + size <= self._max_bytes
+            self._bytes, self._images = get_hub().threadpool.apply(self._scan)
+        return self._bytes + size <= self._max_bytes and self._images < MAX_IMAGES
 
-    def _scan(self) -> int:
-        oldest, total = time.time() - self._max_seconds, 0
+    def _scan(self) -> tuple[int, int]:
+        """Return the bytes that the folder takes on disk, and its images. Deletes old ones, but no files of others."""
+        oldest, total, images = time.time() - self._max_seconds, 0, 0
         for file in self._folder.rglob("*"):
             with suppress(OSError):  # it may go meanwhile
                 found = file.stat()
-                if not file.is_file():
-                    continue
-                if found.st_mtime < oldest:
+                if OWN.fullmatch(file.name) and found.st_mtime < oldest:
                     file.unlink()
                 else:
-                    total += found.st_size
-        return total
+                    total += found.st_blocks * 512
+                    images += file.suffix != ".jsonl"
+        return total, images
 
-    def _place(self, request_id: str) -> Path:
-        return self._recent / hashlib.sha256(request_id.encode()).hexdigest()
+    def _remember(self, name: str, content: bytes) -> None:
+        """Write a file of this process's share of memory, for which its oldest ones make place first."""
+        self._held += len(content)
+        while self._remembered and self._held > RECENT_BYTES:
+            oldest, size = self._remembered.popleft()
+            oldest.unlink(missing_ok=True)
+            self._held -= size
+        file = self._mine / name
+        self._remembered.append((file, len(content)))
+        _write(file, file.with_suffix(".part"), content)
 
 
 @blueprint.post("/feedback")
@@ -133,12 +147,12 @@ def feedback() -> dict[str, Any]:
     request.max_content_length = limits.MAX_MULTIPART_BYTES
     files, fields = bodies.form(at_most=1)
     class_name, note = fields.get("class", "").strip(), fields.get("note", "").strip()
-    if NO_CLASS.search(class_name) or len(class_name) > limits.MAX_CLASS_NAME_LENGTH:
+    if NO_CLASS.search(class_name) or len(os.fsencode(class_name)) > MAX_NAME_BYTES:
         abort(400, "Send the right class in the field 'class': the name of a folder, without marks such as / or :.")
     if len(note) > limits.MAX_NOTE_LENGTH:
         abort(400, f"The note is too long; it may have {limits.MAX_NOTE_LENGTH} characters.")
     known, image = _meant(store, files, fields.get("id", ""))
-    if not _ending(image):
+    if not _ending(image) or not (pixels(image) or _ending(image) == HEIC):
         abort(415, "The file is not a JPEG, PNG, GIF or WebP. Send the image that was predicted.")
     if not store.has_place(len(image)):
         raise NoPlace
@@ -164,18 +178,20 @@ def _meant(store: Feedback, files: list[bytes], request_id: str) -> tuple[dict[s
 
 
 def _ending(image: bytes) -> str:
+    """Return the ending of an image file's name; empty if it is none."""
+    if image[4:8] == b"ftyp":
+        return HEIC
     return next((ending for start, ending in ENDINGS.items() if image.startswith(start)), "")
 
 
-def _tidy(folder: Path, max_bytes: int) -> None:
-    """Delete the oldest files of a folder that are too much."""
-    files = []
-    for entry in os.scandir(folder):
-        with suppress(OSError):
-            files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
-    total = 0
-    for _, size, path in sorted(files, reverse=True):
-        total += size
-        if total > max_bytes:
-            with suppress(OSError):
-                os.unlink(path)
+def _name_of(request_id: str) -> str:
+    return hashlib.sha256(request_id.encode()).hexdigest()
+
+
+def _write(file: Path, part: Path, content: bytes) -> None:
+    """Write a file whole or not at all, by way of another one beside it. Raises OSError."""
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -94,6 +94,7 @@ def child_exit(server: Any, worker: Any) -> None:
     """Keep what a process has counted, and forget what waited in it."""
     COUNTS.mkdir(parents=True, exist_ok=True)  # for the next process: it may have been tidied away
     mark_process_dead(worker.pid)
+    shutil.rmtree(COUNTS / "recent" / str(worker.pid), ignore_errors=True)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -32,6 +32,7 @@ LINE = re.compile(
 )
 # What says nothing of the model: the page and the documentation, and what balancers ask.
 OPEN = {
+    "_add_slash",
     "contract.asset",
     "contract.live",
     "contract.page",
@@ -132,7 +133,7 @@ def register(app: Flask, shared: Path) -> None:
         if not client:
             raise Unauthorized(WRONG if key else NEEDED, www_authenticate=WHO)
         g.access.client = client.name
-        if seconds := rates.seconds_to_wait(client):
+        if request.method == "POST" and (seconds := rates.seconds_to_wait(client)):  # all that costs
             words = f"Your key allows {client.rate:g} requests a second. Try again after the time in Retry-After."
             raise TooManyRequests(words, retry_after=math.ceil(seconds))
 
@@ -171,8 +172,9 @@ def add_client(file: Path, name: str, rate: float | None = None) -> str:
         read_clients(file)
     key = secrets.token_urlsafe(32)
     line = f"{name} {hashlib.sha256(key.encode()).hexdigest()}" + (f" {rate:.6f}" if rate else "")
+    before = file.read_text(encoding="ascii") if file.exists() else ""
     with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="ascii") as keys:
-        keys.write(f"{line}\n")
+        keys.write(f"\n{line}\n" if before and not before.endswith("\n") else f"{line}\n")
     return key
 
 

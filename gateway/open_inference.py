@@ -6,6 +6,7 @@ https://github.com/kserve/open-inference-protocol.
 """
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -126,7 +127,7 @@ def read_request() -> tuple[dict[str, Any], list[bytes]]:
     """Return the JSON of a request, and its images; aborts with 400 or 413."""
     body = request.get_data(cache=False)
     length = request.headers.get(HEADER_LENGTH, str(len(body)))
-    if not length.isdecimal() or int(length) > len(body):
+    if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > len(body):
         abort(400, f"{HEADER_LENGTH} must be the number of bytes of JSON at the start of the body.")
     asked = bodies.json_object(body[: int(length)], INPUT)
     tensors = asked.get("inputs")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
@@ -17,6 +18,9 @@ from gateway import limits, metrics
 
 ID = "X-Request-ID"
 USABLE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.MAX_REQUEST_ID_LENGTH}}}")  # others would be reflected and logged
+
+# The place of a request in a trace of many services; see https://www.w3.org/TR/trace-context.
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Log:
@@ -42,7 +46,7 @@ _LOG = Log()
 class Access:
     """One request: its id, since when it is under way, the seconds it spent in TorchServe, and which version answered.
 
-    `version` is None as long as none did, and `client` if no API key said who asks.
+    `version` is None as long as none did, and `client` if no API key said who asks. `predictions` are to be logged.
     """
 
     def __init__(self, given_id: str) -> None:
@@ -51,32 +55,39 @@ class Access:
         self.upstream = 0.0
         self.version: str | None = None
         self.client: str | None = None
+        self.traceparent = ""
+        self.predictions: list[dict[str, Any]] = []
 
     def end(self, method: str, route: str | None, status: int) -> None:
         """Log and count the request."""
         total = time.perf_counter() - self.started
         gateway = total - self.upstream
         metrics.count_request(route, status, total, gateway)
-        line = json.dumps(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "id": self.id,
-                "method": method,
-                "route": route,
-                "status": status,
-                "gateway_ms": round(gateway * 1e3, 2),
-                "upstream_ms": round(self.upstream * 1e3, 2),
-                "version": self.version,
-                "client": self.client,
-            }
-        )
-        _LOG.add(f"{line}\n")
+        entry: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": self.id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "gateway_ms": round(gateway * 1e3, 2),
+            "upstream_ms": round(self.upstream * 1e3, 2),
+            "version": self.version,
+            "client": self.client,
+        }
+        if self.traceparent:
+            entry["traceparent"] = self.traceparent
+        if self.predictions:
+            entry["predictions"] = self.predictions
+        _LOG.add(f"{json.dumps(entry)}\n")
 
 
 def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
         g.access = Access(request.headers.get(ID, ""))
+        trace = request.environ.get("HTTP_TRACEPARENT", "")
+        if trace and TRACEPARENT.fullmatch(trace):
+            g.access.traceparent = trace
 
     @app.after_request
     def end(response: Response) -> Response:

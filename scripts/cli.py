@@ -26,6 +26,7 @@ COMMANDS: Sections = {
         "predict": ("scripts.batch_predict:main", "predict many images, a row each in one file"),
         "models": ("scripts.models:main", "list, register, roll and scale served versions"),
         "key": ("scripts.keys:main", "make an API key for a client"),
+        "drift": ("scripts.drift:main", "compare the logged predictions with validation"),
         "verify": ("scripts.verify:main", "prove that the served model is the trained one"),
         "doctor": ("scripts.cli:doctor", "find out why it does not serve"),
         "bench": ("scripts.cli:bench", "measure serving, training and scaling"),

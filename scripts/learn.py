@@ -26,7 +26,7 @@ from training.outcome import Outcome
 @click.option("--tolerance", type=float, default=0.01, metavar="X", help="share of old photos to lose (default: 0.01)")
 @click.option("--roll/--no-roll", default=True, help="serve the result (default), or only write the checkpoint")
 @click.option("--dry-run", is_flag=True, help="only say what would be done")
-@output("folder for the run (default: runs/<name>-<version>)", "FOLDER")
+@output("folder for the run (default: a new one in runs)", "FOLDER")
 @options.product
 @as_json
 def main(**given: Any) -> Outcome:

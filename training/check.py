@@ -62,8 +62,8 @@ def _check(folder: Path, output: Path) -> Outcome:
     )
     document: dict[str, Any] = {
         "photos": len(examined.photos),
-        "unreadable": {str(path): reason for path, reason in examined.unreadable.items()},
-        "skipped": [*map(str, examined.skipped)],
+        "unreadable": examined.unreadable,
+        "skipped": examined.skipped,
         "copies": [
             {
                 "first": str(examined.photos[pair.first].path),

@@ -162,6 +162,7 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
         "data": {
             "name": "CIFAR-10" if data is None else data.resolve().name,
             "training_images": len(training.labels),
+            "class_counts": training.labels.bincount(minlength=len(training.classes)).tolist(),
             "fingerprint": training.fingerprint(),
         },
         "commit": current_commit(),

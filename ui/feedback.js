@@ -18,10 +18,12 @@ page.feedback = (() => {
 
   async function tell(event) {
     event.preventDefault();
-    const { file, name, replies } = state.chosen;
+    const chosen = state.chosen;
+    const { file, name, replies } = chosen;
     const id = replies.find(({ answer }) => answer.success)?.id;
     const fields = { class: element("right").value.trim(), note: element("remark").value.trim(), id };
     const { error } = await page.server.post("feedback", file, name, fields);
+    if (state.chosen !== chosen) return; // another image is on show meanwhile
     element("tell").hidden = !error;
     element("told").textContent = error ?? `Thank you. It is kept as ${fields.class} until a person has reviewed it.`;
   }

@@ -17,7 +17,11 @@ page.server = (() => {
   }
 
   function key() {
-    return sessionStorage.getItem(KEY);
+    try {
+      return sessionStorage.getItem(KEY);
+    } catch {
+      return null; // the browser allows no storage
+    }
   }
 
   function send(path, options) {
@@ -111,8 +115,10 @@ page.server = (() => {
 
   element("locked").addEventListener("submit", (event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEY, element("key").value.trim());
+    const typed = element("key").value.trim();
     element("key").value = "";
+    // A header takes no other letters. A key that is copied badly may have some.
+    sessionStorage.setItem(KEY, /^[!-~]+$/.test(typed) ? typed : "-");
     checkStatus();
   });
 

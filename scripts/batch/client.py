@@ -118,6 +118,10 @@ class Gateway:
             raise self._another("classes")
         return names
 
+    def card(self) -> JSON:
+        """Return the card of the default version, with its number. Raises GatewayGone."""
+        return self._get("model")
+
     def predict_all(self, groups: list[list[Path]], done: int = 0) -> Iterator[list[Answer]]:
         """Yield what `predict` returns for each group, in order; `done` images have their answers already."""
         self.answered = time.monotonic()

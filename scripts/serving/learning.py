@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,25 +106,29 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
         "head_first": HEAD_FIRST if new_classes else None,
     }
     tests = [(path, classes[label]) for path, label in zip(test_photos.paths, test_photos.labels, strict=True)]
+    old = [(path, name) for path, name in tests if path.name not in from_feedback and name in card["classes"]]
+    if not old:
+        raise Stopped(f"{options.photos} has no test photos but those from feedback; add the photos of {card['name']}.")
+    subject = zlib.crc32(" ".join(path.name for path in sorted([*train_photos.paths, *test_photos.paths])).encode())
     return Plan(
         recipe=make_recipe(values, f"The recipe of {card['name']}"),
-        output=options.output or Path("runs") / f"{card['name']}-{version}",
+        output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",
         version=version,
         to_train_on=len(train_photos.paths),
-        of_feedback=sum(path.resolve() in from_feedback for path in train_photos.paths),
-        old=[(path, name) for path, name in tests if path.resolve() not in from_feedback and name in card["classes"]],
-        new=[(path, name) for path, name in tests if path.resolve() in from_feedback],
+        of_feedback=sum(path.name in from_feedback for path in train_photos.paths),
+        old=old,
+        new=[(path, name) for path, name in tests if path.name in from_feedback],
         new_classes=new_classes,
     )
 
 
-def accepted(photos: Path) -> set[Path]:
-    """Return the photos of a folder that came from feedback."""
+def accepted(photos: Path) -> set[str]:
+    """Return the names of the photos that came from feedback; each has the SHA-256 of its image as its name."""
     try:
         lines = (photos / RECORD).read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return set()
-    return {(photos / json.loads(line)["file"]).resolve() for line in lines}
+    return {json.loads(line)["file"] for line in lines}
 
 
 def next_version(options: Options) -> str:

@@ -230,6 +230,9 @@ def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, mem
     command = [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gateway" / "gunicorn.conf.py")]
     command += ["--bind", f"{_bracketed(host)}:{port}", "--capture-output", "--error-logfile", str(log)]
     environment = {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
+    for name in ("GATEWAY_API_KEYS_FILE", "GATEWAY_FEEDBACK_DIR"):  # from where you stand, which is not where it runs
+        if path := os.environ.get(name):
+            environment[name] = str(Path(path).absolute())
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / "metrics")
     environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # else glibc keeps for later what a large request has taken
     return Service("Gateway", command, ROOT, environment, log, reopens=True)

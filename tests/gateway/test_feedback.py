@@ -129,6 +129,8 @@ def test_what_is_no_name_of_a_folder_is_no_class(client: FlaskClient, folder: Pa
         (None, {"name": "cat", "id": ".."}, 404),
         (b"", {"name": "cat"}, 415),
         (b"%PDF-1.7", {"name": "cat"}, 415),
+        (b"\xff\xd8junk", {"name": "cat"}, 415),
+        (RED, {"name": "é" * 150}, 400),
         (RED, {"name": "cat", "note": "x" * (MAX_NOTE_LENGTH + 1)}, 400),
         (RED, {}, 400),
     ],
@@ -154,9 +156,9 @@ def test_a_client_speaks_of_its_own_requests_only(monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    client = gateway(monkeypatch, folder, FEEDBACK_MEGABYTES=2 * len(RED) / 1e6)
+    client = gateway(monkeypatch, folder, FEEDBACK_MEGABYTES=0.02)
     assert send(client, RED, name="dog").status_code == 200
-    full = send(client, RED + bytes(2 * len(RED)), name="dog")
+    full = send(client, RED + bytes(20_000), name="dog")
     assert full.status_code == 507
     assert "review" in full.get_json()["error"]
 
@@ -167,15 +169,18 @@ def test_it_is_bounded_in_age(monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     for file in (old, old.with_suffix(".jsonl")):
         os.utime(file, (time.time() - 100_000,) * 2)
     monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
+    mine = folder / "dog" / "holiday.jpg"
+    mine.write_bytes(RED)
+    os.utime(mine, (time.time() - 100_000,) * 2)
     new = folder / send(client, BLUE, name="dog").get_json()["kept"]
     assert [path.exists() for path in (old, old.with_suffix(".jsonl"), new)] == [False, False, True]
+    assert mine.exists()  # it deletes no other files
 
 
 def test_requests_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path) -> None:
     monkeypatch.setattr(feedback, "RECENT_BYTES", 20 * len(RED))
-    monkeypatch.setattr(feedback, "WRITES_BETWEEN_TIDYING", 10)
     ids = [predict(client) for _ in range(100)]
-    assert len([*(folder.parent / "shared" / "recent").iterdir()]) <= 30
+    assert len([*(folder.parent / "shared" / "recent").glob("*/*")]) <= 20
     assert send(client, None, id=ids[-1], name="dog").status_code == 200
     assert send(client, None, id=ids[0], name="dog").status_code == 404
 
@@ -207,3 +212,18 @@ def test_unsure_predictions_and_outliers_are_kept_to_be_labelled(
     images = [path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")]
     assert len(images) == kept
     assert all(path.parent.name == feedback.UNLABELLED for path in images)
+
+
+def test_a_torn_file_in_memory_is_no_image(client: FlaskClient, folder: Path) -> None:
+    request_id = predict(client)
+    (file,) = (folder.parent / "shared" / "recent").glob("*/*")
+    file.write_bytes(b'{"cli')
+    assert send(client, None, id=request_id, name="dog").status_code == 404
+
+
+def test_a_full_memory_is_tidied(monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        predict(client)
+    assert not [*(folder.parent / "shared" / "recent").glob("*/*")]
+    assert send(client, None, id=predict(client), name="dog").status_code == 200

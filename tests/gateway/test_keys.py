@@ -18,10 +18,11 @@ from werkzeug.test import TestResponse
 
 from gateway import app, keys
 from gateway.app import create_app
+from gateway.backend import Prediction
 from gateway.keys import BadKeys, add_client, read_clients
 from scripts.serving.defaults import EMBEDDED
 from tests.drawing import draw, encode
-from tests.fake_backend import FakeBackend
+from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, serve
 
 PICTURE = encode(draw("red", 1))
@@ -134,6 +135,25 @@ def test_a_file_that_is_not_there_is_refused_at_the_start(monkeypatch: pytest.Mo
         gateway(monkeypatch, file)
 
 
+def test_a_file_that_somebody_edited_stays_one(file: Path, key: str) -> None:
+    file.write_text(file.read_text().rstrip())
+    add_client(file, "bo")
+    assert [client.name for client in read_clients(file)] == ["ann", "bo"]
+
+
+def test_a_probe_without_a_key_fills_no_queue(monkeypatch: pytest.MonkeyPatch, file: Path, key: str) -> None:
+    asked = []
+
+    def predict(backend: FakeBackend, image: bytes, version: str | None = None) -> Prediction:
+        asked.append(image)
+        return prediction("cat")
+
+    monkeypatch.setattr(FakeBackend, "predict", predict)
+    client = gateway(monkeypatch, file)
+    assert {client.get(path).status_code for path in ["/ready", "/v2/health/ready"] * 20} == {200}
+    assert len(asked) == 1
+
+
 def test_a_new_key_is_its_owners_alone(file: Path, key: str) -> None:
     assert key not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -148,13 +168,16 @@ def test_a_client_above_its_rate_comes_again_when_it_is_told(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(file.parent))
     slow = add_client(file, "bo", rate=4)
     processes = [gateway(monkeypatch, file) for _ in range(2)]  # each has its own gate, but they share the rate
-    replies = [ask(processes[at % 2], "/health", **{"X-API-Key": slow}) for at in range(8)]
+    assert {ask(processes[0], "/health", **{"X-API-Key": slow}).status_code for _ in range(20)} == {
+        200
+    }  # costs nothing
+    replies = [ask(processes[at % 2], **{"X-API-Key": slow}) for at in range(8)]
     assert [reply.status_code for reply in replies] == [200] * 4 + [429] * 4
     assert replies[-1].headers["Retry-After"] == "1"
     assert "4 requests a second" in replies[-1].get_json()["error"]
-    assert ask(processes[0], "/health", **{"X-API-Key": key}).status_code == 200
+    assert ask(processes[0], **{"X-API-Key": key}).status_code == 200
     time.sleep(0.3)
-    again = [ask(process, "/health", **{"X-API-Key": slow}).status_code for process in processes]
+    again = [ask(process, **{"X-API-Key": slow}).status_code for process in processes]
     assert sorted(again) == [200, 429]
 
 
@@ -237,7 +260,7 @@ def test_a_rate_is_one_for_all_connections_and_processes(stack: Stack) -> None:
     headers = {"X-API-Key": secret(stack, "bo")}
 
     def ask_on_a_new_connection(_: int) -> int:
-        return requests.get(f"{stack.url}/health", headers=headers).status_code
+        return requests.post(f"{stack.url}/predict", files={"file": PICTURE}, headers=headers).status_code
 
     with ThreadPoolExecutor(8) as pool:
         started = time.monotonic()

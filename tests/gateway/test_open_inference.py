@@ -162,6 +162,7 @@ def test_what_is_no_request_is_refused_in_plain_words(client: FlaskClient, body:
         ("x", b""),
         ("-1", b""),
         ("1000000", b""),
+        ("9" * 5000, b""),
         (None, b"\0"),
         (None, b"\x01\0\0\0"),
         (None, b"\xff\xff\xff\xff" + b"a" * 10),

@@ -60,7 +60,7 @@ def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_p
     assert accepted == {"red": IMAGES["red"], "blue": IMAGES["pink"]}
     assert [path.read_bytes() for path in folder.rglob("*.jpg")] == [IMAGES["blue"]]
     record = [json.loads(line) for line in (photos / feedback.RECORD).read_text().splitlines()]
-    assert {line["file"].split("/")[0] for line in record} == {"red", "blue"}
+    assert {line["class"] for line in record} == {"red", "blue"}
     assert run("review", folder, "-o", html) == {"waiting": 1}
 
 
@@ -68,6 +68,7 @@ def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_p
     ("row", "words"),
     [
         ("red/nothing.jpg,red", "has no image"),
+        ("{red},red\n{red},blue", "stands in two rows"),
         ("../feedback.html,red", "has no image"),
         ("{red},../up", "cannot be a class"),
         ("{red},.hidden", "cannot be a class"),

@@ -1,6 +1,7 @@
 """Look at each photo once: whether it can be read, how it looks, and what the network makes of it."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,8 +62,8 @@ class Examined:
     photos: list[Photo]
     features: Tensor
     head: nn.Module
-    unreadable: dict[Path, str]
-    skipped: list[Path]
+    unreadable: dict[str, str]
+    skipped: list[str]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -74,14 +75,14 @@ def examine(root: Path) -> Examined:
     """Look at all photos of a folder of classes, or of its train and test. Raises DataError if there are none."""
     network, head, preprocessing = _pretrained()
     classes, rows, findings = _listed(root)
-    unreadable = {path.relative_to(root): reason for path, reason in findings.unreadable.items()}
+    unreadable = {_legible(path.relative_to(root)): reason for path, reason in findings.unreadable.items()}
     photos: list[Photo] = []
     features: list[Tensor] = []
     batch: list[Tensor] = []
     looked = in_threads(partial(_look, root, preprocessing), rows)
     for (path, *_), result in zip(rows, tqdm(looked, "photos", len(rows), leave=False, disable=None), strict=True):
         if isinstance(result, str):
-            unreadable[path.relative_to(root)] = result
+            unreadable[_legible(path.relative_to(root))] = result
             continue
         photo, pixels = result
         photos.append(photo)
@@ -93,7 +94,7 @@ def examine(root: Path) -> Examined:
         features.append(_features(network, batch, preprocessing))
     if not photos:
         raise DataError(f"{root} has no photo that can be read. Add some, or name another folder.")
-    skipped = [path.relative_to(root) for path in (*findings.others, *findings.leavings)]
+    skipped = [_legible(path.relative_to(root)) for path in (*findings.others, *findings.leavings)]
     return Examined(root, classes, _with_split(root, photos), torch.cat(features), head, unreadable, skipped)
 
 
@@ -113,6 +114,10 @@ def _listed(root: Path) -> tuple[list[str], list[tuple[Path, str, str]], Finding
     return classes_of(root), rows, all_findings
 
 
+def _legible(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _with_split(root: Path, photos: list[Photo]) -> list[Photo]:
     """Say what each photo is for, as training will: folders decide, or else the content of the files."""
     if all(photo.split for photo in photos):
@@ -130,6 +135,8 @@ def _with_split(root: Path, photos: list[Photo]) -> list[Photo]:
 
 def _look(root: Path, preprocessing: Preprocessing, row: tuple[Path, str, str]) -> tuple[Photo, Tensor] | str:
     path, label, split = row
+    if os.fsencode(path).decode(errors="replace") != str(path):
+        return "Its name is not UTF-8. Rename it."
     try:
         content = path.read_bytes()
         image = decode_image(content, SIZE)

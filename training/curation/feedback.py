@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from training.class_folders import has_splits
 from training.curation.cards import Card, Section, write_page
 from training.curation.moves import Move
+from training.files import written_whole
 from training.folders import is_image, is_leaving
 from training.outcome import Stopped
 
@@ -39,7 +40,7 @@ def proposals(folder: Path) -> list[Proposal]:
         raise Stopped(f"There is no folder {folder}; name the one that GATEWAY_FEEDBACK_DIR names.")
     found = []
     for place in sorted(folder.iterdir()):
-        if place.is_dir() and (place.name == UNLABELLED or not is_leaving(place.name)):
+        if place.is_dir() and (place.name == UNLABELLED or not place.name.startswith(".")):
             class_name = "" if place.name == UNLABELLED else place.name
             images = sorted(path for path in place.iterdir() if is_image(path) and not is_leaving(path.name))
             found += [Proposal(path.relative_to(folder), class_name, _lines(path)) for path in images]
@@ -66,31 +67,40 @@ def write_review(folder: Path, classes: list[str], page: Path) -> int:
 
 
 def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
-    """Move accepted images to the folder of photos, and delete those whose class is empty. All or none.
+    """Move accepted images to the folder of photos, and delete those whose class is empty.
 
-    Raises Stopped if a row names no image of the folder, or no class.
+    All are copied before the first is deleted, so that you can run it again if it stops. Raises Stopped if a row names
+    no image of the folder, or no class, or if a file cannot be written.
     """
     known = {proposal.path.as_posix(): proposal for proposal in proposals(folder)}
     root = photos / "train" if photos.is_dir() and any(photos.iterdir()) and has_splits(photos) else photos
+    if len({move.file for move in moves}) < len(moves):
+        raise Stopped("An image stands in two rows, so nothing was moved. Keep one of them.")
     for move in moves:
-        if move.file not in known:
+        if move.to and (Path(move.to).name != move.to or is_leaving(move.to)):
+            raise Stopped(f"{move.to!r} cannot be a class, so nothing was moved. Correct the row.")
+        done = not move.to or (root / move.to / Path(move.file).name).exists()  # when it was run before, and stopped
+        if move.file not in known and not done:
             raise Stopped(
                 f"{folder} has no image {move.file!r}, so nothing was moved. Run 'classifier feedback review' again."
             )
-        if move.to and (Path(move.to).name != move.to or is_leaving(move.to)):
-            raise Stopped(f"{move.to!r} cannot be a class, so nothing was moved. Correct the row.")
-    for move in moves:
-        proposal = known[move.file]
-        if move.to:
-            target = root / move.to / proposal.path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
+    accepted = [move for move in moves if move.to]
+    lines = []
+    try:
+        for move in (move for move in accepted if move.file in known):
+            target = root / move.to / Path(move.file).name
+            with written_whole(target) as copy:  # it may be another disk
+                copy.write_bytes((folder / move.file).read_bytes())
+            lines.append(json.dumps({"file": target.name, "class": move.to, "said": known[move.file].said}))
+        if lines:
             with (photos / RECORD).open("a", encoding="utf-8") as record:
-                record.write(json.dumps({"file": str(target.relative_to(photos)), "said": proposal.said}) + "\n")
-            target.write_bytes((folder / proposal.path).read_bytes())  # it may be another disk
-        (folder / proposal.path).unlink()
-        (folder / proposal.path).with_suffix(".jsonl").unlink(missing_ok=True)
-    accepted = sum(bool(move.to) for move in moves)
-    return Accepted(accepted, len(moves) - accepted)
+                record.write("\n".join([*lines, ""]))
+        for move in moves:
+            (folder / move.file).with_suffix(".jsonl").unlink(missing_ok=True)
+            (folder / move.file).unlink(missing_ok=True)
+    except OSError as error:
+        raise Stopped(f"{error.filename} cannot be written ({error.strerror}). Mend that, then run it again.") from None
+    return Accepted(len(accepted), len(moves) - len(accepted))
 
 
 def _lines(image: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def wrong_labels(features: Tensor, labels: NDArray[np.int64], classes: int, head
 
     Too few photos, or photos of one class only, say nothing of a label.
     """
-    if len(labels) < 2 * FOLDS or len(np.unique(labels)) < 2:
+    if len(labels) < 2 * FOLDS or len(np.unique(labels)) < 2 or np.bincount(labels).max() < FOLDS:
         return []
     probabilities = out_of_fold(features, torch.from_numpy(labels), classes, head)
     # cleanlab's default filter is too careful: of 20 labels swapped among 500 cats and dogs it names 16, and this all.

@@ -39,7 +39,7 @@ def read_moves(path: Path) -> list[Move]:
             ]
     except FileNotFoundError:
         raise Stopped(f"There is no file {path}; save the moves that you confirm on the page there.") from None
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error):
         raise Stopped(f"{path} cannot be read as moves; it needs the columns {', '.join(COLUMNS)}.") from None
     if not moves:
         raise Stopped(f"{path} has no moves; confirm some on the page, and save them.")

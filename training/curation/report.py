@@ -26,7 +26,8 @@ class Findings(NamedTuple):
 
 def proposed(findings: Findings) -> list[Move]:
     """Return the moves to propose: wrong labels go to the likely class, and copies of the same bytes are taken out."""
-    return [card.move for card in (*_wrong(findings), *_copies(findings, exact=True))]
+    moves = [card.move for card in (*_wrong(findings), *_copies(findings, exact=True))]
+    return [*{move.file: move for move in moves}.values()]  # the last of a file counts
 
 
 def write_report(findings: Findings, path: Path) -> None:
@@ -128,7 +129,7 @@ def _classes(examined: Examined) -> str:
 def _left_out(examined: Examined) -> str:
     unreadable = [f"{path}: {reason}" for path, reason in sorted(examined.unreadable.items())]
     lists = []
-    for title, lines in (("Cannot be read", unreadable), ("Left out", [*map(str, sorted(examined.skipped))])):
+    for title, lines in (("Cannot be read", unreadable), ("Left out", sorted(examined.skipped))):
         if lines:
             items = "".join(f"<li>{escape(line)}</li>" for line in lines[:MOST_SHOWN])
             lists.append(f"<h2>{title} ({len(lines):,})</h2><ul>{items}</ul>")

@@ -135,6 +135,18 @@ def test_a_worse_checkpoint_is_not_served(before: Path, photos: Path, tmp_path: 
         learn(before, photos, "--no-roll", "--epochs", 6, "--output", tmp_path / "learned")
 
 
+def test_feedback_alone_is_nothing_to_compare_with(before: Path, photos: Path, tmp_path: Path) -> None:
+    for file in (photos / "mine").glob("red_*"):
+        file.unlink()
+    for name in ("lime", "azure"):
+        more = [Move(f"{name}/{file.name}", name, "") for file in (photos / name).iterdir()]
+        shutil.copytree(photos / name, tmp_path / "more" / name)
+        shutil.rmtree(photos / name)
+        accept(tmp_path / "more", more, photos)
+    with pytest.raises(Stopped, match="has no test photos but those from feedback"):
+        make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
+
+
 def test_without_feedback_there_is_nothing_to_learn(before: Path) -> None:
     with pytest.raises(Stopped, match="has no accepted feedback; first run 'classifier feedback accept"):
         make_plan(options(before, before / "photos"), load_checkpoint(before / "run" / "drawn.pth"))
