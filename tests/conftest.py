@@ -47,6 +47,7 @@ LONGEST = (
     "test_train",
     "test_product",
     "test_files",
+    "test_learning",
     "test_distributed",
     "test_benchmark",
     "test_make",

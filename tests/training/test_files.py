@@ -82,7 +82,7 @@ def test_killed_at_any_moment_a_file_is_whole(
 
     folder, dice = tmp_path / "killed", random.Random(5)
     folder.mkdir()
-    kills = times(2, KILLS) if write is archive_in_version else KILLS  # an archive takes seconds
+    kills = times(1, KILLS) if write is archive_in_version else KILLS  # an archive takes seconds
     for kill in range(kills):
         process = FORKS.Process(target=write_for_ever, args=(write, checkpoint, folder))
         process.start()

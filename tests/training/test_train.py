@@ -186,7 +186,7 @@ def test_killed_again_and_again_equals_uninterrupted(few: Path, tmp_path: Path) 
     killed = tmp_path / "killed"
     options = ["--recipe", path, "--data", few, "--output", killed, "--save-seconds", "0", "--resume"]
     last, generator = killed / "last.pth", random.Random(7)
-    kills = times(4, 10)
+    kills = times(2, 10)
     for kill in range(kills):
         saves = generator.randint(2, 28 // kills)  # of 33: one after each step and each epoch
         process = FORKS.Process(target=train_until_killed, args=(saves, kill % 2 == 1, options))
