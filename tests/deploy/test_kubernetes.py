@@ -38,8 +38,8 @@ def objects(folder: Path) -> Iterator[Object]:
         yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data}
 
 
-EMBEDDED = "embedded"  # the overlay without TorchServe
-APPLIED = {overlay: list(objects(FOLDER / overlay)) for overlay in (*OVERLAYS, EMBEDDED)}
+EMBEDDED, KSERVE_EMBEDDED = "embedded", "kserve-embedded"  # the overlays without TorchServe
+APPLIED = {overlay: list(objects(FOLDER / overlay)) for overlay in (*OVERLAYS, EMBEDDED, KSERVE_EMBEDDED)}
 
 
 def of_kind(overlay: str, kind: str) -> dict[str, Object]:
@@ -55,7 +55,7 @@ def pods(overlay: str) -> dict[str, tuple[dict[str, str], Object]]:
     for service in of_kind(overlay, "InferenceService").values():
         predictor = service["spec"]["predictor"]
         runtime = of_kind(overlay, "ServingRuntime")[predictor["model"]["runtime"]]["spec"]
-        found["torchserve"] = runtime["labels"], predictor | {key: runtime[key] for key in ("containers", "volumes")}
+        found[runtime["labels"][NAME]] = runtime["labels"], predictor | {key: runtime[key] for key in ("containers", "volumes")}
     return found
 
 
@@ -75,8 +75,9 @@ def test_kubernetes_takes_every_object(overlay: str) -> None:
             kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_kserve_takes_its_objects(kserve: Schemas) -> None:
-    given = [each for each in APPLIED["kserve"] if each["kind"] in KINDS]
+@pytest.mark.parametrize("overlay", ["kserve", KSERVE_EMBEDDED])
+def test_kserve_takes_its_objects(kserve: Schemas, overlay: str) -> None:
+    given = [each for each in APPLIED[overlay] if each["kind"] in KINDS]
     assert {each["kind"] for each in given} == KINDS.keys()
     assert [error for each in given for error in kserve.errors(each)] == []
 
@@ -271,3 +272,23 @@ def test_the_small_choice_is_the_gateway_alone() -> None:
         assert not lets(EMBEDDED, "egress", labels, {NAME: "stranger"}, namespace, 443)
     assert of_kind(EMBEDDED, "NetworkPolicy")["nothing-else"]["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert "secret" not in str(APPLIED[EMBEDDED]).lower()
+
+
+def test_kserves_small_choice_is_the_same_pod_and_speaks_its_protocol(kserve: Schemas) -> None:
+    (container,), (other,) = containers(KSERVE_EMBEDDED), containers(EMBEDDED)
+    assert container.keys() - {"env"} == other.keys()
+    assert [key for key in other if key != "name" and container[key] != other[key]] == []
+    (service,) = of_kind(KSERVE_EMBEDDED, "InferenceService").values()
+    (runtime,) = of_kind(KSERVE_EMBEDDED, "ServingRuntime").values()
+    assert service["spec"]["predictor"]["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    assert container["env"] == [{"name": "GATEWAY_MODEL_NAME", "value": service["metadata"]["name"]}]
+    assert "MODEL_NAME" in create_app({"TORCHSERVE": "http://torchserve:8000"}).config
+    assert of_kind(KSERVE_EMBEDDED, "NetworkPolicy") == of_kind(EMBEDDED, "NetworkPolicy")
+
+
+def test_kserve_takes_the_canary(kserve: Schemas) -> None:
+    (service,) = of_kind(KSERVE_EMBEDDED, "InferenceService").values()
+    patch = yaml.safe_load((FOLDER / KSERVE_EMBEDDED / "canary.yaml").read_text())
+    assert kserve.errors({**service, "spec": service["spec"] | patch["spec"]}) == []
+    patch["spec"]["canary"][0]["percent"] = 10
+    assert kserve.errors({**service, "spec": service["spec"] | patch["spec"]}) != []
