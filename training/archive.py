@@ -42,7 +42,6 @@ LOCK = TRAINING.parent / "requirements.lock"
 MANIFEST = "MAR-INF/MANIFEST.json"
 SETTINGS = HANDLER / "model-config.yaml"
 FIRST_VERSION = "1.0"
-STDERR = 2  # its result is only a note here
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # that of gateway.torchserve.api, which can ask for no other
 
 
@@ -109,10 +108,13 @@ def archive_of(model: Path, version: str | None = None, suffix: str = MAR) -> Pa
     return path
 
 
-def pack(checkpoint: Path, path: Path, version: str | None = None) -> None:
-    """Pack a checkpoint in another process. Raises SystemExit if it cannot be packed; the reason has been printed."""
+def pack(checkpoint: Path, path: Path, version: str | None = None, printing_to: int | None = None) -> None:
+    """Pack a checkpoint in another process, which prints to this descriptor (default: the standard output).
+
+    Raises SystemExit if it cannot be packed; the reason has been printed.
+    """
     command = [sys.executable, "-m", "training.archive", str(checkpoint), "--output", str(path)]
-    packed = subprocess.run([*command, *(["--version", version] if version else [])], stdout=STDERR)
+    packed = subprocess.run([*command, *(["--version", version] if version else [])], stdout=printing_to)
     if packed.returncode:
         raise SystemExit(packed.returncode)
 

@@ -24,6 +24,7 @@ from training.photos import photos_of
 from training.train import train
 
 HEAD_FIRST = {"weight_decay": 0.1}  # for new classes, as training/recipes/photos.yaml has it
+STDERR = 2  # for lines that are only notes here
 NEXT = "2.0"  # of a checkpoint that is not served
 
 
@@ -180,7 +181,7 @@ def _right(checkpoint: Checkpoint, photos: list[tuple[Path, str]]) -> int:
 def _roll(plan: Plan, checkpoint: Path, options: Options) -> str:
     """Pack the checkpoint into the model store, and roll it in; returns a sentence. Raises Stopped if it is refused."""
     stored = (options.run / served.STORE).resolve() / f"{plan.output.name}{SUFFIXES[served.backend(options.run)]}"
-    pack(checkpoint, stored, plan.version)
+    pack(checkpoint, stored, plan.version, STDERR)
     sample = options.photos / "test" if has_splits(options.photos) else options.photos
     limits = asdict(Limits(tolerance=options.tolerance, new_classes=bool(plan.new_classes)))
     return manage("roll", options.config, options.run, archive=str(stored), sample=sample, **limits).text

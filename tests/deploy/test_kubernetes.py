@@ -55,7 +55,10 @@ def pods(overlay: str) -> dict[str, tuple[dict[str, str], Object]]:
     for service in of_kind(overlay, "InferenceService").values():
         predictor = service["spec"]["predictor"]
         runtime = of_kind(overlay, "ServingRuntime")[predictor["model"]["runtime"]]["spec"]
-        found[runtime["labels"][NAME]] = runtime["labels"], predictor | {key: runtime[key] for key in ("containers", "volumes")}
+        found[runtime["labels"][NAME]] = (
+            runtime["labels"],
+            predictor | {key: runtime[key] for key in ("containers", "volumes")},
+        )
     return found
 
 
