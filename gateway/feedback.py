@@ -33,7 +33,6 @@ RECENT_BYTES = 16 * 1024 * 1024  # of images that a request's id finds, in memor
 SECONDS_BETWEEN_SCANS = 60
 BLOCK_BYTES = 4096  # that the smallest file takes on disk
 MAX_IMAGES = 10_000  # that wait for a review, because a scan of more takes too long
-MAX_NAME_BYTES = 200  # of a class, as a folder's name
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}  # of a file, by its first bytes
 HEIC = "heic"  # says "ftyp" a little later
 OWN = re.compile(r"\.?[0-9a-f]{64}\.(?:jpg|png|gif|webp|heic|jsonl|\d+\.part)")  # no other file is ever deleted
@@ -78,8 +77,10 @@ class Feedback:
         }
         with suppress(OSError):  # no feedback is worth a prediction
             self._remember(_name_of(request_id), json.dumps(known).encode() + b"\n" + image)
+            has_place = self.has_place(len(image))  # and what is too old goes, though nobody tells anything
             unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
-            if unsure and _ending(image) and random.random() < self._share and self.has_place(len(image)):  # noqa: S311
+            is_drawn = random.random() < self._share  # noqa: S311  for a sample, not a secret
+            if unsure and is_drawn and has_place and _ending(image):
                 self.keep(image, UNLABELLED, known)
 
     def recall(self, request_id: str) -> tuple[dict[str, Any], bytes] | None:
@@ -147,7 +148,7 @@ def feedback() -> dict[str, Any]:
     request.max_content_length = limits.MAX_MULTIPART_BYTES
     files, fields = bodies.form(at_most=1)
     class_name, note = fields.get("class", "").strip(), fields.get("note", "").strip()
-    if NO_CLASS.search(class_name) or len(os.fsencode(class_name)) > MAX_NAME_BYTES:
+    if NO_CLASS.search(class_name) or len(os.fsencode(class_name)) > limits.MAX_FOLDER_NAME_BYTES:
         abort(400, "Send the right class in the field 'class': the name of a folder, without marks such as / or :.")
     if len(note) > limits.MAX_NOTE_LENGTH:
         abort(400, f"The note is too long; it may have {limits.MAX_NOTE_LENGTH} characters.")

@@ -13,6 +13,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024  # no route takes more
 MAX_FIELD_BYTES = 1024 * 1024  # of a field that is not a file; smaller ones are ignored
 MAX_CLASS_NAME_LENGTH = 256  # characters; it has to fit into a header
 MAX_REQUEST_ID_LENGTH = 64  # characters
+MAX_FOLDER_NAME_BYTES = 200  # of a class in feedback, which becomes a folder
 MAX_NOTE_LENGTH = 1000  # characters, of feedback
 MAX_URL_BYTES = 4096
 MAX_HEADERS = 100

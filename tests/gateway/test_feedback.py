@@ -227,3 +227,13 @@ def test_a_full_memory_is_tidied(monkeypatch: pytest.MonkeyPatch, client: FlaskC
         predict(client)
     assert not [*(folder.parent / "shared" / "recent").glob("*/*")]
     assert send(client, None, id=predict(client), name="dog").status_code == 200
+
+
+def test_old_images_go_though_nobody_tells_anything(
+    monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path
+) -> None:
+    old = folder / send(client, RED, name="dog").get_json()["kept"]
+    os.utime(old, (time.time() - 100 * 86_400,) * 2)
+    monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
+    predict(client, BLUE)
+    assert not old.exists()

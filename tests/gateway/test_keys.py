@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -217,7 +218,7 @@ def secret(stack: Stack, name: str) -> str:
 def test_nobody_gets_in_with_anything_but_a_key(stack: Stack) -> None:
     """Attempts, each on a real connection: what they get is a refusal in the one shape, and nothing of the model."""
     key, other = secret(stack, "ann"), secret(stack, "bo")
-    attempts: dict[str, dict[str, object]] = {
+    attempts: dict[str, dict[str, Any]] = {
         "nothing": {},
         "wrong": {"headers": {"X-API-Key": "wrong"}},
         "empty": {"headers": {"X-API-Key": "", "Authorization": ""}},
@@ -240,7 +241,7 @@ def test_nobody_gets_in_with_anything_but_a_key(stack: Stack) -> None:
         "beside a wrong one": {"headers": {"X-API-Key": "wrong", "Authorization": f"Bearer {key}"}},
     }
     for name, sent in attempts.items():
-        reply = requests.post(f"{stack.url}/predict", files={"file": PICTURE}, **sent)  # type: ignore[arg-type]
+        reply = requests.post(f"{stack.url}/predict", files={"file": PICTURE}, **sent)
         assert reply.status_code == 401, name
         assert reply.json().keys() == {"error", "success"}, name
         assert key not in reply.text, name

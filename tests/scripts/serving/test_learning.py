@@ -88,19 +88,18 @@ def test_twenty_corrections_make_it_right(before: Path, photos: Path, stack: Sta
     assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
 
 
-def options(before: Path, photos: Path, **changes: object) -> Options:
-    defaults = {
-        "checkpoint": before / "run" / "drawn.pth",
-        "photos": photos,
-        "output": None,
-        "epochs": 1,
-        "tolerance": 0.01,
-        "roll": False,
-        "dry_run": False,
-        "config": before / "none.properties",
-        "run": before / "no-run",
-    }
-    return Options(**defaults | changes)  # type: ignore[arg-type]
+def options(before: Path, photos: Path) -> Options:
+    return Options(
+        checkpoint=before / "run" / "drawn.pth",
+        photos=photos,
+        output=None,
+        epochs=1,
+        tolerance=0.01,
+        roll=False,
+        dry_run=False,
+        config=before / "none.properties",
+        run=before / "no-run",
+    )
 
 
 def test_plans_with_the_old_test_photos_and_the_new_apart(before: Path, photos: Path) -> None:
