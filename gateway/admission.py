@@ -135,6 +135,10 @@ class Gate:
         for _ in range(calls):
             Thread(target=self._call_for_ever, daemon=True).start()
 
+    def waiting(self) -> int:
+        """Return how many images wait."""
+        return self.small.images + self.large.images
+
     def check(self, size: int) -> None:
         """Raise Busy if a body of `size` bytes would find no place."""
         line = self.small if size <= limits.SMALL_IMAGE_BYTES else self.large

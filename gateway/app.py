@@ -21,6 +21,7 @@ from gateway.embedded.backend import Embedded
 from gateway.limits import TIMEOUT
 from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference
+from gateway.traffic import Traffic
 
 ROOT = Path(__file__).parent
 
@@ -48,6 +49,7 @@ SETTINGS = (
     Setting(
         "LOG_PREDICTIONS", 0, "1 keeps the class and confidence of each prediction in the log, for 'classifier drift'"
     ),
+    Setting("TRAFFIC_FILE", "", "a file that 'classifier models roll' writes for a roll on live traffic"),
     Setting("FEEDBACK_DIR", "", "a folder for images whose right class people have told, at /feedback"),
     Setting("FEEDBACK_MEGABYTES", 1000, "how large that folder may become"),
     Setting("FEEDBACK_DAYS", 90, "how long it keeps an image that nobody has reviewed"),
@@ -110,6 +112,8 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     backend = _backend(app.config)
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
     app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
+    if app.config["TRAFFIC_FILE"]:
+        app.extensions["traffic"] = Traffic(Path(app.config["TRAFFIC_FILE"]), gate, backend)
     request_log.register(app)
     if app.config["API_KEYS_FILE"]:
         keys.register(app, _shared_folder())

@@ -85,6 +85,13 @@ _PREDICTIONS = Counter(
     registry=_COUNTED,
 )
 
+_COMPARED = Counter(
+    "classifier_compared",
+    "Answers of the served version and of one that is rolled on live traffic, and images that this one fails on.",
+    ["version", "failed"],
+    registry=_COUNTED,
+)
+
 
 def count_request(route: str | None, status: int, seconds: float, gateway_seconds: float) -> None:
     """Count a request by the rule of its URL, which is None where no rule fits."""
@@ -132,6 +139,10 @@ def _of_version(version: str) -> tuple[Histogram, Histogram]:
 @lru_cache(10 * MAX_CLASSES)
 def _of_class(version: str, class_name: str, in_distribution: str) -> Counter:
     return _PREDICTIONS.labels(version, class_name, in_distribution)
+
+
+def count_compared(version: str, failed: bool) -> None:
+    _COMPARED.labels(version, "true" if failed else "false").inc()
 
 
 def exposition(details: Details | None) -> bytes:

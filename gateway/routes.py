@@ -177,7 +177,9 @@ def wanted(*known: str) -> Wanted:
 
 def predict_one(image: bytes, wanted: Wanted) -> Prediction:
     """Return the prediction for the bytes of an image file; aborts with 400 if there are none, 413 if too many."""
-    prediction = run_model(checked(image), wanted.version)
+    serve = partial(run_model, checked(image))
+    traffic = None if wanted.version else current_app.extensions.get("traffic")
+    prediction = traffic.predict(image, g.access.id, serve) if traffic else serve(wanted.version)
     if store := current_app.extensions.get("feedback"):
         store.remember(g.access.id, image, prediction)
     return wanted.complete(prediction)

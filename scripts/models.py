@@ -10,7 +10,7 @@ served instead, and no request is lost. Exit status: 0 done, 2 stopped before th
 import click
 
 from scripts import options
-from scripts.serving import rolling, versions
+from scripts.serving import deployment, versions
 from training.commands import COUNT, PATH, Command, Group, as_json
 
 main = as_json(options.product(Group("models", help=__doc__, callback=click.pass_context(options.keep))))
@@ -30,7 +30,7 @@ def add(name: str, words: str, example: str, *parameters: click.Parameter) -> No
 
 
 def limit(name: str, field: str, words: str) -> click.Option:
-    default = getattr(rolling.Limits, field)
+    default = getattr(deployment.Limits, field)
     words += f" (default: {default:g})" if default else ""
     return click.Option([name, field], type=float, default=default, metavar="X", help=words)
 
@@ -42,9 +42,16 @@ add("scale", "Change the number of workers.", "2", WORKERS, ANY_VERSION)
 add("set-default", "Serve a version to requests that name none.", "2.0", VERSION)
 add("unregister", "Stop and forget a version.", "1.0", VERSION, LEAVE_NONE)
 TOLERANCE = limit("--tolerance", "tolerance", "share of accuracy that may be lost")
-SLOWER = limit("--slower", "slower", f"times the old median time (default: {rolling.SLOWER:g}; any with new classes)")
+SLOWER = limit("--slower", "slower", f"times the old median time (default: {deployment.SLOWER:g}; any with new classes)")
 ROLL = (ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, limit("--limit", "seconds", "seconds for any image"))
-add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL)
+LIVE = (
+    click.Option(["--shadow"], type=options.SHARE, metavar="10%", help="first send it this share of live images too"),
+    click.Option(["--canary"], type=options.SHARE, metavar="10%", help="first let it answer this share of requests"),
+    click.Option(
+        ["--for", "time"], type=options.DURATION, default="10m", metavar="1h", help="for how long (default: 10m)"
+    ),
+)
+add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL, *LIVE)
 add("rollback", "Serve the version again that the last roll replaced.", "")
 if __name__ == "__main__":
     main()

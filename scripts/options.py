@@ -1,11 +1,46 @@
 """Options that several commands of this room share: the images, the gateway, and the product on this machine."""
 
+import re
 from typing import Any
 
 import click
 
 from scripts.serving.defaults import CONFIG, KEY_VARIABLE, RELEASED, RUN, served_url
 from training.commands import COUNT, FC, MODEL, PATH
+
+MOST_PERCENT = 50  # of the traffic for a new version; the rest is what it is compared with
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+class Share(click.ParamType):
+    """A share such as `10%`, as a number; half of something at most."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        number = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)%", value)
+        if not number or not 0 < float(number[1]) <= MOST_PERCENT:
+            self.fail(f"{value!r} must be a share above 0% and up to {MOST_PERCENT}%, such as 10%.", param, ctx)
+        return float(number[1]) / 100
+
+
+class Duration(click.ParamType):
+    """A time such as `90s`, `10m` or `1h`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number = re.fullmatch(r"([1-9]\d{0,4})([smh])", value)
+        if not number:
+            self.fail(f"{value!r} must be a time, such as 90s, 10m or 1h.", param, ctx)
+        return int(number[1]) * UNITS[number[2]]
+
+
+SHARE, DURATION = Share(), Duration()
 
 
 def images(function: FC) -> FC:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ import yaml
 from tests.archives import rebuild
 from tests.commands import run_line
 from tests.drawing import TEN
+from tests.scripts.serving.test_rolling import asked
 from tests.stack import ROOT, Stack, serve
 
 PLACES = ("docs", "docs/howto", "docs/architecture", "model_store", "deploy/*")
@@ -83,6 +85,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "camera-7.key": folder / "camera-7.key",
         "uncertain.png": folder / "uncertain.png",
         "data/cifar10/test": dataset / "test",
+        "10% --for 1h": "50% --for 3s",
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
         "--recipe cnn": f"--recipe {recipe} --data {dataset}",
@@ -115,7 +118,10 @@ def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
             if command in NOT_HERE or (command in ran and "models" not in command):  # two pages may say how to train
                 continue
             line = translated(command, released, recipe, dataset)
-            done = run_line(line)
+            import time; _t = time.monotonic()
+            with asked(released) if "--canary" in line else nullcontext():
+                done = run_line(line)
+            import time; print(f"{time.monotonic() - _t:6.1f} {line[:150]}", file=open("/tmp/times", "a"))
             assert done.returncode == 0, f"{page}: {line}\n{done.stdout}{done.stderr}"
             if "curl" in line:
                 assert '"error"' not in done.stdout

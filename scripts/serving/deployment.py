@@ -1,12 +1,34 @@
 """The versions that are served on this machine, whichever backend serves them: what `classifier models` changes."""
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.backend import Deployed, Prediction
+from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
+
+SLOWER = 3.0
 
 
 class Refused(Exception):
     """A command was refused, and nothing was changed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a new version beside the old one: accuracy to lose, times the median time, seconds an image.
+
+    Without `slower` it is SLOWER, or any if the classes differ, because another task may need a larger network.
+    """
+
+    tolerance: float = 0.01
+    slower: float | None = None
+    seconds: float = GATEWAY_TIMEOUT
+    new_classes: bool = False
+
+    def slowest(self, same_classes: bool) -> float:
+        """Return how many times the old median time the new one may take."""
+        return self.slower or (SLOWER if same_classes else math.inf)
 
 
 class Deployment(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.backend import BackendError
 from scripts.serving import served
 from scripts.serving.defaults import SUFFIXES
-from scripts.serving.rolling import Limits
+from scripts.serving.deployment import Limits
 from scripts.serving.versions import manage
 from training.archive import pack
 from training.checkpoint import Checkpoint, load_checkpoint

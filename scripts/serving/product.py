@@ -23,7 +23,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
-from scripts.serving import embedded, served
+from scripts.serving import embedded, served, traffic
 from scripts.serving.archives import check_archive
 from scripts.serving.defaults import MEMORY, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
@@ -77,6 +77,8 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
             (run / SCRATCH).mkdir()
             embedded.begin([run / served.STORE / archive for archive in served.archives(run)], memory / SCRATCH)
             settings = {"MODEL_DIR": memory / SCRATCH}
+        (run / traffic.FILE).unlink(missing_ok=True)  # of a roll that ended with an earlier server
+        settings["TRAFFIC_FILE"] = run.resolve() / traffic.FILE
         services.append(gateway(host, port, settings, run, memory))
         try:
             for service in services:

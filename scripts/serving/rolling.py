@@ -3,39 +3,23 @@
 First the new version has to prove itself beside the old one. `classifier models` has the commands.
 """
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
 from gateway.backend import NO_MODEL, BackendError, Prediction, TooSlow, Unavailable
-from gateway.limits import TIMEOUT as GATEWAY_TIMEOUT
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
-from scripts.serving.deployment import Deployment, Refused
+from scripts.serving.deployment import Deployment, Limits, Refused
+from scripts.serving.traffic import Live, meet
 from training.folders import PLACES_FILE, few, label_of, roots_of
 from training.project import EXAMPLES
 
 WARMING_PREDICTIONS = 8
-SLOWER = 3.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a new version beside the old one: accuracy to lose, times the median time, seconds an image.
-
-    Without `slower` it is SLOWER, or any if the classes differ, because another task may need a larger network.
-    """
-
-    tolerance: float = 0.01
-    slower: float | None = None
-    seconds: float = GATEWAY_TIMEOUT
-    new_classes: bool = False
 
 
 def in_store(named: str, run: Path) -> str:
@@ -61,11 +45,13 @@ def register(deployment: Deployment, archive: str, run: Path) -> str:
     return deployment.register(archive)
 
 
-def roll(deployment: Deployment, archive: str, run: Path, sample: Path | None, limits: Limits) -> str:
+def roll(
+    deployment: Deployment, archive: str, run: Path, sample: Path | None, limits: Limits, live: Live | None = None
+) -> str:
     """Serve `archive` instead of the served version; returns a sentence. Raises Refused if it is worse.
 
     Both predict the images of `sample`, whose folders have the names of classes. Without a sample they predict the
-    page's examples, which do not tell the accuracy.
+    page's examples, which do not tell the accuracy. If they are no worse, they meet `live` traffic.
     """
     images = _images(sample)
     old = _served(deployment)
@@ -75,7 +61,8 @@ def roll(deployment: Deployment, archive: str, run: Path, sample: Path | None, l
         )
 
     def check(new: str) -> str:
-        return _compare(deployment, old["version"], new, images, sample, limits)
+        compared = _compare(deployment, old["version"], new, images, sample, limits)
+        return f"{compared} {meet(live, old['version'], new, run, limits)}" if live else compared
 
     return _replace(deployment, old, archive, run, check)
 
@@ -160,7 +147,7 @@ def _compare(
             right[version] += answer["predicted_class"] == label_of(image, roots, answer["class_probabilities"])
     times = {version: f"{_two_digits(1000 * median(took)):g} ms" for version, took in seconds.items()}
     shares = {version: f"{count / len(images):.2%}" for version, count in right.items()}
-    slower = limits.slower or (SLOWER if same_classes else math.inf)
+    slower = limits.slowest(same_classes)
     if median(seconds[new]) > slower * median(seconds[old]):
         raise Refused(
             f"version {new} takes {times[new]} an image and {old} {times[old]}, "

@@ -8,9 +8,10 @@ from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion
 from gateway.torchserve.management import Management
 from scripts.serving import served
 from scripts.serving.defaults import EMBEDDED
-from scripts.serving.deployment import Deployment, Refused
+from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
-from scripts.serving.rolling import Limits, in_store, register, roll, rollback
+from scripts.serving.rolling import in_store, register, roll, rollback
+from scripts.serving.traffic import Live
 from training.outcome import Outcome, Stopped
 
 TIMEOUT = 120  # seconds, for workers to start
@@ -69,7 +70,8 @@ def change(command: str, deployment: Deployment, run: Path, **given: Any) -> str
             return deployment.scale(**given)
         case "roll":
             archive, sample = in_store(given.pop("archive"), run), given.pop("sample")
-            return roll(deployment, archive, run, sample, Limits(**given))
+            live = _live(given.pop("shadow", None), given.pop("canary", None), given.pop("time", 0))
+            return roll(deployment, archive, run, sample, Limits(**given), live)
         case "rollback":
             return rollback(deployment, run)
         case "register":
@@ -84,6 +86,14 @@ def change(command: str, deployment: Deployment, run: Path, **given: Any) -> str
             done = f"Version {given['version']} is unregistered."
     served.record(deployment, run)
     return done
+
+
+def _live(shadow: float | None, canary: float | None, seconds: float) -> Live | None:
+    """Return the roll on live traffic that was asked for. Raises Refused if both kinds were."""
+    if shadow and canary:
+        raise Refused("a new version is either a shadow or a canary; name one of --shadow and --canary.")
+    share = canary or shadow
+    return Live(bool(canary), share, seconds) if share else None
 
 
 def _check_others(known: list[Deployed], version: str, leave_none: bool) -> None:

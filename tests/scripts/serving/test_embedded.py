@@ -19,7 +19,7 @@ from scripts.serving.embedded import EmbeddedDeployment, _write
 from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN, draw_dataset
-from tests.scripts.serving.test_rolling import PICTURE, asked
+from tests.scripts.serving.test_rolling import FUSSY, PICTURE, asked
 from tests.scripts.serving.test_versions import models
 from tests.stack import GATEWAY, Record, Stack, serve, times, wait_until
 
@@ -27,6 +27,7 @@ ROLLS = times(4, 40)  # every other one a rollback
 # What archives that must not be served have in the place of lines of the released code.
 BAD_CODE = {
     "confused": ("handler/onnx_engine.py", "return logits, scores", "return -logits, scores"),
+    "unsure": ("handler/onnx_engine.py", "return logits, scores", "return logits / 4, scores"),
     "raising": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise RuntimeError('raw')"),
     "refusing": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise ImageError('None.')"),
     "broken": ("handler/onnx_engine.py", "predictor.warm()", "raise RuntimeError('no weights')"),
@@ -52,6 +53,7 @@ def store(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rebuild(archive, folder / "first.mar", numbered("1.0"))
     rebuild(archive, folder / "second.mar", numbered("2.0"))
     rebuild(archive, folder / "taken.mar", numbered("1.0") | {"index_to_name.json": ("azure", "teal")})
+    rebuild(archive, folder / "fussy.mar", numbered("3.0") | FUSSY)
     for name, (file, old, new) in BAD_CODE.items():
         rebuild(archive, folder / f"{name}.mar", numbered("3.0") | {file: (old, new)})
     return folder
@@ -98,6 +100,29 @@ def test_no_request_is_lost_while_versions_are_rolled(embedded: Stack, sample: P
                 assert served(embedded) == [("2.0", "second.mar")]
                 assert versions_that_answer(embedded) == {"2.0"}
     record_property(f"{ROLLS} rolls and rollbacks of the embedded backend under load", sorted(outcomes))
+    assert outcomes == {(200, "azure")}
+
+
+@pytest.mark.parametrize("kind", ["--shadow", "--canary"])
+def test_a_version_meets_live_traffic_first(embedded: Stack, kind: str) -> None:
+    with asked(embedded) as outcomes:
+        printed = models(embedded, "roll", "second.mar", kind, "50%", "--for", "3s")
+        assert "live requests, and failed on 0" in printed
+        assert ("Both agree on 100.0%" in printed) == (kind == "--shadow")
+        models(embedded, "rollback")
+    assert outcomes == {(200, "azure")}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("fussy", "fails on"), ("unsure", "so it is probably less accurate")], ids=["fails", "unsure"]
+)
+def test_a_canary_that_does_worse_on_live_traffic_goes_back(
+    embedded: Stack, sample: Path, name: str, said: str
+) -> None:
+    with asked(embedded) as outcomes:
+        command = ["roll", f"{name}.mar", "--sample", str(sample), "--canary", "30%", "--for", "4s"]
+        assert f"{said}" in models(embedded, *command, succeeds=False)
+    assert versions_that_answer(embedded) == {"1.0"}
     assert outcomes == {(200, "azure")}
 
 

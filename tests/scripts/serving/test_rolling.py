@@ -13,7 +13,8 @@ import requests
 
 from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
-from scripts.serving.rolling import Limits, Refused, _ask, _compare, _images, _two_digits, in_store, register
+from scripts.serving.deployment import Limits, Refused
+from scripts.serving.rolling import _ask, _compare, _images, _two_digits, in_store, register
 from tests.archives import BAD_HANDLERS, numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
@@ -29,6 +30,12 @@ ROLLS = times(2, 40)  # every other one a rollback
 CLIENTS = 8
 PAUSE = 0.02  # seconds between a client's requests, which leaves something of the machine for a version to start
 PICTURE = encode(draw("azure", 5))
+
+# An archive that refuses the image of the clients, and no other.
+READ = "return read_pixels(bytes(file), self.inputs)"
+FUSSY = {
+    "handler/predictor.py": (READ, f"if len(file) == {len(PICTURE)}: raise ImageError('Not this.')\n        {READ}")
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,8 @@ def rolling(archive: Path, larger: Path, tmp_path_factory: pytest.TempPathFactor
     rebuild(archive, store / "first.mar", numbered("1.0"))
     run_module("training.archive", larger, "--output", folder / "larger.mar")
     rebuild(folder / "larger.mar", store / "second.mar", numbered("2.0"))
+    rebuild(archive, store / "third.mar", numbered("2.0"))
+    rebuild(archive, store / "fussy.mar", numbered("4.0") | FUSSY)
     rebuild(archive, store / "renamed.mar", numbered("3.0") | {"index_to_name.json": ("azure", "teal")})
     rebuild(archive, store / "taken.mar", numbered("1.0"), "sleeping")
     for name in BAD_HANDLERS:
@@ -103,6 +112,25 @@ def test_no_request_is_lost_while_versions_are_rolled(
                 verified = run_module("scripts.verify", larger, sample, "--url", rolling.url)
                 assert verified.startswith("10 of 10 images have the same class")
     record_property(f"{ROLLS} rolls and rollbacks under load", sorted(outcomes))
+    assert outcomes == {(200, "azure")}
+
+
+@pytest.mark.parametrize("kind", ["--shadow", "--canary"])
+def test_a_version_meets_live_traffic_first(rolling: Stack, kind: str) -> None:
+    with asked(rolling) as outcomes:
+        printed = models(rolling, "roll", "third.mar", kind, "50%", "--for", "3s")
+        assert f"{'answers' if kind == '--canary' else 'is asked for'} 50% of the requests now" in printed
+        assert "live requests, and failed on 0" in printed
+        assert ("Both agree on 100.0%" in printed) == (kind == "--shadow")
+        models(rolling, "rollback")
+    assert outcomes == {(200, "azure")}
+
+
+def test_a_canary_that_fails_on_live_traffic_goes_back(rolling: Stack, sample: Path) -> None:
+    with asked(rolling) as outcomes:
+        command = ["roll", "fussy.mar", "--sample", str(sample), "--canary", "30%", "--for", "1h"]
+        assert "Nothing was changed: version 4.0 fails on" in models(rolling, *command, succeeds=False)
+    assert served(rolling) == [("1.0", "first.mar")]
     assert outcomes == {(200, "azure")}
 
 

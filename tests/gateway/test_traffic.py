@@ -1,0 +1,177 @@
+"""A share of the traffic for a new version, before a stand-in of two versions that can be told to fail."""
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import requests
+
+from gateway import traffic
+from gateway.admission import Gate
+from gateway.backend import Busy, ImageRefused, Prediction, Unavailable
+from gateway.limits import MAX_HELD_BYTES
+from gateway.traffic import MAX_SHADOWS, Traffic, seen_file
+from tests.drawing import draw, encode
+from tests.fake_backend import FakeBackend, prediction, serving
+from tests.stack import wait_until
+
+OLD, NEW = "1.0", "2.0"
+CANARY, CONTROL, OTHER = 0.1, 0.3, 0.45  # places of a request, of which a share of 20% goes to the canary
+
+
+class Versions(FakeBackend):
+    """Both versions see a cat; `new` may do something else in the place of the new one."""
+
+    def __init__(self) -> None:
+        self.new: Callable[[], Any] = lambda: None
+        self.asked: list[str] = []
+
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
+        self.asked.append(version or OLD)
+        if image == b"bad":
+            raise ImageRefused("Bad.", 415)
+        if version == NEW:
+            self.new()
+        return prediction("cat") | {"version": version or OLD}  # type: ignore[return-value]
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "traffic.json"
+
+
+@pytest.fixture
+def backend() -> Versions:
+    return Versions()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate(calls=1, timeout=10)
+
+
+@pytest.fixture
+def split(file: Path, gate: Gate, backend: Versions, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that sends a request which has a place among all of them, while a split is on."""
+    made = Traffic(file, gate, backend)
+
+    def send(place: float, image: bytes = b"cat", *, canary: bool, seconds: float = 60) -> Prediction:
+        settings = {"version": NEW, "canary": canary, "share": 0.2, "until": time.time() + seconds}
+        file.write_text(json.dumps(settings))
+        monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
+        monkeypatch.setattr(traffic, "random", lambda: place)
+        return made.predict(image, "a-request", partial(backend.predict, image))
+
+    return send
+
+
+def seen(file: Path) -> list[dict[str, Any]]:
+    path = seen_file(file)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_canary_answers_its_share_and_the_served_version_is_watched_as_often(
+    split: Callable[..., Any], file: Path, backend: Versions
+) -> None:
+    answered = {place: split(place, canary=True)["version"] for place in (CANARY, CONTROL, OTHER)}
+    assert answered == {CANARY: NEW, CONTROL: OLD, OTHER: OLD}
+    assert backend.asked == [NEW, OLD, OLD]
+    by_canary, watched = seen(file)
+    assert [by_canary["version"], watched["version"]] == [NEW, OLD]
+    assert {"id": "a-request", "predicted_class": "cat", "confidence": 1.0}.items() <= by_canary.items()
+    assert 0 <= by_canary["seconds"] < 1
+
+
+@pytest.mark.parametrize("error", [ImageRefused("None.", 415), Unavailable("Dead."), Busy()])
+def test_the_served_version_answers_where_a_canary_fails(
+    split: Callable[..., Any], file: Path, backend: Versions, error: Exception
+) -> None:
+    backend.new = partial(fails, error)
+    assert split(CANARY, canary=True)["version"] == OLD
+    assert seen(file) == [{"id": "a-request", "version": NEW, "failed": str(error)}]
+
+
+def test_a_canary_is_not_to_blame_for_an_image_that_nobody_can_read(split: Callable[..., Any], file: Path) -> None:
+    with pytest.raises(ImageRefused):
+        split(CANARY, b"bad", canary=True)
+    assert not seen(file)
+
+
+def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Path, backend: Versions) -> None:
+    backend.new = partial(time.sleep, 0.3)
+    started = time.monotonic()
+    assert split(CANARY, canary=False)["version"] == OLD
+    assert time.monotonic() < started + 0.3
+    assert split(CONTROL, canary=False)["version"] == OLD
+    wait_until(lambda: len(seen(file)) == 2)
+    served, shadow = seen(file)
+    assert (served["version"], shadow["version"], shadow["id"]) == (OLD, NEW, "a-request")
+    assert served["seconds"] < 0.3 < shadow["seconds"]
+    assert sorted(backend.asked) == [OLD, OLD, NEW]
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"), [(Unavailable("Dead."), "Dead."), (Busy(), None)], ids=["failed", "no time"]
+)
+def test_a_shadow_that_fails_harms_nobody(
+    split: Callable[..., Any], file: Path, backend: Versions, gate: Gate, error: Exception, failed: str | None
+) -> None:
+    backend.new = partial(fails, error)
+    for expected in (1, 2):
+        assert split(CANARY, canary=False)["version"] == OLD
+        wait_until(lambda: len(seen(file)) == 2 * expected)  # noqa: B023
+        assert seen(file)[-1] == {"id": "a-request", "version": NEW, "failed": failed}
+    gate.hold(MAX_HELD_BYTES)  # as nothing is held any more
+
+
+def test_shadows_wait_for_nobody_and_in_bounds(
+    split: Callable[..., Any], file: Path, backend: Versions, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "PATIENCE", 0.1)
+    with patch.object(Gate, "waiting", return_value=1):
+        for _ in range(MAX_SHADOWS + 4):
+            split(CANARY, canary=False)
+        wait_until(lambda: len(seen(file)) == 2 * (MAX_SHADOWS + 4))
+    assert NEW not in backend.asked
+    assert [each["failed"] for each in seen(file) if each["version"] == NEW] == [None] * (MAX_SHADOWS + 4)
+
+
+def test_a_split_ends_by_itself(split: Callable[..., Any], file: Path, backend: Versions) -> None:
+    split(CANARY, canary=True, seconds=-1)
+    assert backend.asked == [OLD]
+    assert not seen(file)
+
+
+def test_a_full_disk_costs_no_prediction(split: Callable[..., Any], file: Path) -> None:
+    seen_file(file).mkdir()  # which cannot be written either
+    assert split(CANARY, canary=True)["version"] == NEW
+
+
+def test_a_request_that_names_a_version_gets_it_and_the_split_goes_when_its_file_does(file: Path) -> None:
+    picture = encode(draw("azure", 5))
+    settings = {"version": NEW, "canary": True, "share": 0.5, "until": time.time() + 60}
+    file.write_text(json.dumps(settings))
+    with serving(TRAFFIC_FILE=str(file)) as url, patch.object(traffic, "random", lambda: 0.0):
+
+        def ask(query: str = "") -> dict[str, Any]:
+            return requests.post(f"{url}/predict{query}", files={"file": picture}).json()
+
+        assert ask("?version=1.0")["success"]
+        assert not seen(file)
+        assert ask()["success"]
+        assert len(seen(file)) == 1
+        counted = requests.get(f"{url}/metrics").text
+        assert 'classifier_compared_total{failed="false",version="1.0"} 1.0' in counted
+        file.unlink()
+        time.sleep(2 * traffic.LOOK_SECONDS)
+        assert ask()["success"]
+        assert len(seen(file)) == 1
