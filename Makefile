@@ -23,7 +23,7 @@ option = $(if $(value $(2)),$(1) $(call quoted,$(2)))
 JEMALLOC := $(shell ldconfig -p 2>/dev/null | sed -n 's/.*libjemalloc.so.2 .*=> //p' | head -n 1)
 KEEP = thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1
 KEEP_MEMORY = $(if $(JEMALLOC),LD_PRELOAD=$(JEMALLOC) MALLOC_CONF=$(KEEP))
-INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # The embedded backend, once called local, needs few packages. What serves with TorchServe has them too.
 SERVING = .venv/$(if $(filter embedded local,$(BACKEND)),embedded,serve)
 
@@ -123,5 +123,6 @@ CURRENT = [ -e $@ ] && [ -z "$$(find $(filter-out environment,$^) -newer $@)" ]
 
 define install
 echo "Installing what $(1) names into .venv: $(2); that takes a while …"; \
-sh deploy/install.sh $(1) $(INSTALL) && $(INSTALL) --no-deps --no-build-isolation -e .
+sh deploy/install.sh $(1) $(INSTALL) && $(INSTALL) --no-deps --no-build-isolation -e . \
+	&& { $(VENV)/python -m compileall -q -q -j 0 .venv/lib || true; }  # by all cores; pip takes one, and samples do not compile
 endef

@@ -1,7 +1,7 @@
 """A share of the live traffic for a new version: answered by it, as a canary, or sent to it afterwards, as a shadow.
 
-`classifier models roll` writes a file that says which version gets which share, and reads what the processes of the
-gateway append to another beside it: a line of JSON for each answer that is to be compared.
+`classifier models roll` writes a file that says which version gets which share. The processes of the gateway append to
+another file beside it, which the command reads: a line of JSON for each answer that is to be compared.
 """
 
 import json

@@ -42,16 +42,9 @@ add("scale", "Change the number of workers.", "2", WORKERS, ANY_VERSION)
 add("set-default", "Serve a version to requests that name none.", "2.0", VERSION)
 add("unregister", "Stop and forget a version.", "1.0", VERSION, LEAVE_NONE)
 TOLERANCE = limit("--tolerance", "tolerance", "share of accuracy that may be lost")
-SLOWER = limit("--slower", "slower", f"times the old median time (default: {deployment.SLOWER:g}; any with new classes)")
+SLOWER = limit("--slower", "slower", f"times the old median (default: {deployment.SLOWER:g}; any with new classes)")
 ROLL = (ARCHIVE, SAMPLE, NEW_CLASSES, TOLERANCE, SLOWER, limit("--limit", "seconds", "seconds for any image"))
-LIVE = (
-    click.Option(["--shadow"], type=options.SHARE, metavar="10%", help="first send it this share of live images too"),
-    click.Option(["--canary"], type=options.SHARE, metavar="10%", help="first let it answer this share of requests"),
-    click.Option(
-        ["--for", "time"], type=options.DURATION, default="10m", metavar="1h", help="for how long (default: 10m)"
-    ),
-)
-add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL, *LIVE)
+add("roll", "Serve an archive, if it is no worse.", "second.mar --sample my-images/test", *ROLL, *options.LIVE)
 add("rollback", "Serve the version again that the last roll replaced.", "")
 if __name__ == "__main__":
     main()

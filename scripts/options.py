@@ -40,7 +40,11 @@ class Duration(click.ParamType):
         return int(number[1]) * UNITS[number[2]]
 
 
-SHARE, DURATION = Share(), Duration()
+LIVE = (
+    click.Option(["--shadow"], type=Share(), metavar="10%", help="first send it this share of live images too"),
+    click.Option(["--canary"], type=Share(), metavar="10%", help="first let it answer this share of requests"),
+    click.Option(["--for", "time"], type=Duration(), default="10m", metavar="1h", help="how long (default: 10m)"),
+)
 
 
 def images(function: FC) -> FC:

@@ -118,10 +118,8 @@ def test_commands(released: Stack, recipe: Path, dataset: Path) -> None:
             if command in NOT_HERE or (command in ran and "models" not in command):  # two pages may say how to train
                 continue
             line = translated(command, released, recipe, dataset)
-            import time; _t = time.monotonic()
             with asked(released) if "--canary" in line else nullcontext():
                 done = run_line(line)
-            import time; print(f"{time.monotonic() - _t:6.1f} {line[:150]}", file=open("/tmp/times", "a"))
             assert done.returncode == 0, f"{page}: {line}\n{done.stdout}{done.stderr}"
             if "curl" in line:
                 assert '"error"' not in done.stdout

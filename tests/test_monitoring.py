@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.traffic import LOOK_SECONDS
+from scripts.serving.traffic import FILE as TRAFFIC
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, wait_until
 from training.calibrate import ACCEPTED
@@ -54,7 +57,12 @@ def has_scraped(prometheus: str) -> bool:
 @pytest.fixture(scope="module")
 def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus, started as README says, that asks the running product every second."""
-    requests.post(f"{stack.url}/predict", files={"file": encode(draw("red", 1))})
+    split = {"version": "2.0", "canary": True, "share": 0.5, "until": time.time() + 60}
+    (stack.run / TRAFFIC).write_text(json.dumps(split))
+    time.sleep(2 * LOOK_SECONDS)
+    for _ in range(10):  # by whichever process of the gateway, and some by the canary, which is not there
+        assert requests.post(f"{stack.url}/predict", files={"file": encode(draw("red", 1))}).ok
+    (stack.run / TRAFFIC).unlink()
     root = tmp_path_factory.mktemp("monitoring")
     shutil.copytree(ROOT / FOLDER, root / FOLDER)
     for name, old, new in (

@@ -32,7 +32,7 @@ class Live:
 
 @dataclass
 class Answers:
-    """What a version answered, and the reasons of its failures; `classes` has the ids of the requests as keys."""
+    """The answers of a version, and the reasons of its failures; `classes` has the ids of the requests as keys."""
 
     classes: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)

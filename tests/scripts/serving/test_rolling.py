@@ -33,9 +33,7 @@ PICTURE = encode(draw("azure", 5))
 
 # An archive that refuses the image of the clients, and no other.
 READ = "return read_pixels(bytes(file), self.inputs)"
-FUSSY = {
-    "handler/predictor.py": (READ, f"if len(file) == {len(PICTURE)}: raise ImageError('Not this.')\n        {READ}")
-}
+FUSSY = {"handler/predictor.py": (READ, f"if len(file) == {len(PICTURE)}: raise ImageError('No.')\n            {READ}")}
 
 
 @pytest.fixture(scope="module")
