@@ -121,8 +121,9 @@ environment:
 # Whether what a target names was installed since its prerequisites changed.
 CURRENT = [ -e $@ ] && [ -z "$$(find $(filter-out environment,$^) -newer $@)" ]
 
+# Python compiles what pip has unpacked: on all cores, of which pip itself takes one. A few samples do not compile.
 define install
 echo "Installing what $(1) names into .venv: $(2); that takes a while …"; \
 sh deploy/install.sh $(1) $(INSTALL) && $(INSTALL) --no-deps --no-build-isolation -e . \
-	&& { $(VENV)/python -m compileall -q -q -j 0 .venv/lib || true; }  # by all cores; pip takes one, and samples do not compile
+	&& { $(VENV)/python -m compileall -q -q -j 0 .venv/lib || true; }
 endef
