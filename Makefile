@@ -76,7 +76,7 @@ lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header pyproject.toml"; \
 	rm -f .*.lock && $$lock --extra serve --extra train -o .serve.lock \
-		&& $$lock --extra serve --extra train --extra heic --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
+		&& $$lock --extra serve --extra train --extra heic --extra mlflow --extra ray --extra bench --extra docs --extra test -c .serve.lock -o .test.lock \
 		&& $$lock --extra gateway -c .serve.lock -o .gateway.lock \
 		&& $$lock --extra torchserve -c .serve.lock -o .torchserve.lock \
 		&& $$lock --extra embedded -c .serve.lock -o .embedded.lock \

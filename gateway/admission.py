@@ -18,7 +18,7 @@ from flask import Flask
 from gevent import Timeout
 from werkzeug.exceptions import RequestTimeout
 
-from gateway import limits, metrics
+from gateway import limits, metrics, trace
 from gateway.backend import Busy, TooSlow
 from gateway.error_handlers import RETRY_AFTER, failure
 from gateway.request_log import ID, Access
@@ -38,12 +38,13 @@ class SlowBody(RequestTimeout):
 class Turn(Generic[Work]):
     """Work that waits for its call: on how many images, which part of a call it takes, and since when (perf_counter).
 
-    When it is done, `outcome` is its answer, or an exception.
+    `place` is that of its request in a trace. When it is done, `outcome` is its answer, or an exception.
     """
 
     work: Work
     images: int
     part: float
+    place: str = field(default_factory=trace.PLACE.get)
     outcome: Any = None
     done: Event = field(default_factory=Event)
     since: float = field(default_factory=time.perf_counter)
@@ -174,7 +175,8 @@ class Gate:
         while True:
             (turn,) = self.large.take()
             try:
-                turn.end(turn.work())
+                with trace.at(turn.place):
+                    turn.end(turn.work())
             except Exception as error:  # whatever it is, nobody is left waiting
                 turn.end(error)
             del turn  # with its images, while the next is waited for

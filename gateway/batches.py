@@ -2,6 +2,7 @@
 
 from threading import Thread
 
+from gateway import trace
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
@@ -27,15 +28,18 @@ class Batches:
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
         try:
-            answers = self._predict_all([turn.work for turn in turns])
+            answers = self._predict_all(turns)
             for turn, answer in zip(turns, answers, strict=True):
                 turn.end(_outcome(answer))
         except Exception as error:  # whatever it is, nobody is left waiting
             for turn in turns:
                 turn.end(error)
 
-    def _predict_all(self, images: list[bytes]) -> list[Answer]:
-        return self._backend.predict_all(images) if len(images) > 1 else [self._backend.predict(images[0])]
+    def _predict_all(self, turns: list[Turn[bytes]]) -> list[Answer]:
+        if len(turns) > 1:  # of which a trace could name only one
+            return self._backend.predict_all([turn.work for turn in turns])
+        with trace.at(turns[0].place):
+            return [self._backend.predict(turns[0].work)]
 
 
 def _outcome(answer: Answer) -> Prediction | ImageRefused:

@@ -14,13 +14,10 @@ from uuid import uuid4
 from flask import Flask, Response, g, request
 from gevent import get_hub
 
-from gateway import limits, metrics
+from gateway import limits, metrics, trace
 
 ID = "X-Request-ID"
 USABLE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.MAX_REQUEST_ID_LENGTH}}}")  # others would be reflected and logged
-
-# The place of a request in a trace of many services; see https://www.w3.org/TR/trace-context.
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Log:
@@ -55,7 +52,6 @@ class Access:
         self.upstream = 0.0
         self.version: str | None = None
         self.client: str | None = None
-        self.traceparent = ""
         self.predictions: list[dict[str, Any]] = []
 
     def end(self, method: str, route: str | None, status: int) -> None:
@@ -74,8 +70,8 @@ class Access:
             "version": self.version,
             "client": self.client,
         }
-        if self.traceparent:
-            entry["traceparent"] = self.traceparent
+        if place := trace.PLACE.get():
+            entry[trace.HEADER] = place
         if self.predictions:
             entry["predictions"] = self.predictions
         _LOG.add(f"{json.dumps(entry)}\n")
@@ -85,9 +81,8 @@ def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
         g.access = Access(request.headers.get(ID, ""))
-        trace = request.environ.get("HTTP_TRACEPARENT", "")
-        if trace and TRACEPARENT.fullmatch(trace):
-            g.access.traceparent = trace
+        place = request.environ.get("HTTP_TRACEPARENT", "")
+        trace.PLACE.set(place if place and trace.USABLE.fullmatch(place) else "")  # the connection may have had another
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -33,7 +33,8 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
     seen = " and ".join(f"{each.size} × {each.size} pixels ({FITS[each.fit]})" for each in checkpoint.inputs)
     parameters = sum(value.numel() for name, value in checkpoint.weights.items() if "score" not in name.split("."))
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in score["auroc"].items())
-    return f"""# {card["name"]}
+    return f"""{_front_matter(card)}
+# {card["name"]}
 
 Tells {", ".join(card["classes"][:-1])} and {card["classes"][-1]} apart. It has {parameters / 1e6:.2f} million numbers,
 stored in half precision. Every figure here was measured with the stored numbers.
@@ -75,6 +76,22 @@ was fitted on none of these kinds. 1 is best, and 0.5 is chance:
 """
 
 
+def _front_matter(card: dict[str, Any]) -> str:
+    """Return the facts that model hubs read at the head of a card, in YAML between two lines."""
+    facts: dict[str, Any] = {
+        "library_name": "pytorch",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "torchscript", "onnx"],
+        "metrics": ["accuracy"],
+    }
+    if test := card["metrics"].get("test"):
+        dataset = {"name": card["data"]["name"], "type": card["data"]["name"], "split": "test"}
+        accuracy = {"type": "accuracy", "value": round(test["accuracy"], 4)}
+        result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": [accuracy]}
+        facts["model-index"] = [{"name": card["name"], "results": [result]}]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n"
+
+
 def _temperature(card: dict[str, Any]) -> str:
     """Say at which temperature the softmax is taken; each member of a pair has its own."""
     if members := card["recipe"].get("pair"):
@@ -91,7 +108,8 @@ def _of_ready_weights(checkpoint: Checkpoint) -> str:
         if threshold
         else "It calls no image an outlier, because no threshold was fitted."
     )
-    return f"""# {card["name"]}
+    return f"""{_front_matter(card)}
+# {card["name"]}
 
 Tells {len(card["classes"]):,} classes of {card["data"]["name"]} apart, from {card["classes"][0]} to
 {card["classes"][-1]}. Its weights came ready-made, by this recipe:

@@ -14,6 +14,7 @@ only the first one writes files:
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ from training.data import Epoch, load_training_images, stratified_split
 from training.distillation import inputs_to_load
 from training.finish import finish
 from training.history import Row, write_history
+from training.logs import MLflow, Open, TensorBoard
 from training.outcome import Stopped
 from training.project import CHECKPOINTS, RECIPES
 from training.run import Run
@@ -42,9 +44,9 @@ def train(
     output: Path,
     resume: bool,
     save_seconds: float = SAVE_SECONDS,
-    tensorboard: bool = False,
+    logs: Sequence[Open] = (),
 ) -> Path:
-    """Train, write everything into `output` and return the checkpoint's path.
+    """Train, write everything into `output`, and into `logs`; returns the checkpoint's path.
 
     Raises RecipeError, DataError or CheckpointError before the first step if recipe, images or a checkpoint are wrong.
     """
@@ -64,6 +66,8 @@ def train(
     if state := distributed.agreed(load(last) if last.exists() else None):
         run.load_state_dict(state)
 
+    opened = [open_log(recipe, output) for open_log in logs] if first else []
+
     # Loop. The history is written before the state, so that no resumed run lacks a row of it.
     _print_size(run)
     saver = Saver(run, last, save_seconds)
@@ -73,12 +77,15 @@ def train(
             write_history(run.history, output)
         saver.save()
         _print(_line(run, row))
-        if first and tensorboard:
-            log_row(row, output / "tensorboard")
+        for log in opened:
+            log.add(run.history)
 
     # Conclude.
     if first:
-        save_checkpoint(conclude(run, data), checkpoint)
+        made = conclude(run, data)
+        save_checkpoint(made, checkpoint)
+        for log in opened:
+            log.end(checkpoint, made)
     return checkpoint
 
 
@@ -115,15 +122,6 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
         f"{metrics['validation']['accuracy']:.2%}, test accuracy {metrics['test']['accuracy']:.2%}"
     )
     return checkpoint
-
-
-def log_row(row: Row, folder: Path) -> None:
-    """Add a row of the history to TensorBoard's log in `folder`."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(folder) as writer:
-        for name, value in row.items():
-            writer.add_scalar(name, value, int(row["epoch"]))
 
 
 def next_commands(checkpoint: Path, data: Path) -> str:
@@ -186,6 +184,7 @@ def _print(line: str) -> None:
     help=f"time between saves of last.pth (default: {SAVE_SECONDS:g})",
 )
 @click.option("--tensorboard", is_flag=True, help="log for TensorBoard as well")
+@click.option("--mlflow", is_flag=True, help="log for MLflow as well")
 def main(
     folder: Path | None,
     recipe: Path | None,
@@ -195,6 +194,7 @@ def main(
     resume: bool,
     save_seconds: float,
     tensorboard: bool,
+    mlflow: bool,
 ) -> None:
     if folder and data:
         raise Stopped(f"Name one folder of images, {folder} or --data {data}.")
@@ -208,7 +208,7 @@ def main(
             output or Path("runs") / chosen.stem,
             resume,
             save_seconds,
-            tensorboard,
+            [log for log, wanted in ((TensorBoard, tensorboard), (MLflow, mlflow)) if wanted],
         )
         _print(f"wrote {checkpoint}")
         if images:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from urllib3.filepost import encode_multipart_formdata
 
-from gateway import metrics
+from gateway import metrics, trace
 from gateway.archives import check_card
 from gateway.backend import (
     Answer,
@@ -100,6 +100,8 @@ class Inference:
 
     def _post(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         path = versioned(path, version)
+        if place := trace.PLACE.get():
+            headers = {**(headers or {}), trace.HEADER: place}
         try:
             return self._api.call(INFERENCE, "POST", path, body, headers)
         except WorkerDied:  # a prediction changes nothing, so another worker may make it, once

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from tests.conftest import run_module
 from tests.stack import ROOT
@@ -26,6 +27,15 @@ def test_is_written_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> N
         "## Limits",
     ):
         assert fact in words
+
+
+def test_model_hubs_find_its_figures(checkpoint: Path) -> None:
+    words = describe_in_words(load_checkpoint(checkpoint))
+    facts = ModelCard(words).data
+    assert (facts.pipeline_tag, facts.model_name) == ("image-classification", "drawn")
+    (result,) = facts.eval_results
+    assert (result.dataset_name, result.dataset_split, result.metric_type) == ("drawn", "test", "accuracy")
+    assert f"{result.metric_value:.2%}" in words
 
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,6 +28,7 @@ from training.config import Recipe, RecipeError
 from training.data import DataError, load_images, stratified_split
 from training.ensemble import join
 from training.inputs import Inputs
+from training.logs import MLflow
 from training.project import CHECKPOINTS
 from training.train import Saver, main, next_commands, train
 
@@ -231,6 +233,42 @@ def test_logs_for_tensorboard_where_asked(few: Path, recipe: Path, tmp_path: Pat
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     logged = [event.value for event in log.Scalars("validation_accuracy")]
     assert logged == pytest.approx([row["validation_accuracy"] for row in load(tmp_path / "training_history.pth")])
+
+
+@pytest.fixture
+def of_mlflow(tmp_path: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_logs_for_mlflow_where_asked_also_when_resumed(
+    few: Path, tmp_path: Path, of_mlflow: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    class Killed(Saver):
+        def save(self) -> None:
+            super().save()
+            raise KeyboardInterrupt
+
+    recipe = Recipe.model_validate(QUICK_RECIPE)
+    output = tmp_path / "mine"
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.Saver", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, few, output, resume=False, logs=[MLflow])
+    train(recipe, few, output, resume=True, logs=[MLflow])
+    experiment = of_mlflow.get_experiment_by_name("classifier")
+    assert experiment
+    (run,) = of_mlflow.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
+    assert run.data.params["optimizer.lr"] == "0.001"
+    logged = [metric.value for metric in of_mlflow.get_metric_history(run.info.run_id, "validation_accuracy")]
+    assert logged == pytest.approx([row["validation_accuracy"] for row in load(output / "training_history.pth")])
+    card = load_checkpoint(output / "drawn.pth").card
+    assert run.data.metrics["best.test.accuracy"] == card["metrics"]["test"]["accuracy"]
+    kept = {file.path for file in of_mlflow.list_artifacts(run.info.run_id)}
+    assert kept == {"drawn.pth", "drawn.md"}
+    assert (tmp_path / "mlflow").is_dir()
 
 
 def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:

@@ -48,6 +48,7 @@ class Server(ThreadingHTTPServer):
         self.answer = answer
         self.asked: list[bytes] = []  # what was posted
         self.tokens: set[str] = set()
+        self.traces: list[str | None] = []  # that were posted
         Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -64,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.tokens.add(self.headers.get("Authorization", ""))
         if self.command == "POST":
             self.server.asked.append(body)
+            self.server.traces.append(self.headers.get("traceparent"))
         status, said = self.server.answer(self.path)
         if status == DIES:
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -280,3 +282,16 @@ def test_a_node_is_not_changed_while_the_others_stay(token_file: Path) -> None:
     changes = {"register", "scale", "set_default", "unregister"}
     assert changes <= set(dir(Management))
     assert changes.isdisjoint(dir(several_nodes(["http://127.0.0.1:1", "http://127.0.0.1:2"], token_file)))
+
+
+def test_a_trace_goes_on_to_torchserve(tmp_path: Path) -> None:
+    place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with serving(good) as (server,):
+        (tmp_path / "token").write_text("token")
+        asking = client([server.url], tmp_path / "token")
+        for sent, arrived in ((place, place), ("", None), ("all\tof it", None)):
+            for query in ("", "?version=1.0"):
+                form = {"file": (io.BytesIO(b"an image"), "image")}
+                headers = {"traceparent": sent} if sent else {}
+                assert asking.post(f"/predict{query}", data=form, headers=headers).status_code == 200
+                assert server.traces[-1] == arrived
