@@ -1,0 +1,66 @@
+"""A version that meets live traffic: nobody else loses a request to it, or waits longer because of it."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from gateway.traffic import LOOK_SECONDS, Split, seen_file
+from scripts.serving.defaults import BACKENDS
+from scripts.serving.traffic import FILE
+from tests.archives import numbered, rebuild
+from tests.faults.ledger import Ledger, Pictures
+from tests.scripts.serving.test_versions import models
+from tests.stack import LONG, Record, Stack, serve, times
+
+pytestmark = pytest.mark.alone
+RATE = 60  # requests a second
+MOST = 1.1  # times the p99 without such a version
+
+
+@pytest.fixture(scope="module", params=times(BACKENDS[1:], BACKENDS))
+def stack(request: pytest.FixtureRequest, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The product with two versions, of which the second one has the same network."""
+    store = tmp_path_factory.mktemp("traffic") / "store"
+    store.mkdir()
+    for name, version in (("first", "1.0"), ("second", "2.0")):
+        rebuild(archive, store / f"{name}.mar", numbered(version))
+    with serve(store / "first.mar", store.parent / "stack", request.param) as running:
+        models(running, "register", "second.mar")
+        yield running
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
+def test_nobody_waits_for_a_version_that_meets_live_traffic(
+    stack: Stack, pictures: Pictures, kind: str, record_property: Record
+) -> None:
+    file, ratios, outcomes = stack.run / FILE, [], set()
+    seconds = times(2, 20)
+    for _ in range(times(1, 7)):
+        alone, beside = (Ledger(stack.url, pictures) for _ in range(2))
+        alone.open_loop(RATE, seconds)
+        split: Split = {"version": "2.0", "canary": kind == "canary", "share": 0.1, "until": time.time() + 600}
+        file.write_text(json.dumps(split))
+        time.sleep(2 * LOOK_SECONDS)
+        beside.open_loop(RATE, seconds)
+        file.unlink()
+        time.sleep(2 * LOOK_SECONDS)
+        ratios.append(beside.took("right", 99) / alone.took("right", 99))
+        outcomes |= set(alone.outcomes()) | set(beside.outcomes())
+    answers = [json.loads(line) for line in seen_file(file).read_text().splitlines()]
+    seen_file(file).unlink()
+    by_new = [each for each in answers if each["version"] == "2.0"]
+    record_property(
+        f"10% of {RATE} requests a second for a {kind}, {len(ratios)} times {seconds} s",
+        f"{len(by_new)} answers by it, p99 {median(ratios):.2f} times that without ({min(ratios):.2f} to "
+        f"{max(ratios):.2f})",
+    )
+    assert outcomes == {"right"}
+    assert by_new
+    assert not [each for each in answers if each.get("failed")]
+    if LONG:  # a percentile of a few seconds is chance
+        assert median(ratios) <= MOST
