@@ -144,7 +144,8 @@ class Traffic:
 
     def _note(self, *compared: Compared) -> None:
         for each in compared:
-            count_compared(each["version"], failed=bool(each.get("failed")))
+            if each.get("failed", "") is not None:
+                count_compared(each["version"], failed="failed" in each)
         lines = "".join(f"{json.dumps(each)}\n" for each in compared)
         try:
             with seen_file(self._file).open("a", encoding="utf-8") as file:
