@@ -99,9 +99,11 @@ class Traffic:
     def _by_canary(self, version: str, request: str, serve: Serve) -> Prediction:
         try:
             prediction, compared = _timed(request, partial(serve, version))
-        except BackendError as error:
-            prediction = serve(None)  # if that fails too, the version is not to blame
-            compared = {"id": request, "version": version, "failed": str(error)}
+        except Busy:  # it is not to blame
+            return serve(None)
+        except Exception as error:  # whatever its code raises, somebody waits for an answer
+            prediction = serve(None)  # if that fails too, the image is to blame, or both
+            compared = {"id": request, "version": version, "failed": _reason(error)}
         self._note(compared)
         return prediction
 
@@ -122,8 +124,6 @@ class Traffic:
             shadow = self._shadows.get()
             try:
                 self._note(shadow.served, self._asked(shadow))
-            except Exception:  # whatever it is, the next image has its turn
-                logger.warning("A version that is being tried has failed.", exc_info=True)
             finally:
                 self._gate.release(len(shadow.image))
             del shadow  # with its image, while the next is waited for
@@ -139,8 +139,8 @@ class Traffic:
             return _timed(shadow.served["id"], partial(self._gate.call, ask))[1]
         except Busy:
             return _skipped(shadow)
-        except BackendError as error:
-            return _skipped(shadow) | {"failed": str(error)}
+        except Exception as error:  # whatever its code raises, the next image has its turn
+            return _skipped(shadow) | {"failed": _reason(error)}
 
     def _note(self, *compared: Compared) -> None:
         for each in compared:
@@ -165,6 +165,10 @@ def _timed(request: str, predict: Callable[[], Prediction]) -> tuple[Prediction,
         "predicted_class": prediction["predicted_class"],
         "confidence": prediction["confidence"],
     }
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
 
 
 def _skipped(shadow: Shadow) -> Compared:
