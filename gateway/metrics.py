@@ -170,6 +170,7 @@ class _Deployed(Collector):
         if self._details:
             yield _baseline(self._details)
             yield _validation_accuracy(self._details)
+            yield _training_shares(self._details)
 
 
 def _validation_accuracy(details: Details) -> Metric:
@@ -181,6 +182,20 @@ def _validation_accuracy(details: Details) -> Metric:
     )
     if validation := details["card"].get("metrics", {}).get("validation"):
         gauge.add_metric([details["version"]], validation["accuracy"])
+    return gauge
+
+
+def _training_shares(details: Details) -> Metric:
+    """Return the share of each class in the training images; older cards do not have it."""
+    gauge = GaugeMetricFamily(
+        "classifier_training_share",
+        "Share of the training images that are of the class. Their distance from the predicted shares tells of change.",
+        labels=["version", "class"],
+    )
+    classes, counts = details["card"]["classes"], details["card"].get("data", {}).get("class_counts", [])
+    if len(classes) <= MAX_CLASSES:
+        for name, count in zip(classes, counts, strict=bool(counts)):
+            gauge.add_metric([details["version"], name], count / sum(counts))
     return gauge
 
 

@@ -99,6 +99,7 @@ def test_tells_what_is_deployed(stack: Stack) -> None:
     samples = scrape(stack)
     assert samples.value("workers_ready") == 2
     assert samples.value("in_distribution_baseline", {"version": "1.0"}) == ACCEPTED
+    assert samples.value("training_share", {"version": "1.0", "class": "azure"}) == pytest.approx(0.1)
     assert samples.value("images_waiting", {"size": "small"}) == 0
 
 
