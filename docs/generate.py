@@ -101,7 +101,10 @@ def recipes() -> str:
 
 
 def models() -> str:
-    cards = [path.read_text().partition("\n---\n")[2].lstrip() for path in sorted((ROOT / "model_store").glob("cifar10_*.md"))]
+    cards = [
+        path.read_text().partition("\n---\n")[2].lstrip()
+        for path in sorted((ROOT / "model_store").glob("cifar10_*.md"))
+    ]
     return "# Released models\n\n" + "\n".join(re.sub(r"^#", "##", card, flags=re.MULTILINE) for card in cards)
 
 

@@ -65,7 +65,7 @@ class MLflow:
         self._run = self._resumed(experiment, output) or self._begun(experiment, recipe, output)
 
     def add(self, history: list[Row]) -> None:
-        """Log the rows that are not there yet: a run that was killed may have saved more epochs, or fewer, than here."""
+        """Log the rows that are not there yet: a killed run may have saved more epochs, or fewer, than it logged."""
         logged = {metric.step for metric in self._client.get_metric_history(self._run, "epoch")}
         for row in history:
             if row["epoch"] not in logged:

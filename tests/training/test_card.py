@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from tests.conftest import run_module
 from tests.stack import ROOT
@@ -32,8 +32,9 @@ def test_is_written_beside_the_checkpoint(checkpoint: Path, tmp_path: Path) -> N
 def test_model_hubs_find_its_figures(checkpoint: Path) -> None:
     words = describe_in_words(load_checkpoint(checkpoint))
     facts = ModelCard(words).data
+    assert isinstance(facts, ModelCardData)
     assert (facts.pipeline_tag, facts.model_name) == ("image-classification", "drawn")
-    (result,) = facts.eval_results
+    (result,) = facts.eval_results or []
     assert (result.dataset_name, result.dataset_split, result.metric_type) == ("drawn", "test", "accuracy")
     assert f"{result.metric_value:.2%}" in words
 
