@@ -27,6 +27,7 @@ from tests.machines import Machine, machines
 from tests.stack import ROOT, Record, free_ports, seconds_until, times, wait_until
 
 RATE = 30  # requests a second
+WORKERS = 2  # of a node
 STARTING = 7  # seconds, proxy_read_timeout of nginx, which cannot see that a node is only starting
 WAYS = ["through nginx", "by their addresses"]
 TOKEN = "letters123"
@@ -51,7 +52,7 @@ class Node:
         self.service.process.wait()
 
     def predictions(self) -> int:
-        """Return how many calls for predictions it has answered since it was started; 0 where it does not answer."""
+        """Return how many predictions it was asked for since it was started; 0 where it does not answer."""
         try:
             counted = requests.get(f"{self.url}/metrics", timeout=1).text
         except requests.RequestException:
@@ -95,7 +96,7 @@ def cluster(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         nginx = Service("nginx", command, folder, {}, folder / "nginx.log")
         nginx.start()
         running.callback(nginx.stop)
-        wait_until(lambda: all(workers(node, token_file) == 2 for node in nodes), seconds=120)
+        wait_until(lambda: all(workers(node, token_file) == WORKERS for node in nodes), seconds=120)
         yield Cluster(nodes, f"http://{front.address}:8000", token_file)
 
 
@@ -105,6 +106,14 @@ def workers(node: Node, token_file: Path) -> int:
         return Inference(Api.of_several_nodes([node.url], token_file, timeout=10)).details()["workers"]
     except BackendError:
         return 0
+
+
+def serves(node: Node, token_file: Path) -> bool:
+    """Return whether a node is ready and is asked: one that starts is asked too, and keeps that until it is ready."""
+    if workers(node, token_file) < WORKERS:
+        return False
+    before = node.predictions()
+    return bool(before) and seconds_until(lambda: node.predictions() > before + RATE / 4) > 0
 
 
 @contextlib.contextmanager
@@ -147,7 +156,7 @@ def test_nothing_is_lost_with_a_node_that_is_killed(
                 while time.monotonic() < until:
                     states.add(status(url, "health"))
                 victim.service.start()
-                again.append(seconds_until(victim.predictions))  # which it counts from its start
+                again.append(seconds_until(lambda: serves(victim, cluster.token_file)))  # noqa: B023
     record_property(
         f"{len(again)} times one of two nodes killed, asked {way} {RATE} times a second",
         f"{dict(ledger.outcomes())}, {slowest(ledger):.1f} s at most, both serve {max(again):.1f} s after its start",

@@ -39,8 +39,8 @@ def test_nobody_waits_for_a_version_that_meets_live_traffic(
     stack: Stack, pictures: Pictures, kind: str, record_property: Record
 ) -> None:
     file, ratios, outcomes = stack.run / FILE, [], set()
-    seconds = times(2, 20)
-    for _ in range(times(1, 7)):
+    seconds = times(2, 12)
+    for _ in range(times(1, 5)):
         alone, beside = (Ledger(stack.url, pictures) for _ in range(2))
         alone.open_loop(RATE, seconds)
         split: Split = {"version": "2.0", "canary": kind == "canary", "share": 0.1, "until": time.time() + 600}
