@@ -71,6 +71,7 @@ docs: .venv/test ## build the documentation's site into build/site
 
 screenshot: .venv/test tools ## take the pictures of the page that the documentation shows
 	@$(VENV)/python -m tests.screenshot $(call quoted,CHECKPOINT)
+	@RECORDING=docs/pages $(VENV)/python -m pytest -q tests/scripts/serving/test_learning.py -k on_the_page
 
 lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 	@lock="$(VENV)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -82,10 +82,14 @@ def shoot(browser: Browser, stack: Stack, path: Path, act: Callable[[Page], None
     page.goto(stack.url)
     expect(page.locator("#classes")).to_contain_text("classes")
     act(page)
+    keep(page, path)
+    page.close()
+
+
+def keep(page: Page, path: Path) -> None:
     page.wait_for_timeout(200)  # until the images are painted
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
     picture.convert("RGB").quantize(256, kmeans=3).save(path, optimize=True)  # a third of the bytes; rare colours stay
-    page.close()
 
 
 def main(released: Path) -> None:

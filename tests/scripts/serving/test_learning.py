@@ -1,19 +1,24 @@
 """From a wrong answer to a better model: feedback, its review, `classifier learn`, and the answer is right."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import requests
 import yaml
+from playwright.sync_api import Page, expect
 
 from scripts.serving.defaults import EMBEDDED
 from scripts.serving.learning import Options, accepted, make_plan
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import draw, encode
+from tests.screenshot import keep
 from tests.stack import Stack, serve
+from tests.ui.uploads import upload
 from training.checkpoint import load_checkpoint
 from training.curation.feedback import accept
 from training.curation.moves import Move
@@ -46,7 +51,10 @@ def stack(before: Path) -> Iterator[Stack]:
     checkpoint.parent.mkdir()
     shutil.copy(before / "run" / "drawn.pth", checkpoint)
     run_module("training.archive", checkpoint)
-    with serve(checkpoint.with_suffix(".mar"), before / "stack", EMBEDDED) as running:
+    with (
+        patch.dict(os.environ, GATEWAY_FEEDBACK_DIR=str(before / "feedback")),
+        serve(checkpoint.with_suffix(".mar"), before / "stack", EMBEDDED) as running,
+    ):
         yield running
 
 
@@ -65,15 +73,61 @@ def learn(before: Path, photos: Path, *options: object) -> str:
     return run_module("scripts.learn", photos, "--checkpoint", before / "run" / "drawn.pth", *options)
 
 
+def predicted(stack: Stack, number: int) -> str:
+    name: str = requests.post(f"{stack.url}/predict", files={"file": encode(draw("blue", number))}).json()[
+        "predicted_class"
+    ]
+    return name
+
+
 def share_right(stack: Stack, colour: str, class_name: str) -> float:
     images = [encode(draw(colour, 1000 + number)) for number in range(UNSEEN)]
     answers = requests.post(f"{stack.url}/predict", files=[("file", image) for image in images]).json()
     return sum(answer["predicted_class"] == class_name for answer in answers) / UNSEEN
 
 
+def ask(page: Page, number: int) -> None:
+    """Have the page predict a blue image."""
+    page.set_input_files("#file", upload(encode(draw("blue", number)), f"blue-{number}.png"))
+    expect(page.locator("#visit .summary").first).to_contain_text("%")
+
+
+def record(page: Page, step: str) -> None:
+    """Keep a picture of the page in the folder that RECORDING names; `make screenshot` does that for the docs."""
+    if folder := os.environ.get("RECORDING"):
+        page.set_viewport_size({"width": 860, "height": 560})
+        keep(page, Path(folder) / f"loop-{step}.png")
+
+
 @pytest.mark.timeout(300)
-def test_twenty_corrections_make_it_right(before: Path, photos: Path, stack: Stack, tmp_path: Path) -> None:
+def test_from_wrong_answers_on_the_page_to_right_ones(before: Path, stack: Stack, page: Page, tmp_path: Path) -> None:
     assert share_right(stack, "blue", "mine") < 0.9
+    page.goto(stack.url)
+    wrong = next(number for number in range(1000, 1100) if predicted(stack, number) != "mine")
+    ask(page, wrong)
+    expect(page.locator(".predicted")).not_to_have_text("mine")
+    record(page, "1-wrong")
+    for number in range(CORRECTIONS):
+        ask(page, number)
+        page.get_by_text("Not right?").click()
+        page.get_by_label("It is").fill("mine")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("#told")).to_contain_text("It is kept as mine")
+    record(page, "2-corrected")
+
+    html, photos = tmp_path / "feedback.html", tmp_path / "photos"
+    run_module("training.feedback", "review", before / "feedback", "-o", html)
+    page.goto(html.as_uri())
+    for card in page.locator(".cards li").all():
+        card.locator("select").select_option("It is mine")
+    record(page, "3-reviewed")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the confirmed moves").click()
+    download.value.save_as(tmp_path / "moves.csv")
+    shutil.copytree(before / "photos", photos)
+    run_module("training.feedback", "accept", before / "feedback", tmp_path / "moves.csv", "--to", photos)
+    assert len(accepted(photos)) == CORRECTIONS
+
     product = ["--config", stack.config, "--run", stack.run]
     plan = learn(before, photos, *product, "--dry-run")
     assert "Serve the new one as version 2.0, if it is no worse on the old ones." in plan
@@ -85,7 +139,12 @@ def test_twenty_corrections_make_it_right(before: Path, photos: Path, stack: Sta
     assert share_right(stack, "blue", "mine") >= 0.9
     for colour, class_name in (("red", "mine"), ("lime", "lime"), ("azure", "azure")):
         assert share_right(stack, colour, class_name) >= 0.9
-    assert requests.get(f"{stack.url}/health").json()["version"] == "2.0"
+
+    page.goto(stack.url)
+    ask(page, wrong)
+    expect(page.locator(".predicted")).to_have_text("mine")
+    expect(page.locator("body")).to_contain_text("2.0")
+    record(page, "4-right")
 
 
 def options(before: Path, photos: Path) -> Options:
