@@ -8,25 +8,35 @@ missing() {
 	for tool in "$@"; do command -v "$tool" > /dev/null || echo "$tool"; done
 }
 
-if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
-	exit
-fi
-if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
-	services=$(missing prometheus nginx)
-	own=/etc/postgresql-common/createcluster.d/none.conf
-	mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"
-	apt-get update -qq
-	apt-get install -y -qq chromium-headless-shell fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
-	apt-get install -y -qq --no-install-recommends nginx postgresql prometheus > /dev/null
-	rm "$own"
-	for service in $services; do # Debian begins to run them where it installs them; the tests start their own
-		update-rc.d "$service" disable
-		service "$service" stop > /dev/null
-	done
-else
-	for tool in $(missing wrk prometheus initdb nginx ip); do
-		echo "$tool is not installed; your distribution has it." >&2
-		exit 1
-	done
-	.venv/bin/playwright install --with-deps chromium
-fi
+debian() { command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; }
+
+case ${1:?system, or browser} in
+system)
+	if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
+		exit
+	fi
+	if debian; then
+		services=$(missing prometheus nginx)
+		own=/etc/postgresql-common/createcluster.d/none.conf
+		mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"
+		apt-get update -qq
+		apt-get install -y -qq chromium-headless-shell fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
+		apt-get install -y -qq --no-install-recommends nginx postgresql prometheus > /dev/null
+		rm "$own"
+		for service in $services; do # Debian begins to run them where it installs them; the tests start their own
+			update-rc.d "$service" disable
+			service "$service" stop > /dev/null
+		done
+	else
+		for tool in $(missing wrk prometheus initdb nginx ip); do
+			echo "$tool is not installed; your distribution has it." >&2
+			exit 1
+		done
+	fi
+	;;
+browser)
+	if [ -n "$(missing chromium-headless-shell)" ]; then
+		.venv/bin/playwright install --with-deps chromium
+	fi
+	;;
+esac
