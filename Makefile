@@ -49,7 +49,7 @@ archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive t
 test: tools archive ## set up what the tests need and run them all
 	@$(MAKE) --no-print-directory check & checked=$$!; \
 	export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
-		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone" \
+		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" \
 		&& wait $$checked && $(VENV)/python -m pytest -m alone
 
 quick: .venv/test check ## lint, types and the tests that neither train nor serve, in a minute
