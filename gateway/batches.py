@@ -9,6 +9,11 @@ from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from gateway.pixels import pixels
 
 
+def part_of_call(image: bytes) -> float:
+    """Return how much of a call an image takes that shares it with others; more than 1 for one that goes alone."""
+    return max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, pixels(image) / MAX_BATCH_PIXELS)
+
+
 class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free."""
 
@@ -19,8 +24,7 @@ class Batches:
 
     def predict(self, image: bytes) -> Prediction:
         """Do what Backend.predict does; raises what that and Line.wait raise."""
-        part = max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, pixels(image) / MAX_BATCH_PIXELS)
-        return self._line.wait(image, part=part)
+        return self._line.wait(image, part=part_of_call(image))
 
     def _send_for_ever(self) -> None:
         while True:

@@ -10,17 +10,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from random import random
 from threading import Thread
 from typing import NamedTuple, NotRequired, TypedDict
 
 from gateway.admission import Gate
-from gateway.backend import Backend, BackendError, Busy, Prediction
+from gateway.backend import Answer, Backend, BackendError, Busy, Prediction
+from gateway.batches import part_of_call
+from gateway.limits import MAX_BATCH
 from gateway.metrics import count_compared
 
 LOOK_SECONDS = 0.5  # between two looks at the file, so that a request costs nothing while there is no such version
-MAX_SHADOWS = 4  # images that wait for the new version, in each process
+MAX_SHADOWS = 2 * MAX_BATCH  # images that wait for the new version, in each process
+TOGETHER_SECONDS = 3.0  # in which they come together for a call
 PATIENCE = 5.0  # seconds that they wait for a moment in which nobody else does
 MAX_SEEN_BYTES = 100_000_000  # of the file of answers, which are half a million
 PAUSE = 0.01  # seconds between two looks for such a moment
@@ -38,7 +41,10 @@ class Split(TypedDict):
 
 
 class Compared(TypedDict):
-    """An answer of a version to a request, or the reason why it gave none, or None if there was no time to ask it."""
+    """An answer of a version to a request, or the reason why it gave none, or None if there was no time to ask it.
+
+    `seconds` is its time, or its part of the time of a call that several images share.
+    """
 
     id: str
     version: str
@@ -69,6 +75,7 @@ class Traffic:
         self._split: Split | None = None
         self._next_look = 0.0
         self._shadows: Queue[Shadow] = Queue(MAX_SHADOWS)
+        self._next: Shadow | None = None  # that did not fit into the last call
         Thread(target=self._ask_for_ever, daemon=True).start()
 
     def predict(self, image: bytes, request: str, serve: Serve) -> Prediction:
@@ -108,39 +115,62 @@ class Traffic:
         return prediction
 
     def _cast(self, shadow: Shadow) -> None:
-        """Have the new version predict an image too, unless there is no time, or no place, for that."""
+        """Have the new version predict an image too, unless there is no place for that."""
         try:
             self._gate.hold(len(shadow.image))
-            try:
-                self._shadows.put_nowait(shadow)
-            except Full:
-                self._gate.release(len(shadow.image))
-                raise Busy from None
+            self._shadows.put_nowait(shadow)
         except Busy:
+            self._note(shadow.served, _skipped(shadow))
+        except Full:
+            self._gate.release(len(shadow.image))
             self._note(shadow.served, _skipped(shadow))
 
     def _ask_for_ever(self) -> None:
         while True:
-            shadow = self._shadows.get()
+            shadows = self._together()
             try:
-                self._note(shadow.served, self._asked(shadow))
+                for shadow, compared in zip(shadows, self._asked(shadows), strict=True):
+                    self._note(shadow.served, compared)
             finally:
-                self._gate.release(len(shadow.image))
-            del shadow  # with its image, while the next is waited for
+                self._gate.release(sum(len(shadow.image) for shadow in shadows))
+            del shadows, shadow  # with their images, while the next are waited for
 
-    def _asked(self, shadow: Shadow) -> Compared:
+    def _together(self) -> list[Shadow]:
+        """Wait for images that share a call: the fewer calls, the fewer requests meet one and take longer for it."""
+        shadows = [self._next or self._shadows.get()]
+        self._next = None
+        until, room = time.monotonic() + TOGETHER_SECONDS, 1 - part_of_call(shadows[0].image)
+        while room > 0:
+            try:
+                shadow = self._shadows.get(timeout=max(0, until - time.monotonic()))
+            except Empty:
+                break
+            room -= part_of_call(shadow.image)
+            if room < 0:
+                self._next = shadow
+            else:
+                shadows.append(shadow)
+        return shadows
+
+    def _asked(self, shadows: list[Shadow]) -> list[Compared]:
         until = time.monotonic() + PATIENCE
         while self._gate.waiting():
             if time.monotonic() > until:
-                return _skipped(shadow)
+                return list(map(_skipped, shadows))
             time.sleep(PAUSE)
-        ask = partial(self._backend.predict, shadow.image, shadow.version)
+        images, version = [shadow.image for shadow in shadows], shadows[0].version
+        started = time.perf_counter()
         try:
-            return _timed(shadow.served["id"], partial(self._gate.call, ask))[1]
+            answers = self._gate.call(partial(_predict, self._backend, images, version), len(images))
         except Busy:
-            return _skipped(shadow)
-        except Exception as error:  # whatever its code raises, the next image has its turn
-            return _skipped(shadow) | {"failed": _reason(error)}
+            return list(map(_skipped, shadows))
+        except Exception as error:  # whatever its code raises, the next images have their turn
+            return [_failed(shadow, _reason(error)) for shadow in shadows]
+        seconds = (time.perf_counter() - started) / len(shadows)
+        return [
+            _compared(shadow.served["id"], answer, seconds) if answer["success"] else _failed(shadow, answer["error"])
+            for shadow, answer in zip(shadows, answers, strict=True)
+        ]
 
     def _note(self, *compared: Compared) -> None:
         for each in compared:
@@ -155,13 +185,23 @@ class Traffic:
             logger.warning("What a version answered cannot be written: %s", error)
 
 
+def _predict(backend: Backend, images: list[bytes], version: str) -> list[Answer]:
+    if len(images) > 1:
+        return backend.predict_all(images, version)
+    return [backend.predict(images[0], version)]
+
+
 def _timed(request: str, predict: Callable[[], Prediction]) -> tuple[Prediction, Compared]:
     started = time.perf_counter()
     prediction = predict()
-    return prediction, {
+    return prediction, _compared(request, prediction, time.perf_counter() - started)
+
+
+def _compared(request: str, prediction: Prediction, seconds: float) -> Compared:
+    return {
         "id": request,
         "version": prediction["version"],
-        "seconds": round(time.perf_counter() - started, 6),
+        "seconds": round(seconds, 6),
         "predicted_class": prediction["predicted_class"],
         "confidence": prediction["confidence"],
     }
@@ -169,6 +209,10 @@ def _timed(request: str, predict: Callable[[], Prediction]) -> tuple[Prediction,
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, BackendError) else f"{type(error).__name__}: {error}"
+
+
+def _failed(shadow: Shadow, reason: str) -> Compared:
+    return _skipped(shadow) | {"failed": reason}
 
 
 def _skipped(shadow: Shadow) -> Compared:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, median, quantiles, variance
 from typing import BinaryIO
 
-from gateway.traffic import LOOK_SECONDS, Compared, Split, seen_file
+from gateway.traffic import LOOK_SECONDS, TOGETHER_SECONDS, Compared, Split, seen_file
 from scripts.serving.deployment import Limits, Refused
 from training.files import write_whole
 from training.outcome import say
@@ -69,7 +69,8 @@ def meet(live: Live, old: str, new: str, run: Path, limits: Limits) -> str:
             _follow(live, new, lines, answers, limits)
         finally:
             file.unlink(missing_ok=True)
-            time.sleep(2 * LOOK_SECONDS)  # until no process of the gateway asks it any more
+            last = 0 if live.canary else TOGETHER_SECONDS
+            time.sleep(2 * LOOK_SECONDS + last)  # until no process of the gateway asks it any more
         _read(lines, answers)
     _judge(old, new, answers, limits)
     return _report(old, new, answers)

@@ -36,11 +36,12 @@ Pictures = list[tuple[bytes, str]]  # image files, and the classes they are of
 
 @dataclass
 class Entry:
-    """One request: when it was sent (seconds, monotonic), how long it took, and what became of it."""
+    """One request: when it was sent (seconds, monotonic), how long it took, what became of it, and its id."""
 
     sent: float
     seconds: float
     outcome: str
+    id: str = ""
 
 
 class Ledger:
@@ -141,7 +142,7 @@ class Ledger:
                 outcome = _outcome(response.status, later, body, label) if named else "without its id"
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             outcome = type(error).__name__
-        self.entries.append(Entry(sent, time.monotonic() - sent, outcome))
+        self.entries.append(Entry(sent, time.monotonic() - sent, outcome, headers[ID]))
 
 
 def form(picture: bytes) -> bytes:

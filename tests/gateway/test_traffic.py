@@ -13,8 +13,8 @@ import requests
 
 from gateway import traffic
 from gateway.admission import Gate
-from gateway.backend import Busy, ImageRefused, Prediction, Unavailable
-from gateway.limits import MAX_HELD_BYTES
+from gateway.backend import Answer, Busy, ImageRefused, Prediction, Unavailable
+from gateway.limits import MAX_BATCH_BYTES, MAX_HELD_BYTES
 from gateway.traffic import MAX_SHADOWS, Traffic, seen_file
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction, serving
@@ -62,6 +62,7 @@ def gate() -> Gate:
 @pytest.fixture
 def split(file: Path, gate: Gate, backend: Versions, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return a function that sends a request which has a place among all of them, while a split is on."""
+    monkeypatch.setattr(traffic, "TOGETHER_SECONDS", 0.2)
     made = Traffic(file, gate, backend)
 
     def send(place: float, image: bytes = b"cat", *, canary: bool, seconds: float = 60) -> Prediction:
@@ -141,6 +142,24 @@ def test_a_shadow_that_fails_harms_nobody(
         wait_until(lambda: len(seen(file)) == 2 * expected)  # noqa: B023
         assert seen(file)[-1] == {"id": "a-request", "version": NEW, "failed": failed}
     gate.hold(MAX_HELD_BYTES)  # as nothing is held any more
+
+
+def test_shadows_share_a_call_and_a_large_one_has_its_own(
+    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def predict_all(images: list[bytes], version: str | None = None) -> list[Answer]:
+        calls.append((len(images), version))
+        refused: Answer = {"error": "Bad.", "status": 415, "success": False}
+        return [refused if image == b"odd" else backend.predict(image, version) for image in images]
+
+    monkeypatch.setattr(backend, "predict_all", predict_all)
+    for image in (b"1", b"2", b"odd", bytes(MAX_BATCH_BYTES), b"3", b"4"):
+        split(CANARY, image, canary=False)
+    wait_until(lambda: len(seen(file)) == 12)
+    assert calls == [(3, NEW), (2, NEW)]
+    assert [each["failed"] for each in seen(file) if "failed" in each] == ["Bad."]
 
 
 def test_shadows_wait_for_nobody_and_in_bounds(

@@ -93,10 +93,10 @@ def ask(page: Page, number: int) -> None:
     expect(page.locator("#told")).to_have_text("")
 
 
-def record(page: Page, step: str) -> None:
+def record(page: Page, step: str, height: int = 560) -> None:
     """Keep a picture of the page in the folder that RECORDING names; `make screenshot` does that for the docs."""
     if folder := os.environ.get("RECORDING"):
-        page.set_viewport_size({"width": 860, "height": 560})
+        page.set_viewport_size({"width": 860, "height": height})
         keep(page, Path(folder) / f"loop-{step}.png")
 
 
@@ -122,7 +122,7 @@ def test_from_wrong_answers_on_the_page_to_right_ones(before: Path, stack: Stack
     page.goto(html.as_uri())
     for card in page.locator(".cards li").all():
         card.locator("select").select_option("It is mine")
-    record(page, "3-reviewed")
+    record(page, "3-reviewed", height=1320)  # so that its bar is at the end
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the confirmed moves").click()
     download.value.save_as(tmp_path / "moves.csv")

@@ -92,6 +92,7 @@ def test_a_version_that_fails_is_taken_back_at_once(
     canary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(traffic, "TOGETHER_SECONDS", 0)
     monkeypatch.setattr(traffic, "POLL_SECONDS", 0.01)
     found = []
 
