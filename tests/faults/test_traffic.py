@@ -61,7 +61,7 @@ def test_nobody_waits_for_a_version_that_meets_live_traffic(
     times_as_long = median(beside) / median(alone)
     record_property(
         f"10% of {RATE} requests a second for a {kind}, {len(alone)} times {seconds} s",
-        f"{asked} answers by it, p99 of the others {times_as_long:.2f} times that without, {1000 * median(alone):.1f} ms",
+        f"{asked} answers by it, p99 of the others {times_as_long:.2f} times the {1000 * median(alone):.1f} ms without",
     )
     assert outcomes == {"right"}
     assert asked
