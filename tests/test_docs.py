@@ -85,7 +85,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "camera-7.key": folder / "camera-7.key",
         "uncertain.png": folder / "uncertain.png",
         "data/cifar10/test": dataset / "test",
-        "10% --for 1h": "50% --for 3s",
+        "10% --for 1h": "50% --for 3s --slower 20",
         "--trials 20 --epochs 3": "--trials 2 --epochs 1",
         "--recipe training/recipes/cnn.yaml": f"--recipe {recipe} --data {dataset}",
         "--recipe cnn": f"--recipe {recipe} --data {dataset}",

@@ -9,7 +9,7 @@ from training.card import describe_in_words
 from training.checkpoint import Checkpoint
 from training.config import Recipe
 from training.history import Row
-from training.outcome import Stopped
+from training.outcome import Stopped, say
 
 EXPERIMENT = "classifier"  # of all runs, so that MLflow compares them
 STORE, FILES = "mlflow.db", "mlflow"  # beside the folders of the runs, unless MLFLOW_TRACKING_URI names a server
@@ -58,7 +58,9 @@ class MLflow:
         named = os.environ.get("MLFLOW_TRACKING_URI")
         beside = output.absolute().parent
         beside.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(named or f"sqlite:///{beside / STORE}")
+        store = named or f"sqlite:///{beside / STORE}"
+        say(f"MLflow: this run is logged in {store}.")
+        self._client = MlflowClient(store)
         known = self._client.get_experiment_by_name(EXPERIMENT)
         place = None if named else str(beside / FILES)
         experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT, place)

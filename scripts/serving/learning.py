@@ -77,7 +77,7 @@ def learn(options: Options) -> Outcome:
         raise Stopped(f"Nothing was served: {compared[0]}. Look at the feedback again, or allow more with --tolerance.")
     text = [*compared, f"wrote {path}"]
     if options.roll:
-        text.append(_roll(plan, path, options))
+        text += [_roll(plan, path, options), f"To learn from more feedback later, name --checkpoint {path}."]
     return Outcome(0, "\n".join(text), {"checkpoint": str(path), "version": plan.version, **figures})
 
 
@@ -110,7 +110,8 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
     old = [(path, name) for path, name in tests if path.name not in from_feedback and name in card["classes"]]
     if not old:
         raise Stopped(f"{options.photos} has no test photos but those from feedback; add the photos of {card['name']}.")
-    subject = zlib.crc32(" ".join(path.name for path in sorted([*train_photos.paths, *test_photos.paths])).encode())
+    names = [path.name for path in sorted([*train_photos.paths, *test_photos.paths])]
+    subject = zlib.crc32(" ".join([str(options.checkpoint.resolve()), *names]).encode())
     return Plan(
         recipe=make_recipe(values, f"The recipe of {card['name']}"),
         output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",
@@ -146,8 +147,9 @@ def next_version(options: Options) -> str:
 
 def in_words(plan: Plan, options: Options) -> list[str]:
     """Return what will be done, a line for each step."""
+    times = "once" if plan.recipe.epochs == 1 else f"for {plan.recipe.epochs} epochs"
     lines = [
-        f"Train {options.checkpoint} for {plan.recipe.epochs} epochs on {plan.to_train_on:,} photos, "
+        f"Train {options.checkpoint} {times} on {plan.to_train_on:,} photos, "
         f"{plan.of_feedback:,} of them from feedback, into {plan.output}."
     ]
     if plan.new_classes:

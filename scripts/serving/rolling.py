@@ -17,7 +17,7 @@ from scripts.serving.archives import check_archive
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.traffic import Live, meet
 from training.folders import PLACES_FILE, few, label_of, roots_of
-from training.project import EXAMPLES
+from training.project import CHECKPOINTS, EXAMPLES
 
 WARMING_PREDICTIONS = 8
 
@@ -28,7 +28,7 @@ def in_store(named: str, run: Path) -> str:
     Raises Refused if that is a file outside the model store, whatever the store has under its name.
     """
     path, store = Path(named), (run / served.STORE).resolve()
-    meant = next((place for place in (path, store / path, run / path) if place.is_file()), None)
+    meant = next((place for place in (path, store / path, run / path, CHECKPOINTS / path) if place.is_file()), None)
     if meant is None:
         raise Refused(f"there is no archive {named}, here or in the model store {store}; name one that is there.")
     stored = store / path.name
@@ -53,6 +53,7 @@ def roll(
     Both predict the images of `sample`, whose folders have the names of classes. Without a sample they predict the
     page's examples, which do not tell the accuracy. If they are no worse, they meet `live` traffic.
     """
+    sample = _tests_of(sample) if sample else None
     images = _images(sample)
     old = _served(deployment)
     if archive == old["archive"]:
@@ -62,7 +63,8 @@ def roll(
 
     def check(new: str) -> str:
         compared = _compare(deployment, old["version"], new, images, sample, limits)
-        return f"{compared} {meet(live, old['version'], new, run, limits)}" if live else compared
+        measured = sample is not None and not limits.new_classes
+        return f"{compared} {meet(live, old['version'], new, run, limits, measured)}" if live else compared
 
     return _replace(deployment, old, archive, run, check)
 
@@ -87,6 +89,15 @@ def rollback(deployment: Deployment, run: Path) -> str:
         return "It answers."
 
     return _replace(deployment, old, before["archive"], run, check)
+
+
+def _tests_of(sample: Path) -> Path:
+    """Return the test photos of a folder with train and test, or else the folder. Raises DataError."""
+    if not (sample / "test").is_dir():
+        return sample
+    from training.class_folders import has_splits  # here, because it loads PyTorch
+
+    return sample / "test" if has_splits(sample) else sample
 
 
 def _images(sample: Path | None) -> list[Path]:

@@ -51,8 +51,11 @@ class Answers:
             self.failures.append(compared["failed"])
 
 
-def meet(live: Live, old: str, new: str, run: Path, limits: Limits) -> str:
-    """Give `new` its share of the traffic; returns a sentence. Raises Refused, and at once if it fails too often."""
+def meet(live: Live, old: str, new: str, run: Path, limits: Limits, measured: bool = False) -> str:
+    """Give `new` its share of the traffic; returns a sentence. Raises Refused, and at once if it fails too often.
+
+    If the accuracy of both was `measured`, what they think of themselves does not count.
+    """
     file = run / FILE
     seen = seen_file(file)
     seen.unlink(missing_ok=True)
@@ -72,7 +75,7 @@ def meet(live: Live, old: str, new: str, run: Path, limits: Limits) -> str:
             last = 0 if live.canary else TOGETHER_SECONDS
             time.sleep(2 * LOOK_SECONDS + last)  # until no process of the gateway asks it any more
         _read(lines, answers)
-    _judge(old, new, answers, limits)
+    _judge(old, new, answers, limits, measured)
     return _report(old, new, answers)
 
 
@@ -112,7 +115,7 @@ def _check_failures(new: str, its: Answers, limits: Limits) -> None:
         )
 
 
-def _judge(old: str, new: str, answers: dict[str, Answers], limits: Limits) -> None:
+def _judge(old: str, new: str, answers: dict[str, Answers], limits: Limits, measured: bool) -> None:
     """Raise Refused if `new` was asked too seldom, fails, is slower, or less sure and so less accurate."""
     its, before = answers[new], answers[old]
     _check_failures(new, its, limits)
@@ -130,10 +133,11 @@ def _judge(old: str, new: str, answers: dict[str, Answers], limits: Limits) -> N
         )
     lost = fmean(before.confidences) - fmean(its.confidences)
     by_chance = CERTAINTY * sum(variance(each.confidences) / len(each.confidences) for each in (its, before)) ** 0.5
-    if not limits.new_classes and lost > limits.tolerance + by_chance:
+    if not measured and not limits.new_classes and lost > limits.tolerance + by_chance:
         raise Refused(
             f"version {new} is {fmean(its.confidences):.1%} sure of its answers to live requests, in the mean, and "
-            f"{old} {fmean(before.confidences):.1%}, so it is probably less accurate; see --tolerance."
+            f"{old} {fmean(before.confidences):.1%}, so it is probably less accurate. With --sample the accuracy is "
+            f"measured instead; --tolerance allows more than {limits.tolerance:g}."
         )
 
 

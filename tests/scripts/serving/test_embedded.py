@@ -106,7 +106,7 @@ def test_no_request_is_lost_while_versions_are_rolled(embedded: Stack, sample: P
 @pytest.mark.parametrize("kind", ["--shadow", "--canary"])
 def test_a_version_meets_live_traffic_first(embedded: Stack, kind: str) -> None:
     with asked(embedded) as outcomes:
-        printed = models(embedded, "roll", "second.mar", kind, "50%", "--for", "3s")
+        printed = models(embedded, "roll", "second.mar", kind, "50%", "--for", "3s", "--slower", "20")
         assert "live requests, and failed on 0" in printed
         assert ("Both agree on 100.0%" in printed) == (kind == "--shadow")
         models(embedded, "rollback")
@@ -114,14 +114,26 @@ def test_a_version_meets_live_traffic_first(embedded: Stack, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("fussy", "fails on"), ("unsure", "so it is probably less accurate")], ids=["fails", "unsure"]
+    ("name", "sampled", "said"),
+    [("fussy", True, "fails on"), ("unsure", False, "so it is probably less accurate")],
+    ids=["fails", "unsure"],
 )
 def test_a_canary_that_does_worse_on_live_traffic_goes_back(
-    embedded: Stack, sample: Path, name: str, said: str
+    embedded: Stack, sample: Path, name: str, sampled: bool, said: str
 ) -> None:
     with asked(embedded) as outcomes:
-        command = ["roll", f"{name}.mar", "--sample", str(sample), "--canary", "30%", "--for", "4s"]
-        assert f"{said}" in models(embedded, *command, succeeds=False)
+        command = [
+            "roll",
+            f"{name}.mar",
+            "--canary",
+            "30%",
+            "--for",
+            "4s",
+            "--slower",
+            "20",
+            *(["--sample", str(sample)] * sampled),
+        ]
+        assert said in models(embedded, *command, succeeds=False)
     assert versions_that_answer(embedded) == {"1.0"}
     assert outcomes == {(200, "azure")}
 

@@ -14,7 +14,7 @@ import requests
 from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
 from scripts.serving.deployment import Limits, Refused
-from scripts.serving.rolling import _ask, _compare, _images, _two_digits, in_store, register
+from scripts.serving.rolling import _ask, _compare, _images, _tests_of, _two_digits, in_store, register
 from tests.archives import BAD_HANDLERS, numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
@@ -116,7 +116,7 @@ def test_no_request_is_lost_while_versions_are_rolled(
 @pytest.mark.parametrize("kind", ["--shadow", "--canary"])
 def test_a_version_meets_live_traffic_first(rolling: Stack, kind: str) -> None:
     with asked(rolling) as outcomes:
-        printed = models(rolling, "roll", "third.mar", kind, "50%", "--for", "3s")
+        printed = models(rolling, "roll", "third.mar", kind, "50%", "--for", "3s", "--slower", "20")
         assert f"{'answers' if kind == '--canary' else 'is asked for'} 50% of the requests now" in printed
         assert "live requests, and failed on 0" in printed
         assert ("Both agree on 100.0%" in printed) == (kind == "--shadow")
@@ -126,7 +126,7 @@ def test_a_version_meets_live_traffic_first(rolling: Stack, kind: str) -> None:
 
 def test_a_canary_that_fails_on_live_traffic_goes_back(rolling: Stack, sample: Path) -> None:
     with asked(rolling) as outcomes:
-        command = ["roll", "fussy.mar", "--sample", str(sample), "--canary", "30%", "--for", "1h"]
+        command = ["roll", "fussy.mar", "--sample", str(sample), "--canary", "30%", "--for", "1h", "--slower", "20"]
         assert "Nothing was changed: version 4.0 fails on" in models(rolling, *command, succeeds=False)
     assert served(rolling) == [("1.0", "first.mar")]
     assert outcomes == {(200, "azure")}
@@ -235,6 +235,16 @@ def test_photos_that_training_saw_are_no_sample(tmp_path: Path) -> None:
     (tmp_path / TEN[0] / "copy.png").write_bytes((tmp_path / TEN[1] / "0.png").read_bytes())
     with pytest.raises(DataError, match=r"is a copy of .*, which has another class"):
         _images(tmp_path)
+
+
+def test_of_a_folder_with_train_and_test_only_test_is_the_sample(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in TEN[:2]:
+            add_photos(tmp_path / "split" / split, name, range(2))
+    assert _tests_of(tmp_path / "split") == tmp_path / "split" / "test"
+    add_photos(tmp_path / "tests" / "test", "azure", range(2))
+    add_photos(tmp_path / "tests", "lime", range(2))
+    assert _tests_of(tmp_path / "tests") == tmp_path / "tests"  # whose class is called so
 
 
 def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Path) -> None:

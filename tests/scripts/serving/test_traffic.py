@@ -45,7 +45,7 @@ def answers(
 )
 def test_a_version_that_does_worse_is_refused(its: Answers, limits: Limits, said: str) -> None:
     with pytest.raises(Refused, match=said):
-        _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits)
+        _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits, measured=False)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,11 @@ def test_a_version_that_does_worse_is_refused(its: Answers, limits: Limits, said
     ],
 )
 def test_a_version_that_does_no_worse_is_served(its: Answers, limits: Limits) -> None:
-    _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits)
+    _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits, measured=False)
+
+
+def test_a_measured_accuracy_counts_more_than_confidence() -> None:
+    _judge(OLD, NEW, {OLD: answers(), NEW: answers(confidence=0.6)}, Limits(), measured=True)
 
 
 def test_tells_time_certainty_and_on_how_much_both_agree() -> None:
