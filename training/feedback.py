@@ -58,6 +58,8 @@ def accept(folder: Path, moves: Path, photos: Path) -> Outcome:
 
     done = feedback.accept(folder, read_moves(moves), photos)
     text = f"Moved {done.accepted:,} images to {photos}, and deleted {done.discarded:,}."
+    if done.copies:
+        text += f" {done.copies:,} were there already."
     return Outcome(0, text, done._asdict())
 
 

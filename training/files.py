@@ -71,7 +71,7 @@ def digest_path(archive: Path) -> Path:
 
 def write_digest(archive: Path, content: Path) -> None:
     """Write the digest of `content` beside `archive`, as sha256sum does. `content` is the archive, or becomes it."""
-    write_whole(digest_path(archive), f"{_sha256(content)}  {archive.name}\n")
+    write_whole(digest_path(archive), f"{sha256(content)}  {archive.name}\n")
 
 
 def check_digest(archive: Path) -> None:
@@ -81,10 +81,11 @@ def check_digest(archive: Path) -> None:
         raise DigestError(f"There is no archive {archive}; {again}")
     if not digest_path(archive).is_file():
         raise DigestError(f"There is no {digest_path(archive)} to check {archive.name} with; {again}")
-    if digest_path(archive).read_text().split()[:1] != [_sha256(archive)]:
+    if digest_path(archive).read_text().split()[:1] != [sha256(archive)]:
         raise DigestError(f"{archive} is not the archive that {digest_path(archive).name} was written for; {again}")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

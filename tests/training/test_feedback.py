@@ -55,7 +55,7 @@ def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_p
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the confirmed moves").click()
     download.value.save_as(tmp_path / "moves.csv")
-    assert run("accept", folder, tmp_path / "moves.csv", "--to", photos) == {"accepted": 2, "discarded": 1}
+    assert run("accept", folder, tmp_path / "moves.csv", "--to", photos) == {"accepted": 2, "discarded": 1, "copies": 0}
     accepted = {path.relative_to(photos).parts[0]: path.read_bytes() for path in photos.rglob("*.jpg")}
     assert accepted == {"red": IMAGES["red"], "blue": IMAGES["pink"]}
     assert [path.read_bytes() for path in folder.rglob("*.jpg")] == [IMAGES["blue"]]
@@ -94,6 +94,26 @@ def test_photos_that_are_split_get_more_to_train_on(folder: Path, tmp_path: Path
     assert [path.parent.relative_to(tmp_path).as_posix() for path in (tmp_path / "photos").rglob("*.jpg")] == [
         "photos/train/blue"
     ]
+
+
+def test_a_photo_that_is_there_already_is_not_learned(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "photos" / "test" / "red" / "mine.jpg"
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "red").mkdir(parents=True)
+    place.write_bytes(IMAGES["red"])
+    red, blue = (next((folder / name).glob("*.jpg")).relative_to(folder) for name in ("red", "blue"))
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},blue\n{blue},blue\n")
+    with pytest.raises(CommandFailed, match=f"{red} is {place} too, which is no 'blue', so nothing was moved"):
+        run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
+    assert len([*folder.rglob("*.jpg")]) == 4
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},red\n{blue},blue\n")
+    said = run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
+    assert said == {"accepted": 1, "discarded": 0, "copies": 1}
+    assert {path.relative_to(tmp_path / "photos") for path in (tmp_path / "photos").rglob("*.jpg")} == {
+        Path("test/red/mine.jpg"),
+        Path("train/blue") / blue.name,
+    }
+    assert not (folder / red).exists()
 
 
 def test_a_folder_without_feedback(tmp_path: Path) -> None:

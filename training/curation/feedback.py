@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from training.class_folders import has_splits
 from training.curation.cards import Card, Section, write_page
 from training.curation.moves import Move
-from training.files import written_whole
-from training.folders import is_image, is_leaving
+from training.files import sha256, written_whole
+from training.folders import find, is_image, is_leaving
 from training.outcome import Stopped
 
 UNLABELLED = ".unlabelled"
@@ -28,10 +28,11 @@ class Proposal(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """How many images went to the photos, and how many were thrown away."""
+    """How many images went to the photos, were thrown away, and were among the photos already."""
 
     accepted: int
     discarded: int
+    copies: int
 
 
 def proposals(folder: Path) -> list[Proposal]:
@@ -69,8 +70,9 @@ def write_review(folder: Path, classes: list[str], page: Path) -> int:
 def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
     """Move accepted images to the folder of photos, and delete those whose class is empty.
 
-    All are copied before the first is deleted, so that you can run it again if it stops. Raises Stopped if a row names
-    no image of the folder, or no class, or if a file cannot be written.
+    One that is among the photos already stays out, because a test photo would be learned. All are copied before the
+    first is deleted, so that you can run it again if it stops. Raises Stopped if a row names no image of the folder, or
+    no class, if an image is among the photos with another class, or if a file cannot be written.
     """
     known = {proposal.path.as_posix(): proposal for proposal in proposals(folder)}
     root = photos / "train" if photos.is_dir() and any(photos.iterdir()) and has_splits(photos) else photos
@@ -85,13 +87,15 @@ def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
                 f"{folder} has no image {move.file!r}, so nothing was moved. Run 'classifier feedback review' again."
             )
     accepted = [move for move in moves if move.to]
+    targets = {move.file: root / move.to / Path(move.file).name for move in accepted if move.file in known}
+    copies = _copies(folder, targets, photos)
     lines = []
     try:
-        for move in (move for move in accepted if move.file in known):
-            target = root / move.to / Path(move.file).name
-            with written_whole(target) as copy:  # it may be another disk
-                copy.write_bytes((folder / move.file).read_bytes())
-            lines.append(json.dumps({"file": target.name, "class": move.to, "said": known[move.file].said}))
+        for file, target in targets.items():
+            if file not in copies:
+                with written_whole(target) as copy:  # it may be another disk
+                    copy.write_bytes((folder / file).read_bytes())
+                lines.append(json.dumps({"file": target.name, "class": target.parent.name, "said": known[file].said}))
         if lines:
             with (photos / RECORD).open("a", encoding="utf-8") as record:
                 record.write("\n".join([*lines, ""]))
@@ -100,7 +104,23 @@ def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
             (folder / move.file).unlink(missing_ok=True)
     except OSError as error:
         raise Stopped(f"{error.filename} cannot be written ({error.strerror}). Mend that, then run it again.") from None
-    return Accepted(len(accepted), len(moves) - len(accepted))
+    return Accepted(len(accepted) - len(copies), len(moves) - len(accepted), len(copies))
+
+
+def _copies(folder: Path, targets: dict[str, Path], photos: Path) -> set[str]:
+    """Return the files that are among the photos elsewhere. Raises Stopped if one has another class there."""
+    there = {sha256(path): path for path in find(photos).images} if photos.is_dir() else {}
+    copies = set()
+    for file, target in targets.items():
+        place = there.get(sha256(folder / file), target)  # the target itself if this was run before, and stopped
+        if place.parent.name != target.parent.name:
+            raise Stopped(
+                f"{file} is {place} too, which is no {target.parent.name!r}, so nothing was moved. Move that photo to "
+                "the right class, or discard this one."
+            )
+        if place != target:
+            copies.add(file)
+    return copies
 
 
 def _lines(image: Path) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def photos(before: Path, tmp_path: Path) -> Path:
     shutil.copytree(before / "photos", photos)
     write(tmp_path / "feedback" / "mine", "blue", range(CORRECTIONS))
     moves = [Move(f"mine/blue_{number}.png", "mine", "") for number in range(CORRECTIONS)]
-    assert accept(tmp_path / "feedback", moves, photos) == (CORRECTIONS, 0)
+    assert accept(tmp_path / "feedback", moves, photos) == (CORRECTIONS, 0, 0)
     return photos
 
 
