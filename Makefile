@@ -28,7 +28,7 @@ INSTALL = $(VENV)/python -m pip install --quiet --disable-pip-version-check --no
 SERVING = .venv/$(if $(filter embedded local,$(BACKEND)),embedded,serve)
 
 .DELETE_ON_ERROR:
-.PHONY: help serve install train archive test quick check faults bench docs screenshot lock audit tools system environment clean
+.PHONY: help serve install train archive test tested quick check faults bench docs screenshot lock audit tools system environment clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -46,7 +46,11 @@ train: .venv/serve ## train on CIFAR-10, or on the folder DATA, as RECIPE says; 
 archive: .venv/serve ## pack CHECKPOINT for TorchServe, as VERSION; an archive that is current stays
 	@$(CLASSIFIER) archive $(call quoted,CHECKPOINT) $(call option,--version,VERSION)
 
-test: tools archive ## set up what the tests need and run them all
+test: ## set up what the tests need and run them all
+	@$(MAKE) --no-print-directory --jobs 2 .venv/test system  # pip takes one core, and the system's packages the other
+	@$(MAKE) --no-print-directory tested
+
+tested: tools archive
 	@$(MAKE) --no-print-directory check & checked=$$!; \
 	export TESTS_SHARED=$$(mktemp -d) && trap 'rm -rf "$$TESTS_SHARED"' EXIT \
 		&& OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" \
@@ -88,8 +92,7 @@ lock: .venv/test ## renew the lock files from pyproject.toml, all or none
 audit: .venv/test ## ask over the network whether what is locked has known vulnerabilities
 	@$(VENV)/uvx pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
 
-tools: # the system's beside Python's, which take one core and the other
-	@$(MAKE) --no-print-directory --jobs 2 .venv/test system
+tools: .venv/test system
 	@tests/tools.sh browser
 
 system:
