@@ -8,14 +8,12 @@ missing() {
 	for tool in "$@"; do command -v "$tool" > /dev/null || echo "$tool"; done
 }
 
-debian() { command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; }
-
 case ${1:?system, or browser} in
 system)
 	if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
 		exit
 	fi
-	if debian; then
+	if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
 		services=$(missing prometheus nginx)
 		own=/etc/postgresql-common/createcluster.d/none.conf
 		mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"

@@ -14,7 +14,6 @@ from scripts.serving.deployment import Limits
 from scripts.serving.versions import manage
 from training.archive import pack
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.class_folders import has_splits
 from training.config import Recipe, make_recipe
 from training.curation.feedback import RECORD
 from training.data import read_files
@@ -184,6 +183,5 @@ def _roll(plan: Plan, checkpoint: Path, options: Options) -> str:
     """Pack the checkpoint into the model store, and roll it in; returns a sentence. Raises Stopped if it is refused."""
     stored = (options.run / served.STORE).resolve() / f"{plan.output.name}{SUFFIXES[served.backend(options.run)]}"
     pack(checkpoint, stored, plan.version, STDERR)
-    sample = options.photos / "test" if has_splits(options.photos) else options.photos
     limits = asdict(Limits(tolerance=options.tolerance, new_classes=bool(plan.new_classes)))
-    return manage("roll", options.config, options.run, archive=str(stored), sample=sample, **limits).text
+    return manage("roll", options.config, options.run, archive=str(stored), sample=options.photos, **limits).text
