@@ -72,10 +72,14 @@ def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: R
         shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
 
+    old = [lock.read_bytes() for lock in locks]
+
     def renew(**environment: str) -> subprocess.Popen[bytes]:
+        for lock, content in zip(locks, old, strict=True):
+            lock.write_bytes(content)
+        shutil.copystat(ROOT / "pyproject.toml", locks[1])  # or else its being younger would ask for an installation
         return subprocess.Popen(["make", "lock"], cwd=tmp_path, env={**os.environ, **environment}, process_group=0)
 
-    old = [lock.read_bytes() for lock in locks]
     assert renew().wait(300) == 0
     started, new = time.monotonic(), [lock.read_bytes() for lock in locks]
     assert renew(UV_OFFLINE="1").wait(300) == 0  # from what the first one has fetched, so it spends no time on waiting
@@ -83,9 +87,6 @@ def test_killed_at_any_moment_a_lock_is_whole(tmp_path: Path, record_property: R
     assert [lock.read_bytes() for lock in locks] == new
     kills, dice = times(1, 100), random.Random(5)
     for _ in range(kills):
-        for lock, content in zip(locks, old, strict=True):
-            lock.write_bytes(content)
-        shutil.copystat(ROOT / "pyproject.toml", locks[1])  # or else its being younger would ask for an installation
         process = renew(UV_OFFLINE="1")
         time.sleep(dice.uniform(0, seconds))
         os.killpg(process.pid, signal.SIGKILL)
