@@ -124,12 +124,15 @@ class Line(Generic[Work]):
 class Gate:
     """The images and bytes that a process holds, and its calls: small images in one line, all others in another.
 
-    At most `calls` are under way at once for each line, because TorchServe holds several copies of each in memory.
+    At most `calls` are under way at once for each line, because TorchServe holds several copies of each in memory. The
+    images that a canary answers have a line of their own, so that nobody else waits for it. Half of the time that a
+    request may take is theirs, because the served version answers if the canary does not.
     """
 
     def __init__(self, calls: int, timeout: float) -> None:
         self.small: Line[bytes] = Line("small", timeout)  # batches.py sends these
         self.large: Line[Callable[[], Any]] = Line("large", timeout)
+        self.canary: Line[bytes] = Line("canary", timeout / 2)  # traffic.py sends these
         self.slow_bodies = 0
         self._explanations = Semaphore(limits.MAX_EXPLANATIONS)
         self._held, self._lock = 0, Lock()
@@ -137,7 +140,7 @@ class Gate:
             Thread(target=self._call_for_ever, daemon=True).start()
 
     def waiting(self) -> int:
-        """Return how many images wait."""
+        """Return how many images wait for the served version."""
         return self.small.images + self.large.images
 
     def check(self, size: int) -> None:
@@ -147,10 +150,10 @@ class Gate:
         if line.full() or (counted and self._held + counted > limits.MAX_HELD_BYTES):
             raise Busy
 
-    def hold(self, size: int) -> None:
-        """Count bytes that were read, until they are released. Raises Busy if they are too many."""
+    def hold(self, size: int, share: float = 1) -> None:
+        """Count bytes that were read, until they are released. Raises Busy if a share of all would be exceeded."""
         with self._lock:
-            if self._held + size > limits.MAX_HELD_BYTES:
+            if self._held + size > share * limits.MAX_HELD_BYTES:
                 raise Busy
             self._held += size
 

@@ -113,7 +113,8 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
     app.extensions.update(backend=backend, gate=gate, batches=Batches(backend, gate.small, _small_calls(app.config)))
     if app.config["TRAFFIC_FILE"]:
-        app.extensions["traffic"] = Traffic(Path(app.config["TRAFFIC_FILE"]), gate, backend)
+        half = max(1, _small_calls(app.config) // 2)  # as a canary has half of the requests at most
+        app.extensions["traffic"] = Traffic(Path(app.config["TRAFFIC_FILE"]), gate, backend, half)
     request_log.register(app)
     if app.config["API_KEYS_FILE"]:
         keys.register(app, _shared_folder())

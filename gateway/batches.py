@@ -1,10 +1,11 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
+from collections.abc import Callable
 from threading import Thread
 
 from gateway import trace
 from gateway.admission import Line, Turn
-from gateway.backend import Answer, Backend, ImageRefused, Prediction
+from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from gateway.pixels import pixels
 
@@ -15,10 +16,16 @@ def part_of_call(image: bytes) -> float:
 
 
 class Batches:
-    """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free."""
+    """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
-    def __init__(self, backend: Backend, line: Line[bytes], calls: int) -> None:
-        self._backend, self._line = backend, line
+    `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
+    of its images is tried alone, because one of them may have spoilt the call for all.
+    """
+
+    def __init__(
+        self, backend: Backend, line: Line[bytes], calls: int, version: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._backend, self._line, self._version = backend, line, version
         for _ in range(calls):
             Thread(target=self._send_for_ever, daemon=True).start()
 
@@ -31,19 +38,24 @@ class Batches:
             self._send(self._line.take())
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
+        version = self._version()
         try:
-            answers = self._predict_all(turns)
+            answers = self._predict_all(turns, version)
             for turn, answer in zip(turns, answers, strict=True):
                 turn.end(_outcome(answer))
         except Exception as error:  # whatever it is, nobody is left waiting
-            for turn in turns:
-                turn.end(error)
+            if version and len(turns) > 1 and not isinstance(error, TooSlow):
+                for turn in turns:
+                    self._send([turn])
+            else:
+                for turn in turns:
+                    turn.end(error)
 
-    def _predict_all(self, turns: list[Turn[bytes]]) -> list[Answer]:
+    def _predict_all(self, turns: list[Turn[bytes]], version: str | None) -> list[Answer]:
         if len(turns) > 1:  # of which a trace could name only one
-            return self._backend.predict_all([turn.work for turn in turns])
+            return self._backend.predict_all([turn.work for turn in turns], version)
         with trace.at(turns[0].place):
-            return [self._backend.predict(turns[0].work)]
+            return [self._backend.predict(turns[0].work, version)]
 
 
 def _outcome(answer: Answer) -> Prediction | ImageRefused:

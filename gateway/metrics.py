@@ -59,7 +59,7 @@ INFERENCE = Histogram(
 )
 IMAGES_WAITING = Gauge(
     "classifier_images_waiting",
-    "Images that wait for their call to TorchServe: small ones, and all others.",
+    "Images that wait for their call to TorchServe: small ones, those of a canary, and all others.",
     ["size"],
     multiprocess_mode="livesum",
     registry=_COUNTED,
@@ -165,7 +165,9 @@ class _Deployed(Collector):
     def collect(self) -> Iterator[Metric]:
         workers = self._details["workers"] if self._details else 0
         yield GaugeMetricFamily(
-            "classifier_workers_ready", "Processes of the default version that can predict.", workers
+            "classifier_workers_ready",
+            "Processes of the default version that can predict; embedded, calls at once.",
+            workers,
         )
         if self._details:
             yield _baseline(self._details)

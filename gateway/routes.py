@@ -185,13 +185,13 @@ def predict_one(image: bytes, wanted: Wanted) -> Prediction:
     return wanted.complete(prediction)
 
 
-def run_model(image: bytes, version: str | None = None) -> Prediction:
-    """Return the prediction of the default version, or of a given one."""
+def run_model(image: bytes, version: str | None = None, shared: Batches | None = None) -> Prediction:
+    """Return the prediction of the default version, or of a given one, or of the one that `shared` asks."""
     with upstream() as access:
-        if version or not is_small(image):
-            prediction: Prediction = gate().call(partial(backend().predict, image, version))
+        if shared or (is_small(image) and not version):
+            prediction: Prediction = (shared or batches()).predict(image)
         else:
-            prediction = batches().predict(image)
+            prediction = gate().call(partial(backend().predict, image, version))
     access.version = prediction["version"]
     return prediction
 

@@ -7,7 +7,7 @@ another file beside it, which the command reads: a line of JSON for each answer 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -16,23 +16,28 @@ from threading import Thread
 from typing import NamedTuple, NotRequired, TypedDict
 
 from gateway.admission import Gate
-from gateway.backend import Answer, Backend, BackendError, Busy, Prediction
-from gateway.batches import part_of_call
+from gateway.backend import Answer, Backend, BackendError, Busy, Prediction, TooSlow
+from gateway.batches import Batches, part_of_call
 from gateway.limits import MAX_BATCH
 from gateway.metrics import count_compared
 
 LOOK_SECONDS = 0.5  # between two looks at the file, so that a request costs nothing while there is no such version
 MAX_SHADOWS = 2 * MAX_BATCH  # images that wait for the new version, in each process
+MOST_HELD = 0.5  # of the bytes that a process holds; the rest is for those who wait for an answer
 TOGETHER_SECONDS = 3.0  # in which they come together for a call
 PATIENCE = 5.0  # seconds that they wait for a moment in which nobody else does
 MAX_SEEN_BYTES = 100_000_000  # of the file of answers, which are half a million
 PAUSE = 0.01  # seconds between two looks for such a moment
 logger = logging.getLogger(__name__)
-Serve = Callable[[str | None], Prediction]  # has a version, or the default one, predict the image of a request
+# Has the default version predict the image of a request, or the one that given Batches ask.
+Serve = Callable[..., Prediction]
 
 
 class Split(TypedDict):
-    """Which version gets which share (0 to 0.5) of the traffic, until when (seconds since 1970); as a canary or not."""
+    """Which version gets which share (0 to 0.5) of the traffic, until when (seconds since 1970); as a canary or not.
+
+    The command makes `until` later again and again, so that the share ends soon after the command, however that ends.
+    """
 
     version: str
     canary: bool
@@ -43,7 +48,8 @@ class Split(TypedDict):
 class Compared(TypedDict):
     """An answer of a version to a request, or the reason why it gave none, or None if there was no time to ask it.
 
-    `seconds` is its time, or its part of the time of a call that several images share.
+    `seconds` is its time, or for a shadow its part of the time of a call that several images share. A shadow `agrees`
+    if it predicts the class that was answered.
     """
 
     id: str
@@ -51,6 +57,7 @@ class Compared(TypedDict):
     seconds: NotRequired[float]
     predicted_class: NotRequired[str]
     confidence: NotRequired[float]
+    agrees: NotRequired[bool]
     failed: NotRequired[str | None]
 
 
@@ -68,12 +75,13 @@ def seen_file(file: Path) -> Path:
 
 
 class Traffic:
-    """Splits predictions as `file` says. Nothing is split while it is not there."""
+    """Splits predictions as `file` says. Nothing is split while it is not there. A canary has so many calls at once."""
 
-    def __init__(self, file: Path, gate: Gate, backend: Backend) -> None:
+    def __init__(self, file: Path, gate: Gate, backend: Backend, calls: int = 1) -> None:
         self._file, self._gate, self._backend = file, gate, backend
         self._split: Split | None = None
         self._next_look = 0.0
+        self._canaries = Batches(backend, gate.canary, calls, self._new_version)
         self._shadows: Queue[Shadow] = Queue(MAX_SHADOWS)
         self._next: Shadow | None = None  # that did not fit into the last call
         Thread(target=self._ask_for_ever, daemon=True).start()
@@ -83,10 +91,10 @@ class Traffic:
         split = self._current()
         place = random() / split["share"] if split else 2  # noqa: S311 - nobody gains by guessing it
         if not split or place >= (2 if split["canary"] else 1):
-            return serve(None)
+            return serve()
         if split["canary"] and place < 1:
             return self._by_canary(split["version"], request, serve)
-        served, compared = _timed(request, partial(serve, None))
+        served, compared = _timed(request, serve)
         if split["canary"]:
             self._note(compared)  # as many as the canary has, to compare them with
         else:
@@ -97,19 +105,28 @@ class Traffic:
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
-            try:
-                self._split = json.loads(self._file.read_text())
-            except FileNotFoundError:
-                self._split = None
+            self._split = self._read()
         return self._split if self._split and time.time() < self._split["until"] else None
+
+    def _read(self) -> Split | None:
+        try:
+            split: Split = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:  # no reason to refuse a request
+            logger.warning("%s cannot be read, so no version gets a share of the traffic: %s", self._file, error)
+            return None
+        return split
+
+    def _new_version(self) -> str | None:
+        split = self._current()
+        return split["version"] if split else None
 
     def _by_canary(self, version: str, request: str, serve: Serve) -> Prediction:
         try:
-            prediction, compared = _timed(request, partial(serve, version))
-        except Busy:  # it is not to blame
-            return serve(None)
+            prediction, compared = _timed(request, partial(serve, shared=self._canaries))
         except Exception as error:  # whatever its code raises, somebody waits for an answer
-            prediction = serve(None)  # if that fails too, the image is to blame, or both
+            prediction = serve()  # if that fails too, the image is to blame, or both
             compared = {"id": request, "version": version, "failed": _reason(error)}
         self._note(compared)
         return prediction
@@ -117,7 +134,7 @@ class Traffic:
     def _cast(self, shadow: Shadow) -> None:
         """Have the new version predict an image too, unless there is no place for that."""
         try:
-            self._gate.hold(len(shadow.image))
+            self._gate.hold(len(shadow.image), MOST_HELD)
             self._shadows.put_nowait(shadow)
         except Busy:
             self._note(shadow.served, _skipped(shadow))
@@ -127,13 +144,16 @@ class Traffic:
 
     def _ask_for_ever(self) -> None:
         while True:
-            shadows = self._together()
-            try:
-                for shadow, compared in zip(shadows, self._asked(shadows), strict=True):
-                    self._note(shadow.served, compared)
-            finally:
-                self._gate.release(sum(len(shadow.image) for shadow in shadows))
-            del shadows, shadow  # with their images, while the next are waited for
+            self._ask(self._together())
+
+    def _ask(self, shadows: list[Shadow]) -> None:
+        try:
+            for shadow, compared in zip(shadows, self._asked(shadows), strict=True):
+                self._note(shadow.served, compared)
+        except Exception:  # whatever it is, the next images have their turn
+            logger.exception("A version that gets a share of the traffic answered what nobody understands.")
+        finally:
+            self._gate.release(sum(len(shadow.image) for shadow in shadows))
 
     def _together(self) -> list[Shadow]:
         """Wait for images that share a call: the fewer calls, the fewer requests meet one and take longer for it."""
@@ -152,25 +172,55 @@ class Traffic:
                 shadows.append(shadow)
         return shadows
 
-    def _asked(self, shadows: list[Shadow]) -> list[Compared]:
-        until = time.monotonic() + PATIENCE
-        while self._gate.waiting():
-            if time.monotonic() > until:
-                return list(map(_skipped, shadows))
-            time.sleep(PAUSE)
-        images, version = [shadow.image for shadow in shadows], shadows[0].version
-        started = time.perf_counter()
+    def _asked(self, shadows: list[Shadow]) -> Iterator[Compared]:
+        """Yield what the new version has answered, or for each image why not."""
+        if not self._is_time_for(shadows[0].version):
+            yield from map(_skipped, shadows)
+            return
         try:
-            answers = self._gate.call(partial(_predict, self._backend, images, version), len(images))
+            yield from self._answers(shadows)
         except Busy:
-            return list(map(_skipped, shadows))
-        except Exception as error:  # whatever its code raises, the next images have their turn
-            return [_failed(shadow, _reason(error)) for shadow in shadows]
+            yield from map(_skipped, shadows)
+        except Exception as error:  # whatever its code raises
+            if len(shadows) > 1 and not isinstance(
+                error, TooSlow
+            ):  # one of the images may have spoilt the call for all
+                for shadow in shadows:
+                    yield from self._asked([shadow])
+            elif self._is_served(shadows[0].image):
+                yield from (_failed(shadow, _reason(error)) for shadow in shadows)
+            else:
+                yield from map(_skipped, shadows)
+
+    def _is_time_for(self, version: str) -> bool:
+        """Wait until nobody else waits; returns False if that takes too long, or the version has no share any more."""
+        until = time.monotonic() + PATIENCE
+        while self._new_version() == version and time.monotonic() < until:
+            if not self._gate.waiting():
+                return True
+            time.sleep(PAUSE)
+        return False
+
+    def _answers(self, shadows: list[Shadow]) -> list[Compared]:
+        images = [shadow.image for shadow in shadows]
+        started = time.perf_counter()
+        answers = self._gate.call(partial(_predict, self._backend, images, shadows[0].version), len(images))
         seconds = (time.perf_counter() - started) / len(shadows)
         return [
-            _compared(shadow.served["id"], answer, seconds) if answer["success"] else _failed(shadow, answer["error"])
+            _compared(shadow.served["id"], answer, seconds)
+            | {"agrees": answer["predicted_class"] == shadow.served["predicted_class"]}
+            if answer["success"]
+            else _failed(shadow, answer["error"])
             for shadow, answer in zip(shadows, answers, strict=True)
         ]
+
+    def _is_served(self, image: bytes) -> bool:
+        """Return whether the served version still predicts an image, so that the new one alone is to blame."""
+        try:
+            self._gate.call(partial(self._backend.predict, image))
+        except BackendError:
+            return False
+        return True
 
     def _note(self, *compared: Compared) -> None:
         for each in compared:

@@ -41,9 +41,13 @@ class Duration(click.ParamType):
 
 
 LIVE = (
-    click.Option(["--shadow"], type=Share(), metavar="10%", help="first send it this share of live images too"),
-    click.Option(["--canary"], type=Share(), metavar="10%", help="first let it answer this share of requests"),
-    click.Option(["--for", "time"], type=Duration(), default="10m", metavar="1h", help="how long (default: 10m)"),
+    click.Option(
+        ["--shadow"], type=Share(), metavar="10%", help="first send it this share of live images too (at most 50%)"
+    ),
+    click.Option(
+        ["--canary"], type=Share(), metavar="10%", help="first let it answer this share of requests (at most 50%)"
+    ),
+    click.Option(["--for", "time"], type=Duration(), metavar="1h", help="how long it does so (default: 10m)"),
 )
 
 

@@ -14,7 +14,9 @@ from training.outcome import Outcome, Stopped
 LOGS = ("gateway.log.1", "gateway.log")  # in the run folder; the first is the older one
 LESS_RIGHT = 0.1  # of the expected accuracy below that of validation
 MORE_OUTLIERS = 3.0  # times as many as among the validation images
+OTHER_SHARES = 0.3  # of the distance between the shares of the classes and those in training
 FEW = 50  # predictions tell too little
+FEW_A_CLASS = 20  # tell too little of the shares, because chance alone makes them differ
 MOST_CLASSES = 3  # named in a line
 
 
@@ -64,6 +66,8 @@ def compare(seen: Seen, card: dict[str, Any]) -> dict[str, Any]:
     trained = dict(zip(card["classes"], (count / sum(counts) for count in counts), strict=True)) if counts else {}
     less_right = validation is not None and expected < validation - LESS_RIGHT
     more_outliers = accepted is not None and 1 - inside > MORE_OUTLIERS * (1 - accepted)
+    apart = distance(shares, trained) if trained else None
+    other_shares = apart is not None and apart > OTHER_SHARES and seen.count >= FEW_A_CLASS * len(trained)
     return {
         "predictions": seen.count,
         "first": seen.first,
@@ -74,8 +78,8 @@ def compare(seen: Seen, card: dict[str, Any]) -> dict[str, Any]:
         "in_distribution_in_validation": accepted,
         "class_shares": shares,
         "class_shares_in_training": trained,
-        "class_distance": distance(shares, trained) if trained else None,
-        "drifted": seen.count >= FEW and (less_right or more_outliers),
+        "class_distance": apart,
+        "drifted": seen.count >= FEW and (less_right or more_outliers or other_shares),
     }
 
 

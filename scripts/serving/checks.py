@@ -64,8 +64,8 @@ def examine(model: Path, url: str, config: Path, run: Path) -> Iterator[Finding]
         ("packages", _packages),
         ("java", _java),
         ("disk", lambda: _disk(run)),
-        ("archive", lambda: _archive(_archive_of(model))),
-        ("gateway", lambda: _gateway(url, config, _archive_of(model).name)),
+        ("archive", lambda: _archive(_archive_of(model, run))),
+        ("gateway", lambda: _gateway(url, config, _archive_of(model, run).name)),
         ("keys", lambda: _keys(run / "key_file.json")),
     ):
         yield _finding(name, look)
@@ -123,11 +123,17 @@ def _is_small() -> bool:
     return not any(find_spec(name) for name in ("torch", "ts"))
 
 
-def _archive_of(model: Path) -> Path:
-    """Return the archive of a checkpoint that this environment serves, or an archive as it is."""
+def _archive_of(model: Path, run: Path) -> Path:
+    """Return the archive of a checkpoint that is served from the folder `run`, or an archive as it is."""
     if model.name.endswith((MAR, ONNX_ZIP)):
         return model
-    return model.with_suffix(ONNX_ZIP if _is_small() else MAR)
+    return model.with_suffix(ONNX_ZIP if _is_small() or _was_embedded(run) else MAR)
+
+
+def _was_embedded(run: Path) -> bool:
+    from scripts.serving import defaults, served
+
+    return served.backend(run) == defaults.EMBEDDED
 
 
 def _java() -> str:

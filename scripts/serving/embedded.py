@@ -111,6 +111,8 @@ class EmbeddedDeployment:
     @contextmanager
     def _changing(self) -> Iterator[list[Unpacked]]:
         """Yield the versions, and have every process serve what becomes of them, or else what was before."""
+        if not (self._folder / FILE).exists():
+            raise Refused("the server was stopped or started again meanwhile. Enter the command again.")
         with FileLock(self._folder / f"{FILE}.lock"):
             before = read(self._folder)
             yield (after := list(before))

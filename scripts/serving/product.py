@@ -12,18 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlsplit
 
 import requests
 from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
-from scripts.serving import embedded, served, traffic
+from scripts.serving import embedded, served, signals, traffic
 from scripts.serving.archives import check_archive
 from scripts.serving.defaults import MEMORY, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
@@ -32,7 +31,6 @@ from training.project import ROOT
 
 IN_A_COPY = "in a copy of config.properties, and name the copy with --config"
 OLDEST_JAVA = 17
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 120  # seconds until an image must have been predicted
 WATCH_INTERVAL = 0.2  # seconds
 TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
@@ -46,15 +44,17 @@ def serve_until_stopped(
 
     Raises Stopped, and SystemExit if the checkpoint cannot be packed; the reason has been printed then.
     """
-    with _handling_signals(_interrupt):
+    with signals.handling(signals.interrupt):
         try:
-            serve(archive_of(model, version, SUFFIXES[backend]), host, port, config, run, backend)
+            serve(archive_of(model, version, SUFFIXES[backend]), host, port, config, run, backend, model)
         except KeyboardInterrupt:
             say("Stopped.")
 
 
-def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend: str) -> None:
-    """Serve `archive`, or what was rolled in its place, until interrupted.
+def serve(
+    archive: Path, host: str, port: int, config: Path, run: Path, backend: str, model: Path | None = None
+) -> None:
+    """Serve `archive`, which may be packed from the checkpoint `model`, or what was rolled in its place, until stopped.
 
     Raises Stopped; leaves nothing running, and the signal handlers as they were.
     """
@@ -67,7 +67,7 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
         check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
         (run / "key_file.json").unlink(missing_ok=True)
         (run / URL_FILE).write_text(url := open_url(host, port))
-        served.begin(archive, run, backend)
+        served.begin(archive, run, backend, model)
         services = []
         if backend == TORCHSERVE:
             services.append(torchserve(config, run, find_java(), memory))
@@ -90,7 +90,7 @@ def serve(archive: Path, host: str, port: int, config: Path, run: Path, backend:
             while True:
                 _watch(services, memory, run)
         finally:
-            with _handling_signals(signal.SIG_IGN):  # nothing may interrupt the stopping
+            with signals.handling(signal.SIG_IGN):  # nothing may interrupt the stopping
                 for service in reversed(services):
                     service.stop()
 
@@ -264,23 +264,3 @@ def _watch(services: list[Service], memory: Path, run: Path) -> None:
     for service in services:
         service.watch()
     time.sleep(WATCH_INTERVAL)
-
-
-@contextmanager
-def _handling_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Handle SIGNALS until the block ends; one that was inherited as ignored, as nohup's, stays ignored."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number, earlier in before.items() if earlier != signal.SIG_IGN]
-    try:
-        for number in handled:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number in handled:
-            signal.signal(number, before[number])
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    for repeated in SIGNALS:  # make hands on a signal that its group has got already
-        signal.signal(repeated, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -10,13 +10,14 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from gateway.backend import NO_MODEL, BackendError, Prediction, TooSlow, Unavailable
+from gateway.backend import NO_MODEL, BackendError, NoSuchVersion, Prediction, TooSlow, Unavailable
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.traffic import Live, meet
 from training.folders import PLACES_FILE, few, label_of, roots_of
+from training.outcome import say
 from training.project import CHECKPOINTS, EXAMPLES
 
 WARMING_PREDICTIONS = 8
@@ -62,9 +63,11 @@ def roll(
         )
 
     def check(new: str) -> str:
-        compared = _compare(deployment, old["version"], new, images, sample, limits)
-        measured = sample is not None and not limits.new_classes
-        return f"{compared} {meet(live, old['version'], new, run, limits, measured)}" if live else compared
+        compared, same_classes = _compare(deployment, old["version"], new, images, sample, limits)
+        if not live:
+            return compared
+        measured = sample is not None and same_classes
+        return f"{compared} {meet(live, old['version'], new, run, limits, same_classes, measured)}"
 
     return _replace(deployment, old, archive, run, check)
 
@@ -130,7 +133,7 @@ def _replace(deployment: Deployment, old: dict[str, str], archive: str, run: Pat
             new = register(deployment, archive, run)
         except (TooSlow, Unavailable):
             raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
-        undo.callback(deployment.unregister, new)
+        undo.callback(_take_back, deployment, new)
         result = check(new)
         deployment.set_default(new)
         undo.pop_all()
@@ -141,10 +144,22 @@ def _replace(deployment: Deployment, old: dict[str, str], archive: str, run: Pat
     return f"Version {new} of {archive} is served, in the place of {old['version']} of {old['archive']}. {result}"
 
 
+def _take_back(deployment: Deployment, new: str) -> None:
+    try:
+        deployment.unregister(new)
+    except NoSuchVersion:
+        pass  # TorchServe has been started again, without it
+    except (BackendError, Refused) as error:
+        say(f"Version {new} could not be unregistered: {error}")
+
+
 def _compare(
     deployment: Deployment, old: str, new: str, images: list[Path], sample: Path | None, limits: Limits
-) -> str:
-    """Let both versions predict every image; returns a comparison. Raises Refused if the new one may not be served."""
+) -> tuple[str, bool]:
+    """Let both versions predict every image; returns a comparison, and whether both have the same classes.
+
+    Raises Refused if the new one may not be served.
+    """
     for image in islice(cycle(images), WARMING_PREDICTIONS):
         _ask(deployment, new, image, limits.seconds)
     same_classes = _compare_classes(deployment, old, new, images, sample, limits)
@@ -168,9 +183,9 @@ def _compare(
         raise Refused(f"version {new} has {shares[new]} of the sample right and {old} {shares[old]}; see --tolerance.")
     speed = f"It takes {times[new]} an image, in the median; before it was {times[old]}."
     if not labelled:
-        return f"{speed} How much it has right was not measured; --sample does."
+        return f"{speed} How much it has right was not measured; --sample does.", same_classes
     before = f"; before it was {shares[old]}" if same_classes else ""
-    return f"{speed} It has {shares[new]} of {len(images)} images right{before}."
+    return f"{speed} It has {shares[new]} of {len(images)} images right{before}.", same_classes
 
 
 def _two_digits(value: float) -> float:

@@ -16,7 +16,8 @@ from scripts.serving.archives import check_archive
 from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.deployment import Deployment
 from scripts.serving.supervisor import ServeError, say
-from training.files import digest_path, write_whole
+from training.archive import version_of
+from training.files import digest_path, sha256, write_whole
 from training.outcome import Stopped
 
 FILE = "served.json"
@@ -24,17 +25,28 @@ STORE = "model_store"  # a link in the run folder to the folder of the archives
 Version = dict[str, str]  # its `archive`, a file name of the store, its `version`, and the `digest` of the archive
 
 
-def begin(archive: Path, run: Path, backend: str) -> None:
-    """Note that `archive` is to be served by `backend`. Keeps what was rolled in its place; another archive, or another
-    build of it, is served itself. Raises ServeError if the file of an earlier start is damaged.
+def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> None:
+    """Note that `archive` is to be served by `backend`, and that it is packed from the checkpoint `model`, if it is.
+
+    Keeps what was rolled in its place, also if a newer version of the project has packed the same checkpoint again.
+    Another archive, checkpoint or version is served itself. Raises ServeError if the file of an earlier start is
+    damaged.
     """
     store = run / STORE
     store.unlink(missing_ok=True)
     store.symlink_to(archive.parent.resolve())
-    named = {"archive": str(archive.resolve()), "digest": _digest(archive)}
+    content = _digest(archive) if model in (None, archive) else sha256(model)
+    named = {"archive": str(archive.resolve()), "version": version_of(archive), "digest": content}
     with _changing(run) as state:
         state["backend"] = backend
-        if state["named"] == named:
+        known = state["named"]
+        if known and "version" not in known:  # an earlier version of the project wrote it
+            known = named | {"archive": known["archive"]}
+        if known == named:
+            state["named"] = named
+            for version in state["versions"]:
+                if version["archive"] == archive.name:
+                    version["digest"] = _digest(archive)
             return
         if state["versions"]:
             say(f"{archive.name} is served, because you named it; before, {_called(state['versions'][0])} was.")

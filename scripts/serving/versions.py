@@ -1,12 +1,16 @@
 """The commands of `classifier models`: list, register, scale and roll the served versions."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion
 from gateway.torchserve.management import Management
-from scripts.serving import served
+from scripts.serving import served, signals
 from scripts.serving.defaults import EMBEDDED
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
@@ -15,6 +19,7 @@ from scripts.serving.traffic import Live
 from training.outcome import Outcome, Stopped
 
 TIMEOUT = 120  # seconds, for workers to start
+LIVE_SECONDS = 600.0  # that a new version meets live traffic, as scripts.options says
 
 
 def as_line(version: Deployed) -> str:
@@ -64,13 +69,32 @@ def _deployment(config: Path, run: Path) -> Deployment:
 
 
 def change(command: str, deployment: Deployment, run: Path, **given: Any) -> str:
-    """Carry out a command that changes the served versions, and note it; returns the result as a sentence."""
+    """Carry out a command that changes the served versions, and note it; returns the result as a sentence.
+
+    A signal ends it as Ctrl-C does. Raises Refused while another such command is under way.
+    """
+    if command == "scale":
+        return deployment.scale(**given)
+    with signals.handling(signals.interrupt), _alone(run):
+        return _change(command, deployment, run, **given)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    try:
+        with FileLock(run / "models.lock", timeout=0):
+            yield
+    except Timeout:
+        raise Refused(
+            "another command changes what is served now. Wait until it has ended, or end it with Ctrl-C where it runs."
+        ) from None
+
+
+def _change(command: str, deployment: Deployment, run: Path, **given: Any) -> str:
     match command:
-        case "scale":
-            return deployment.scale(**given)
         case "roll":
             archive, sample = in_store(given.pop("archive"), run), given.pop("sample")
-            live = _live(given.pop("shadow", None), given.pop("canary", None), given.pop("time", 0))
+            live = _live(given.pop("shadow", None), given.pop("canary", None), given.pop("time", None))
             return roll(deployment, archive, run, sample, Limits(**given), live)
         case "rollback":
             return rollback(deployment, run)
@@ -88,12 +112,14 @@ def change(command: str, deployment: Deployment, run: Path, **given: Any) -> str
     return done
 
 
-def _live(shadow: float | None, canary: float | None, seconds: float) -> Live | None:
-    """Return the roll on live traffic that was asked for. Raises Refused if both kinds were."""
+def _live(shadow: float | None, canary: float | None, seconds: float | None) -> Live | None:
+    """Return the roll on live traffic that was asked for. Raises Refused if both kinds were, or a time alone."""
     if shadow and canary:
         raise Refused("a new version is either a shadow or a canary; name one of --shadow and --canary.")
     share = canary or shadow
-    return Live(bool(canary), share, seconds) if share else None
+    if seconds and not share:
+        raise Refused("--for says how long a new version meets live traffic; add --canary 10% or --shadow 10%.")
+    return Live(bool(canary), share, seconds or LIVE_SECONDS) if share else None
 
 
 def _check_others(known: list[Deployed], version: str, leave_none: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import requests
 
 from gateway import traffic
 from gateway.admission import Gate
-from gateway.backend import Answer, Busy, ImageRefused, Prediction, Unavailable
+from gateway.backend import Answer, Busy, ImageRefused, Prediction, TooSlow, Unavailable
+from gateway.batches import Batches
 from gateway.limits import MAX_BATCH_BYTES, MAX_HELD_BYTES
-from gateway.traffic import MAX_SHADOWS, Traffic, seen_file
+from gateway.traffic import MAX_SHADOWS, MOST_HELD, Traffic, seen_file
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction, serving
 from tests.stack import wait_until
+from training.files import write_whole
 
 OLD, NEW = "1.0", "2.0"
 CANARY, CONTROL, OTHER = 0.1, 0.3, 0.45  # places of a request, of which a share of 20% goes to the canary
@@ -66,11 +69,14 @@ def split(file: Path, gate: Gate, backend: Versions, monkeypatch: pytest.MonkeyP
     made = Traffic(file, gate, backend)
 
     def send(place: float, image: bytes = b"cat", *, canary: bool, seconds: float = 60) -> Prediction:
+        def serve(version: str | None = None, shared: Batches | None = None) -> Prediction:
+            return shared.predict(image) if shared else backend.predict(image, version)
+
         settings = {"version": NEW, "canary": canary, "share": 0.2, "until": time.time() + seconds}
-        file.write_text(json.dumps(settings))
+        write_whole(file, json.dumps(settings))
         monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
         monkeypatch.setattr(traffic, "random", lambda: place)
-        return made.predict(image, "a-request", partial(backend.predict, image))
+        return made.predict(image, "a-request", serve)
 
     return send
 
@@ -98,7 +104,7 @@ def test_a_canary_answers_its_share_and_the_served_version_is_watched_as_often(
         (ImageRefused("None.", 415), ["None."]),
         (Unavailable("Dead."), ["Dead."]),
         (RuntimeError("in its own code"), ["RuntimeError: in its own code"]),
-        (Busy(), []),  # for which nobody is to blame
+        (Busy(), ["Too many images are waiting."]),  # for it alone
     ],
 )
 def test_the_served_version_answers_where_a_canary_fails(
@@ -115,6 +121,29 @@ def test_a_canary_is_not_to_blame_for_an_image_that_nobody_can_read(split: Calla
     assert not seen(file)
 
 
+def test_nobody_waits_long_for_a_canary_that_is_slow(
+    file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(calls=1, timeout=2)
+    made = Traffic(file, gate, backend)
+    monkeypatch.setattr(traffic, "random", lambda: 0.0)
+    settings = {"version": NEW, "canary": True, "share": 0.2, "until": time.time() + 60}
+    write_whole(file, json.dumps(settings))
+    backend.new = partial(time.sleep, 3)
+
+    def serve(version: str | None = None, shared: Batches | None = None) -> Prediction:
+        return shared.predict(b"cat") if shared else backend.predict(b"cat", version)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(made.predict, b"cat", "a-request", serve) for _ in range(8)]
+        assert gate.call(lambda: "a large image") == "a large image"
+        assert time.monotonic() < started + 0.3
+        assert {answer.result()["version"] for answer in answers} == {OLD}
+    assert time.monotonic() < started + 1.5
+    assert {each["failed"] for each in seen(file)} == {str(TooSlow()), str(Busy())}
+
+
 def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Path, backend: Versions) -> None:
     backend.new = partial(time.sleep, 0.3)
     started = time.monotonic()
@@ -125,6 +154,7 @@ def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Pat
     served, shadow = seen(file)
     assert (served["version"], shadow["version"], shadow["id"]) == (OLD, NEW, "a-request")
     assert served["seconds"] < 0.3 < shadow["seconds"]
+    assert shadow["agrees"]
     assert sorted(backend.asked) == [OLD, OLD, NEW]
 
 
@@ -162,6 +192,65 @@ def test_shadows_share_a_call_and_a_large_one_has_its_own(
     assert [each["failed"] for each in seen(file) if "failed" in each] == ["Bad."]
 
 
+def test_an_image_that_spoils_a_call_is_blamed_alone(
+    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(image: bytes, version: str | None = None) -> Prediction:
+        if version and image == b"odd":
+            raise Unavailable("Dead.")
+        return prediction("cat")
+
+    def predict_all(images: list[bytes], version: str | None = None) -> list[Answer]:
+        return [predict(image, version) for image in images]
+
+    monkeypatch.setattr(backend, "predict", predict)
+    monkeypatch.setattr(backend, "predict_all", predict_all)
+    for image in (b"1", b"odd", b"2"):
+        split(CANARY, image, canary=False)
+    wait_until(lambda: len(seen(file)) == 6)
+    assert [each["failed"] for each in seen(file) if "failed" in each] == ["Dead."]
+
+
+def test_a_shadow_is_not_to_blame_if_nobody_answers(
+    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.new = partial(_die, backend, monkeypatch)
+    split(CANARY, canary=False)
+    wait_until(lambda: len(seen(file)) == 2)
+    assert seen(file)[1]["failed"] is None
+
+
+def _die(backend: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "predict", lambda *_: fails(Unavailable("Dead.")))
+    raise Unavailable("Dead.")
+
+
+def test_an_answer_that_nobody_understands_ends_nothing(
+    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "predict_all", lambda *_: [])
+    for image in (b"1", b"2"):
+        split(CANARY, image, canary=False)
+    wait_until(lambda: len(seen(file)) == 4)
+    assert [each["version"] for each in seen(file) if "failed" not in each] == [OLD, NEW] * 2
+
+
+def test_shadows_leave_room_for_those_who_wait(split: Callable[..., Any], file: Path, gate: Gate) -> None:
+    gate.hold(int(MOST_HELD * MAX_HELD_BYTES))
+    assert split(CANARY, canary=False)["version"] == OLD
+    assert [each.get("failed", "") for each in seen(file)] == ["", None]
+
+
+def test_shadows_are_forgotten_when_their_version_has_no_share_any_more(
+    split: Callable[..., Any], file: Path, backend: Versions
+) -> None:
+    split(CANARY, canary=False)
+    file.unlink()
+    wait_until(lambda: len(seen(file)) == 2)
+    assert seen(file)[1]["failed"] is None
+    assert backend.asked == [OLD]
+
+
 def test_shadows_wait_for_nobody_and_in_bounds(
     split: Callable[..., Any], file: Path, backend: Versions, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +269,14 @@ def test_a_split_ends_by_itself(split: Callable[..., Any], file: Path, backend: 
     assert not seen(file)
 
 
+def test_a_file_that_cannot_be_read_costs_no_prediction(
+    file: Path, backend: Versions, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text("{")
+    assert Traffic(file, gate, backend).predict(b"cat", "a-request", partial(backend.predict, b"cat"))["version"] == OLD
+    assert "cannot be read, so no version gets a share" in caplog.text
+
+
 def test_a_full_disk_costs_no_prediction(split: Callable[..., Any], file: Path) -> None:
     seen_file(file).mkdir()  # which cannot be written either
     assert split(CANARY, canary=True)["version"] == NEW
@@ -188,7 +285,7 @@ def test_a_full_disk_costs_no_prediction(split: Callable[..., Any], file: Path) 
 def test_a_request_that_names_a_version_gets_it_and_the_split_goes_when_its_file_does(file: Path) -> None:
     picture = encode(draw("azure", 5))
     settings = {"version": NEW, "canary": True, "share": 0.5, "until": time.time() + 60}
-    file.write_text(json.dumps(settings))
+    write_whole(file, json.dumps(settings))
     with serving(TRAFFIC_FILE=str(file)) as url, patch.object(traffic, "random", lambda: 0.0):
 
         def ask(query: str = "") -> dict[str, Any]:

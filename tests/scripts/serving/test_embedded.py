@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +19,14 @@ from gateway.embedded.versions import Unpacked, read
 from scripts.serving.defaults import EMBEDDED, MEMORY, SCRATCH
 from scripts.serving.deployment import Refused
 from scripts.serving.embedded import EmbeddedDeployment, _write
+from scripts.serving.traffic import FILE
 from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import TEN, draw_dataset
 from tests.scripts.serving.test_rolling import FUSSY, PICTURE, asked
 from tests.scripts.serving.test_versions import models
 from tests.stack import GATEWAY, Record, Stack, serve, times, wait_until
+from training.outcome import STOPPED
 
 ROLLS = times(4, 40)  # every other one a rollback
 # What archives that must not be served have in the place of lines of the released code.
@@ -202,6 +207,32 @@ def test_versions_side_by_side_outlive_a_process_and_the_server(store: Path, tmp
         assert (refused.status_code, refused.json()["error"]) == (503, "No model is registered.")
         models(stack, "register", "first.mar")
         assert versions_that_answer(stack) == {"1.0"}
+
+
+def test_a_signal_ends_a_canary_and_no_other_command_comes_between(embedded: Stack) -> None:
+    command = [sys.executable, "-m", "scripts.models", "--config", str(embedded.config), "--run", str(embedded.run)]
+    command += ["roll", "second.mar", "--canary", "50%", "--for", "1h", "--slower", "20"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any("answers 50% of the requests now" in line for line in process.stderr)
+        assert "another command changes what is served now" in models(embedded, "rollback", succeeds=False)
+        process.terminate()
+    assert process.returncode == STOPPED
+    assert served(embedded) == [("1.0", "first.mar")]
+    assert not (embedded.run / FILE).exists()
+
+
+def test_a_change_meets_a_server_that_was_started_again(tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    (memory / SCRATCH).mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / MEMORY).symlink_to(memory)
+    _write(memory / SCRATCH, [])
+    deployment = EmbeddedDeployment(tmp_path / "run", 5)
+    shutil.rmtree(memory)
+    with pytest.raises(Refused, match="started again meanwhile"):
+        deployment.set_default("2.0")
+    assert not memory.exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Unavailable("It does not run.")])

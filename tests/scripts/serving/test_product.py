@@ -17,7 +17,8 @@ import requests
 
 from scripts.serving import product, supervisor
 from scripts.serving.defaults import BACKENDS, TORCHSERVE
-from scripts.serving.product import SIGNALS, _handling_signals, check_ports, find_java, gateway, open_url
+from scripts.serving.product import check_ports, find_java, gateway, open_url
+from scripts.serving.signals import SIGNALS
 from scripts.serving.supervisor import ServeError
 from tests.archives import rebuild
 from tests.drawing import draw, encode
@@ -184,19 +185,6 @@ def test_nothing_listens_off_loopback(stack: Stack) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-
-
-def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
-    caught = []
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with _handling_signals(lambda number, frame: caught.append(number)):
-            os.kill(os.getpid(), signal.SIGHUP)
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

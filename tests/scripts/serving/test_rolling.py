@@ -213,7 +213,8 @@ def test_another_task_may_take_a_larger_network(
 
     monkeypatch.setattr("scripts.serving.rolling._ask", answer)
     with pytest.raises(Refused, match=said) if said else nullcontext():
-        compared = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
+        compared, same_classes = _compare(Mock(), "0.5", "2.0", [Path("a.png")], None, limits)
+        assert not same_classes
         assert compared.startswith("It takes 2000 ms an image, in the median; before it was 500 ms.")
 
 

@@ -108,6 +108,23 @@ def test_the_same_archive_brings_back_what_was_rolled(run: Path, store: Path) ->
     assert served.last_roll(run)
 
 
+def test_an_upgrade_that_packs_the_same_checkpoint_again_keeps_what_was_rolled(
+    run: Path, store: Path, archive: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "first.pth"
+    checkpoint.write_bytes(b"weights")
+    served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
+    with served._changing(run) as state:
+        digest = digest_path(store / "second.mar").read_text().split()[0]
+        state["versions"] = [{"archive": "second.mar", "version": "2.0", "digest": digest}]
+    rebuild(archive, store / "first.mar", {"index_to_name.json": ("azure", "teal")})
+    served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
+    assert served.archives(run) == ["second.mar"]
+    checkpoint.write_bytes(b"other weights")
+    served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
+    assert served.archives(run) == ["first.mar"]
+
+
 def test_another_archive_is_served_itself_and_that_is_said(
     run: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

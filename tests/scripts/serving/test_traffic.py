@@ -2,31 +2,58 @@
 
 import io
 import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Timer
+from unittest.mock import Mock
 
 import pytest
 
-from gateway.traffic import Compared, seen_file
+from gateway.traffic import Compared, Split, seen_file
 from scripts.serving import traffic
 from scripts.serving.deployment import Limits, Refused
-from scripts.serving.traffic import FILE, LEAST, Answers, Live, _judge, _read, _report, meet
+from scripts.serving.traffic import (
+    FILE,
+    LEASE_SECONDS,
+    LEAST,
+    Answers,
+    Live,
+    _judge,
+    _read,
+    _report,
+    _stop_early,
+    meet,
+)
 
 OLD, NEW = "1.0", "2.0"
+CANARY, SHADOW = Live(True, 0.1, 60), Live(False, 0.1, 60)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often at what was answered, and wait for no gateway."""
+    monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(traffic, "POLL_SECONDS", 0.01)
 
 
 def answers(
     count: int = 100, seconds: float = 0.01, confidence: float = 0.9, failures: int = 0, skipped: int = 0
 ) -> Answers:
-    made = Answers(failures=["Dead."] * failures, skipped=skipped)
+    made = Answers(skipped=skipped)
+    for _ in range(failures):
+        made.add({"id": "", "version": "", "failed": "Dead."})
     for number in range(count):
         spread = 0.05 if number % 2 else -0.05
         compared: Compared = {
             "id": str(number),
             "version": "",
             "seconds": seconds,
-            "predicted_class": "cat" if number % 4 else "dog",
+            "predicted_class": "cat",
             "confidence": confidence + spread,
+            "agrees": number % 4 > 0,
         }
         made.add(compared)
     return made
@@ -36,6 +63,7 @@ def answers(
     ("its", "limits", "said"),
     [
         (answers(failures=2), Limits(), "version 2.0 fails on 2 of 102 .*first with: Dead."),
+        (answers(confidence=math.nan), Limits(), "version 2.0 is nan% sure"),
         (answers(LEAST - 1), Limits(), "version 2.0 answered 19 live requests, and 20 are needed. Take a longer time"),
         (answers(0, skipped=7), Limits(), "answered 0 live requests, and had no time for 7, and 20 are needed"),
         (answers(seconds=0.04), Limits(), "version 2.0 takes 40.0 ms for a live request and 1.0 10.0 ms"),
@@ -45,7 +73,7 @@ def answers(
 )
 def test_a_version_that_does_worse_is_refused(its: Answers, limits: Limits, said: str) -> None:
     with pytest.raises(Refused, match=said):
-        _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits, measured=False)
+        _judge(CANARY, OLD, NEW, {OLD: answers(), NEW: its}, limits, same_classes=True, measured=False)
 
 
 @pytest.mark.parametrize(
@@ -54,26 +82,56 @@ def test_a_version_that_does_worse_is_refused(its: Answers, limits: Limits, said
         (answers(failures=1), Limits()),
         (answers(confidence=0.88), Limits()),  # which may be chance
         (answers(confidence=0.8), Limits(tolerance=0.2)),
-        (answers(confidence=0.6, seconds=0.1), Limits(new_classes=True)),
         (answers(seconds=0.001), Limits()),
     ],
 )
 def test_a_version_that_does_no_worse_is_served(its: Answers, limits: Limits) -> None:
-    _judge(OLD, NEW, {OLD: answers(), NEW: its}, limits, measured=False)
+    _judge(CANARY, OLD, NEW, {OLD: answers(), NEW: its}, limits, same_classes=True, measured=False)
 
 
-def test_a_measured_accuracy_counts_more_than_confidence() -> None:
-    _judge(OLD, NEW, {OLD: answers(), NEW: answers(confidence=0.6)}, Limits(), measured=True)
+@pytest.mark.parametrize(
+    ("live", "its", "same_classes", "measured"),
+    [
+        (CANARY, answers(confidence=0.6, seconds=0.1), False, False),
+        (CANARY, answers(confidence=0.6), True, True),
+        (SHADOW, answers(seconds=0.1), True, False),
+    ],
+    ids=["other classes", "its accuracy was measured", "a shadow has a part of a call"],
+)
+def test_what_tells_nothing_is_not_judged(live: Live, its: Answers, same_classes: bool, measured: bool) -> None:
+    _judge(live, OLD, NEW, {OLD: answers(), NEW: its}, Limits(), same_classes, measured)
+
+
+@pytest.mark.parametrize(
+    ("its", "stopped"),
+    [
+        (answers(LEAST - 1, failures=1), False),  # which chance explains
+        (answers(LEAST - 4, failures=4), True),
+        (answers(1000, failures=14), False),
+        (answers(1000, failures=20), True),
+    ],
+)
+def test_is_stopped_early_by_more_failures_than_chance_explains(its: Answers, stopped: bool) -> None:
+    with pytest.raises(Refused) if stopped else nullcontext():
+        _stop_early(NEW, its, Limits())
+
+
+def test_is_stopped_early_if_it_breaks_late() -> None:
+    its = answers(10_000)
+    for _ in range(LEAST):
+        _stop_early(NEW, its, Limits())
+        its.add({"id": "", "version": NEW, "failed": "Dead."})
+    with pytest.raises(Refused, match="fails on 20 of 10020"):
+        _stop_early(NEW, its, Limits())
 
 
 def test_tells_time_certainty_and_on_how_much_both_agree() -> None:
     its = answers(seconds=0.012)
-    its.classes = dict.fromkeys(its.classes, "cat")
     assert _report(OLD, NEW, {OLD: answers(), NEW: its}) == (
         "It answered 100 live requests, and failed on 0. It took 12.0 ms in the median and 12.0 at p99; 1.0 took 10.0 "
         "ms in the median and 10.0 at p99. It was 90.0% sure, in the mean, and 1.0 90.0%. Both agree on 75.0%."
     )
-    its.classes = {}
+    its.agreed = []
     assert "agree" not in _report(OLD, NEW, {OLD: answers(), NEW: its})
 
 
@@ -82,7 +140,8 @@ def test_reads_what_is_whole_and_the_rest_later() -> None:
     read = {NEW: Answers()}
     line = json.dumps({"id": "1", "version": NEW, "failed": "Dead."}).encode()
     other = json.dumps({"id": "1", "version": "7", "failed": "Dead."}).encode()
-    for piece, known in ((line[:10], 0), (line[10:] + b"\n" + other + b"\n" + line, 1), (b"\n", 2)):
+    torn = b"{" + line + b"\n"
+    for piece, known in ((line[:10], 0), (line[10:] + b"\n" + other + b"\n" + torn + line, 1), (b"\n", 2)):
         at = lines.tell()
         lines.seek(0, io.SEEK_END)
         lines.write(piece)
@@ -93,11 +152,8 @@ def test_reads_what_is_whole_and_the_rest_later() -> None:
 
 @pytest.mark.parametrize("canary", [True, False])
 def test_a_version_that_fails_is_taken_back_at_once(
-    canary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    canary: bool, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(traffic, "TOGETHER_SECONDS", 0)
-    monkeypatch.setattr(traffic, "POLL_SECONDS", 0.01)
     found = []
 
     def fail() -> None:
@@ -106,7 +162,62 @@ def test_a_version_that_fails_is_taken_back_at_once(
 
     Timer(0.1, fail).start()
     with pytest.raises(Refused, match="fails on 20 of 20 live requests"):
-        meet(Live(canary, 0.1, seconds=60), OLD, NEW, tmp_path, Limits())
-    assert {"version": NEW, "canary": canary, "share": 0.1}.items() <= found[0].items()
+        meet(Live(canary, 0.125, seconds=60), OLD, NEW, tmp_path, Limits(), same_classes=True)
+    assert {"version": NEW, "canary": canary, "share": 0.125}.items() <= found[0].items()
     assert not (tmp_path / FILE).exists()
-    assert "10% of the requests" in capsys.readouterr().err
+    assert "12.5% of the requests" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, Refused])
+def test_the_share_ends_with_the_command(
+    ended: type[BaseException], tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic, "_read", Mock(side_effect=ended))
+    with pytest.raises(ended):
+        meet(CANARY, OLD, NEW, tmp_path, Limits(), same_classes=True)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_the_share_ends_soon_if_the_command_is_killed(tmp_path: Path, quick: None) -> None:
+    (split, *_), _ = while_it_has_a_share(tmp_path, lambda: None)
+    assert time.time() < split["until"] <= time.time() + LEASE_SECONDS
+
+
+def test_the_share_is_renewed(tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "LEASE_SECONDS", 0.3)
+    (first, last), _ = while_it_has_a_share(tmp_path, lambda: time.sleep(0.5))
+    assert last["until"] > first["until"]
+
+
+def test_it_ends_if_the_server_is_started_again(tmp_path: Path, quick: None) -> None:
+    _, why = while_it_has_a_share(tmp_path, (tmp_path / FILE).unlink)
+    assert "the server was started again meanwhile" in why
+    assert not (tmp_path / FILE).exists()
+
+
+def test_it_is_judged_by_what_was_written_if_no_more_can_be(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(traffic, "MAX_SEEN_BYTES", 50)
+    line = json.dumps({"id": "1", "version": NEW, "failed": None}) + "\n"
+    _, why = while_it_has_a_share(tmp_path, lambda: seen_file(tmp_path / FILE).write_text(2 * line), seconds=60)
+    assert "20 are needed" in why
+    assert "No more answers can be written down" in capsys.readouterr().err
+
+
+def while_it_has_a_share(run: Path, act: Callable[[], object], seconds: float = 1) -> tuple[list[Split], str]:
+    """Do something while a version has a share; returns what its file said before and after, and why it is refused."""
+    file, found = run / FILE, []
+
+    def later() -> None:
+        found.append(json.loads(file.read_text()))
+        act()
+        if file.exists():
+            found.append(json.loads(file.read_text()))
+
+    thread = Timer(0.1, later)
+    thread.start()
+    with pytest.raises(Refused) as refused:
+        meet(Live(True, 0.1, seconds), OLD, NEW, run, Limits(), same_classes=True)
+    thread.join()
+    return found, str(refused.value)

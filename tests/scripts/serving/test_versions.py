@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from scripts.serving.deployment import Refused
+from scripts.serving.versions import _live
 from tests.archives import numbered, rebuild
 from tests.conftest import CommandFailed, run_module
 from tests.stack import Stack, serve
@@ -20,6 +22,17 @@ def models(stack: Stack, *arguments: str, succeeds: bool = True) -> str:
     else:
         assert succeeds, printed
     return printed
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [((0.1, 0.1, None), "either a shadow or a canary"), ((None, None, 60), "add --canary 10% or --shadow 10%")],
+)
+def test_a_roll_on_live_traffic_is_of_one_kind(
+    given: tuple[float | None, float | None, float | None], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        _live(*given)
 
 
 @pytest.mark.timeout(600)
