@@ -83,4 +83,6 @@ def test_training_prints_the_commands_that_follow(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("training.train.CHECKPOINTS", tmp_path / "model_store")
     (tmp_path / "my-photos" / "mug").mkdir(parents=True)
     printed = next_commands(Path("runs/photos/photos.pth"), Path("my-photos")).splitlines()
-    assert [line.strip() for line in printed[1:]] == COMMANDS[1:4]
+    evaluate, pack, roll = (line.strip() for line in printed[1:-1])
+    assert [evaluate, pack, f"{roll} --new-classes"] == COMMANDS[1:4]
+    assert "--new-classes" in printed[-1]

@@ -33,6 +33,7 @@ def describe_in_words(checkpoint: Checkpoint) -> str:
     seen = " and ".join(f"{each.size} × {each.size} pixels ({FITS[each.fit]})" for each in checkpoint.inputs)
     parameters = sum(value.numel() for name, value in checkpoint.weights.items() if "score" not in name.split("."))
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in score["auroc"].items())
+    chose = "chose the epoch, and " if "best_epoch" in card["metrics"] else ""
     return f"""{_front_matter(card)}
 # {card["name"]}
 
@@ -41,8 +42,8 @@ stored in half precision. Every figure here was measured with the stored numbers
 
 {_table(card["metrics"])}
 
-The validation images chose the epoch, and fitted the temperature and the threshold. The test images were read once, at
-the end.
+The validation images {chose}fitted the temperature and the threshold.
+The test images were read when all of that was done.
 
 ## Made from
 

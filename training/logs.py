@@ -51,6 +51,7 @@ class MLflow:
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # training waits for a server that is away
         try:
             from mlflow import MlflowClient
         except ModuleNotFoundError:
@@ -68,7 +69,8 @@ class MLflow:
 
     def add(self, history: list[Row]) -> None:
         """Log the rows that are not there yet: a killed run may have saved more epochs, or fewer, than it logged."""
-        logged = {metric.step for metric in self._client.get_metric_history(self._run, "epoch")}
+        last = list(history[0])[-1]  # of a row, so that one that was logged in part is logged again
+        logged = {metric.step for metric in self._client.get_metric_history(self._run, last)}
         for row in history:
             if row["epoch"] not in logged:
                 for name, value in row.items():

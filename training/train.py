@@ -14,13 +14,15 @@ only the first one writes files:
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
 from training import commands, distributed
+from training.archive import version_of
 from training.checkpoint import Checkpoint, load, save, save_checkpoint
 from training.class_folders import has_splits
 from training.config import Recipe, RecipeError, load_recipe, with_settings
@@ -29,8 +31,8 @@ from training.distillation import inputs_to_load
 from training.finish import finish
 from training.history import Row, write_history
 from training.logs import MLflow, Open, TensorBoard
-from training.outcome import Stopped
-from training.project import CHECKPOINTS, RECIPES
+from training.outcome import Stopped, say
+from training.project import CHECKPOINTS, MAR, RECIPES
 from training.run import Run
 
 PHOTOS, CIFAR10 = "photos", "whitened_cnn"  # the recipes by default
@@ -78,15 +80,22 @@ def train(
         saver.save()
         _print(_line(run, row))
         for log in opened:
-            log.add(run.history)
+            _try(partial(log.add, run.history))
 
     # Conclude.
     if first:
         made = conclude(run, data)
         save_checkpoint(made, checkpoint)
         for log in opened:
-            log.end(checkpoint, made)
+            _try(partial(log.end, checkpoint, made))
     return checkpoint
+
+
+def _try(log: Callable[[], None]) -> None:
+    try:
+        log()
+    except Exception as error:  # whatever a server or a full disk raises: training is worth more than its log
+        say(f"An epoch or the checkpoint could not be logged as you asked, and training goes on. {error}")
 
 
 class Saver:
@@ -126,16 +135,21 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
 
 def next_commands(checkpoint: Path, data: Path) -> str:
     """Return the commands that show the mistakes on your photos, pack the checkpoint, and serve it."""
+    taken = [(version_of(archive) or "").partition(".")[0] for archive in CHECKPOINTS.glob(f"*{MAR}")]
+    number = 1 + max((int(version) for version in taken if version.isdecimal()), default=1)
     name = checkpoint.absolute().parent.name  # every run has another folder, but few have another name
+    if (CHECKPOINTS / f"{name}{MAR}").exists():  # and may be served
+        name = f"{name}-{number}"
     store = CHECKPOINTS.relative_to(Path.cwd()) if CHECKPOINTS.is_relative_to(Path.cwd()) else CHECKPOINTS
     sample = data / "test" if data.is_dir() and has_splits(data) else data
     commands = [
         ["evaluate", checkpoint, "--data", data, "--output", checkpoint.parent / "report"],
-        ["archive", checkpoint, "--version", "2.0", "--output", store / f"{name}.mar"],
-        ["models", "roll", f"{name}.mar", *(["--sample", sample] if data.is_dir() else []), "--new-classes"],
+        ["archive", checkpoint, "--version", f"{number}.0", "--output", store / f"{name}{MAR}"],
+        ["models", "roll", f"{name}{MAR}", *(["--sample", sample] if data.is_dir() else [])],
     ]
     lines = [shlex.join(["classifier", *map(str, words)]) for words in commands]
-    return "\n".join(["Look at its mistakes, pack it, and serve it:", *(f"    {line}" for line in lines)])
+    first, last = "Look at its mistakes, pack it, and serve it:", "If other classes are served now, add --new-classes."
+    return "\n".join([first, *(f"    {line}" for line in lines), last])
 
 
 def _print_size(run: Run) -> None:

@@ -10,7 +10,7 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.archives import numbered, rebuild
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import THREE, draw, draw_dataset
@@ -29,7 +30,6 @@ from training.data import DataError, load_images, stratified_split
 from training.ensemble import join
 from training.inputs import Inputs
 from training.logs import MLflow
-from training.project import CHECKPOINTS
 from training.train import Saver, main, next_commands, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -52,7 +52,7 @@ def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
     assert "test accuracy" in lines[3]
     assert lines[4].startswith("wrote ")
     assert lines[5] == "Look at its mistakes, pack it, and serve it:"
-    assert len(lines) == 9
+    assert len(lines) == 10
 
 
 def test_learns_what_it_is_shown(trained: Path) -> None:
@@ -70,14 +70,23 @@ def test_says_how_to_go_on_with_the_checkpoint(layout: str, tmp_path: Path, monk
         (tmp_path / place / "inside").mkdir(parents=True)
     (tmp_path / "list.csv").touch()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("training.train.CHECKPOINTS", tmp_path / "store")
     sample = {"classes": "--sample 'my photos' ", "splits": "--sample my-images/test ", "csv": ""}[layout]
-    _, evaluate, pack, roll = next_commands(Path("runs/mine/photos.pth"), Path(data)).splitlines()
+    _, evaluate, pack, roll, _ = next_commands(Path("runs/mine/photos.pth"), Path(data)).splitlines()
     report = "--output runs/mine/report"
     assert evaluate == f"    classifier evaluate runs/mine/photos.pth --data {shlex.quote(data)} {report}"
-    assert pack == f"    classifier archive runs/mine/photos.pth --version 2.0 --output {CHECKPOINTS / 'mine.mar'}"
-    assert roll == f"    classifier models roll mine.mar {sample}--new-classes"
-    monkeypatch.chdir(ROOT)
-    assert "--output model_store/mine.mar\n" in next_commands(Path("runs/mine/photos.pth"), Path("list.csv"))
+    assert pack == "    classifier archive runs/mine/photos.pth --version 2.0 --output store/mine.mar"
+    assert roll == f"    classifier models roll mine.mar {sample}".rstrip()
+
+
+def test_says_the_next_version_and_a_name_that_is_free(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train.CHECKPOINTS", tmp_path)
+    rebuild(archive, tmp_path / "mine.mar", numbered("2.0"))
+    said = next_commands(Path("runs/mine/photos.pth"), Path("list.csv"))
+    assert f"--version 3.0 --output {tmp_path / 'mine-3.mar'}\n" in said
+    assert "classifier models roll mine-3.mar\n" in said
 
 
 @pytest.mark.parametrize("begins", ["anew", "trained"])
@@ -269,6 +278,13 @@ def test_logs_for_mlflow_where_asked_also_when_resumed(
     kept = {file.path for file in of_mlflow.list_artifacts(run.info.run_id)}
     assert kept == {"drawn.pth", "drawn.md"}
     assert (tmp_path / "mlflow").is_dir()
+
+
+def test_a_log_that_fails_ends_no_training(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Mock(**{"add.side_effect": OSError("no server"), "end.side_effect": OSError("no server")})
+    recipe = Recipe.model_validate({**QUICK_RECIPE, "epochs": 1})
+    assert train(recipe, few, tmp_path / "mine", resume=False, logs=[lambda *_: broken]).exists()
+    assert capsys.readouterr().err.count("training goes on. no server") == 2
 
 
 def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
