@@ -98,8 +98,8 @@ tools: .venv/test system
 system:
 	@tests/tools.sh system
 
-clean: ## remove what was installed and built
-	rm -rf .venv .run *.egg-info .mypy_cache .pytest_cache .ruff_cache model_store/*.mar model_store/*.mar.sha256
+clean: ## remove what was installed; archives, and what a server keeps in .run, stay
+	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # An environment has the name of its folder in its files: copied or moved, it would run the code in the old place.
 # One that is linked to is someone's choice, and is never cleared.

@@ -59,6 +59,24 @@ def test_a_model_has_the_name_by_which_you_serve_it(tmp_path: Path, capsys: pyte
     assert str(archive) in said["archive"]
 
 
+def test_looks_for_the_archive_of_the_backend_that_served_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "served.json").write_text(json.dumps({"backend": "embedded"}))
+    command = [
+        "doctor",
+        "cifar10_pair",
+        "--json",
+        "--run",
+        str(tmp_path),
+        "--url",
+        f"http://127.0.0.1:{free_ports(1)[0]}",
+    ]
+    cli.main(command, standalone_mode=False)
+    said = {each["name"]: each["said"] for each in json.loads(capsys.readouterr().out)}
+    assert said["archive"] == f"{ROOT / 'model_store' / 'cifar10_pair.onnx.zip'} is whole"
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """A clone that was never set up."""

@@ -72,9 +72,15 @@ def test_less_sure_predictions_and_outliers_have(
 
 
 def test_names_the_classes_that_are_sent_more_often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, versions, text = run(monkeypatch, log(tmp_path / "gateway.log", *[entry("cat")] * 100))
-    assert versions["1.0"]["class_distance"] == pytest.approx(0.5)
+    status, versions, text = run(monkeypatch, log(tmp_path / "gateway.log", *[entry("cat")] * 100))
+    assert (status, versions["1.0"]["class_distance"]) == (1, pytest.approx(0.5))
     assert "classes differ from training by 0.50: cat 100% instead of 50%, dog 0% instead of 50%" in text
+
+
+def test_few_predictions_a_class_do_not_tell_the_shares(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    card = CARD | {"classes": list("abcdefgh"), "data": {"class_counts": [10] * 8}}
+    status, versions, _ = run(monkeypatch, log(tmp_path / "gateway.log", *[entry("a")] * 100), card=card)
+    assert (status, versions["1.0"]["class_distance"]) == (0, pytest.approx(7 / 8))
 
 
 def test_several_logs_and_versions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
