@@ -75,7 +75,7 @@ def seen_file(file: Path) -> Path:
 
 
 class Traffic:
-    """Splits predictions as `file` says. Nothing is split while it is not there. A canary has so many calls at once."""
+    """Splits predictions as `file` says. Nothing is split while it is not there. A canary has `calls` calls at once."""
 
     def __init__(self, file: Path, gate: Gate, backend: Backend, calls: int = 1) -> None:
         self._file, self._gate, self._backend = file, gate, backend

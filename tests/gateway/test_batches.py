@@ -99,6 +99,23 @@ def test_everyone_in_a_call_hears_that_it_failed() -> None:
     assert shared.predict(b"3") == prediction("3")
 
 
+def test_of_a_call_to_a_given_version_only_the_image_that_spoils_it_fails() -> None:
+    class Spoilt(FakeBackend):
+        def predict(self, image: bytes, version: str | None = None) -> Prediction:
+            if image == b"odd":
+                raise Unavailable("Dead.")
+            return prediction("cat") | {"version": version or "1.0"}
+
+    line: Line[bytes] = Line("canary", 10)
+    with ThreadPoolExecutor(3) as pool:
+        asked = {image: pool.submit(line.wait, image, part=0.1) for image in (b"1", b"odd", b"2")}
+        wait_until(lambda: line.images == 3)
+        Batches(Spoilt(), line, 1, lambda: "2.0")
+        assert [asked[image].result()["version"] for image in (b"1", b"2")] == ["2.0", "2.0"]
+        with pytest.raises(Unavailable):
+            asked[b"odd"].result()
+
+
 def test_many_at_once_each_get_their_own_answer(stack: Stack) -> None:
     kinds = ["azure", "red", "purple"]
     pictures = {kind: encode(draw(kind, 5)) for kind in kinds} | {"bad": b"no image"}
