@@ -106,8 +106,14 @@ class Rates:
         """Count a request, and return 0; or how long its client has to wait before the next one."""
         if not client.rate:
             return 0
-        interval = 1 / client.rate
-        with _locked(self._open(client.name)) as file:
+        try:
+            return self._seconds_to_wait(client.name, 1 / client.rate)
+        except OSError as error:  # no reason to refuse a client
+            logger.error("The requests of %s cannot be counted, so they have no limit: %s", client.name, error)
+            return 0
+
+    def _seconds_to_wait(self, name: str, interval: float) -> float:
+        with _locked(self._open(name)) as file:
             now = time.monotonic()
             due = max(now, *struct.unpack("d", os.pread(file, 8, 0) or bytes(8)))
             due = min(due, now + max(1, interval))  # later ones are of a machine's earlier life

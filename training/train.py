@@ -127,8 +127,8 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
     )
     metrics = checkpoint.card["metrics"]
     _print(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}: validation accuracy "
-        f"{metrics['validation']['accuracy']:.2%}, test accuracy {metrics['test']['accuracy']:.2%}"
+        f"best epoch by validation {run.recipe.best_by}: {metrics['best_epoch']} of {metrics['epochs']}; validation "
+        f"accuracy {metrics['validation']['accuracy']:.2%}, test accuracy {metrics['test']['accuracy']:.2%}"
     )
     return checkpoint
 

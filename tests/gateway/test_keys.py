@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from gateway import app, keys
 from gateway.app import create_app
 from gateway.backend import Prediction
-from gateway.keys import BadKeys, add_client, read_clients
+from gateway.keys import BadKeys, Client, Rates, add_client, read_clients
 from scripts.serving.defaults import EMBEDDED
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction
@@ -161,6 +161,11 @@ def test_a_new_key_is_its_owners_alone(file: Path, key: str) -> None:
     assert [(client.name, client.rate) for client in read_clients(file)] == [("ann", None)]
     with pytest.raises(BadKeys, match="cannot name a client"):
         add_client(file, "two words")
+
+
+def test_a_rate_that_cannot_be_counted_refuses_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not Rates(tmp_path / "gone").seconds_to_wait(Client("bo", b"", 2.0))
+    assert "The requests of bo cannot be counted, so they have no limit" in caplog.text
 
 
 def test_a_client_above_its_rate_comes_again_when_it_is_told(
