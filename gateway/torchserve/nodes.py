@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from gateway.backend import BackendError, TooSlow, Unavailable
 
 CONNECT_TIMEOUT = 2.0  # seconds
-MAX_SILENCE_SECONDS = 5  # without a confirmation from the other machine, which then counts as gone
+MAX_SILENCE_SECONDS = 3  # without a confirmation from the other machine, which then counts as gone
 POOL_SIZE = 64  # connections kept to each node, not a limit
 MAX_PIECE_BYTES = 256 * 1024  # of a request; larger ones are not copied to send them in one piece
 REST_SECONDS = 5.0  # in which a node that failed is tried last

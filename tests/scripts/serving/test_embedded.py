@@ -172,7 +172,8 @@ def test_a_version_that_is_no_good_is_refused(
 
 def test_versions_side_by_side_outlive_a_process_and_the_server(store: Path, tmp_path: Path) -> None:
     with serve(store / "first.mar", tmp_path, EMBEDDED) as stack:
-        assert models(stack, "list").startswith("1.0      default  first.mar, 2 of 2 workers ready")
+        line = "1.0      default  first.mar, 2 of 2 workers ready"
+        wait_until(lambda: models(stack, "list").startswith(line))  # it serves as soon as the first process is ready
         assert models(stack, "register", "second.mar") == "Version 2.0 of second.mar is registered.\n"
         assert [each["default"] for each in requests.get(f"{stack.url}/models").json()["models"]] == [True, False]
         for version in ("1.0", "2.0"):
