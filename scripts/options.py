@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from scripts.serving.defaults import CONFIG, KEY_VARIABLE, RELEASED, RUN, served_url
+from scripts.serving.defaults import CONFIG, KEY_VARIABLE, LIVE_MINUTES, RELEASED, RUN, served_url
 from training.commands import COUNT, FC, MODEL, PATH
 
 MOST_PERCENT = 50  # of the traffic for a new version; the rest is what it is compared with
@@ -47,7 +47,9 @@ LIVE = (
     click.Option(
         ["--canary"], type=Share(), metavar="10%", help="first let it answer this share of requests (at most 50%)"
     ),
-    click.Option(["--for", "time"], type=Duration(), metavar="1h", help="how long it does so (default: 10m)"),
+    click.Option(
+        ["--for", "time"], type=Duration(), metavar="1h", help=f"how long it does so (default: {LIVE_MINUTES}m)"
+    ),
 )
 
 

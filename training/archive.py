@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,12 @@ def version_of(path: Path) -> str | None:
             return str(json.loads(archive_file.read(MANIFEST))["model"]["modelVersion"])
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError):
         return None
+
+
+def next_version(known: Iterable[str]) -> str:
+    """Return the number after that of all known versions, such as 3.0 after 2.1."""
+    numbers = [int(first) for version in known if (first := version.partition(".")[0]).isdecimal()]
+    return f"{max(numbers, default=1) + 1}.0"
 
 
 def _model_name(path: Path) -> str:

@@ -22,7 +22,7 @@ import click
 from tqdm import tqdm
 
 from training import commands, distributed
-from training.archive import version_of
+from training.archive import next_version, version_of
 from training.checkpoint import Checkpoint, load, save, save_checkpoint
 from training.class_folders import has_splits
 from training.config import Recipe, RecipeError, load_recipe, with_settings
@@ -135,16 +135,15 @@ def conclude(run: Run, data: Path | None) -> Checkpoint:
 
 def next_commands(checkpoint: Path, data: Path) -> str:
     """Return the commands that show the mistakes on your photos, pack the checkpoint, and serve it."""
-    taken = [(version_of(archive) or "").partition(".")[0] for archive in CHECKPOINTS.glob(f"*{MAR}")]
-    number = 1 + max((int(version) for version in taken if version.isdecimal()), default=1)
+    version = next_version(version_of(archive) or "" for archive in CHECKPOINTS.glob(f"*{MAR}"))
     name = checkpoint.absolute().parent.name  # every run has another folder, but few have another name
     if (CHECKPOINTS / f"{name}{MAR}").exists():  # and may be served
-        name = f"{name}-{number}"
+        name = f"{name}-{version}"
     store = CHECKPOINTS.relative_to(Path.cwd()) if CHECKPOINTS.is_relative_to(Path.cwd()) else CHECKPOINTS
     sample = data / "test" if data.is_dir() and has_splits(data) else data
     commands = [
         ["evaluate", checkpoint, "--data", data, "--output", checkpoint.parent / "report"],
-        ["archive", checkpoint, "--version", f"{number}.0", "--output", store / f"{name}{MAR}"],
+        ["archive", checkpoint, "--version", version, "--output", store / f"{name}{MAR}"],
         ["models", "roll", f"{name}{MAR}", *(["--sample", sample] if data.is_dir() else [])],
     ]
     lines = [shlex.join(["classifier", *map(str, words)]) for words in commands]

@@ -13,6 +13,7 @@ HOST, PORT = "127.0.0.1", 5001
 BACKENDS = TORCHSERVE, EMBEDDED = "torchserve", "embedded"
 LOCAL = "local"  # the earlier name of the embedded backend
 SUFFIXES = {TORCHSERVE: MAR, EMBEDDED: ONNX_ZIP}  # of the archives that each backend serves
+LIVE_MINUTES = 10  # that a new version meets live traffic
 KEY_VARIABLE, KEY_HEADER = "CLASSIFIER_KEY", "X-API-Key"  # in which a command finds its API key, and sends it
 RELEASED = CHECKPOINTS / "cifar10_pair.pth"  # the default; the Makefile reads it here
 

@@ -12,7 +12,7 @@ from scripts.serving import served
 from scripts.serving.defaults import SUFFIXES
 from scripts.serving.deployment import Limits
 from scripts.serving.versions import manage
-from training.archive import pack
+from training.archive import next_version, pack
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Recipe, make_recipe
 from training.curation.feedback import RECORD
@@ -24,7 +24,6 @@ from training.train import train
 
 HEAD_FIRST = {"weight_decay": 0.1}  # for new classes, as training/recipes/photos.yaml has it
 STDERR = 2  # for lines that are only notes here
-NEXT = "2.0"  # of a checkpoint that is not served
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
             f"--to {options.photos}'."
         )
     new_classes = [name for name in classes if name not in card["classes"]]
-    version = next_version(options) if options.roll else NEXT
+    version = _next_version(options) if options.roll else next_version([])
     values = {
         **{field: value for field, value in card["recipe"].items() if field not in ("distillation", "smaller_images")},
         "initial": str(options.checkpoint),
@@ -132,16 +131,13 @@ def accepted(photos: Path) -> set[str]:
     return {json.loads(line)["file"] for line in lines}
 
 
-def next_version(options: Options) -> str:
+def _next_version(options: Options) -> str:
     """Return the number after that of all served versions. Raises Stopped if none is served."""
     try:
         known = manage("list", options.config, options.run).document
     except (Stopped, BackendError) as error:
         raise Stopped(f"{error} Start the server first, or add --no-roll.") from None
-    numbers = [
-        int(each["version"].partition(".")[0]) for each in known if each["version"].partition(".")[0].isdecimal()
-    ]
-    return f"{max(numbers, default=1) + 1}.0"
+    return next_version(each["version"] for each in known)
 
 
 def in_words(plan: Plan, options: Options) -> list[str]:

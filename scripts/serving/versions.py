@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion
 from gateway.torchserve.management import Management
 from scripts.serving import served, signals
-from scripts.serving.defaults import EMBEDDED
+from scripts.serving.defaults import EMBEDDED, LIVE_MINUTES
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
 from scripts.serving.rolling import in_store, register, roll, rollback
@@ -19,7 +19,6 @@ from scripts.serving.traffic import Live
 from training.outcome import Outcome, Stopped
 
 TIMEOUT = 120  # seconds, for workers to start
-LIVE_SECONDS = 600.0  # that a new version meets live traffic, as scripts.options says
 
 
 def as_line(version: Deployed) -> str:
@@ -119,7 +118,7 @@ def _live(shadow: float | None, canary: float | None, seconds: float | None) -> 
     share = canary or shadow
     if seconds and not share:
         raise Refused("--for says how long a new version meets live traffic; add --canary 10% or --shadow 10%.")
-    return Live(bool(canary), share, seconds or LIVE_SECONDS) if share else None
+    return Live(bool(canary), share, seconds or 60 * LIVE_MINUTES) if share else None
 
 
 def _check_others(known: list[Deployed], version: str, leave_none: bool) -> None:

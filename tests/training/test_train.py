@@ -85,8 +85,8 @@ def test_says_the_next_version_and_a_name_that_is_free(
     monkeypatch.setattr("training.train.CHECKPOINTS", tmp_path)
     rebuild(archive, tmp_path / "mine.mar", numbered("2.0"))
     said = next_commands(Path("runs/mine/photos.pth"), Path("list.csv"))
-    assert f"--version 3.0 --output {tmp_path / 'mine-3.mar'}\n" in said
-    assert "classifier models roll mine-3.mar\n" in said
+    assert f"--version 3.0 --output {tmp_path / 'mine-3.0.mar'}\n" in said
+    assert "classifier models roll mine-3.0.mar\n" in said
 
 
 @pytest.mark.parametrize("begins", ["anew", "trained"])
