@@ -76,7 +76,7 @@ def write_digest(archive: Path, content: Path) -> None:
 
 def check_digest(archive: Path) -> None:
     """Raise DigestError if an archive or its digest is missing, or if they do not match."""
-    again = "build it with 'classifier archive'."
+    again = f"build it with 'classifier archive CHECKPOINT --output {archive}'."
     if not archive.is_file():
         raise DigestError(f"There is no archive {archive}; {again}")
     if not digest_path(archive).is_file():

@@ -54,7 +54,8 @@ def test_says_what_is_wrong_and_what_to_do(stack: Stack, tmp_path: Path) -> None
 
 def test_a_model_has_the_name_by_which_you_serve_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive, (port,) = ROOT / "model_store" / "cifar10_cnn.mar", free_ports(1)
-    cli.main(["doctor", "cifar10_cnn", "--json", "--url", f"http://127.0.0.1:{port}"], standalone_mode=False)
+    command = ["doctor", "cifar10_cnn", "--json", "--url", f"http://127.0.0.1:{port}", "--run", str(tmp_path)]
+    cli.main(command, standalone_mode=False)
     said = {each["name"]: each["said"] for each in json.loads(capsys.readouterr().out)}
     assert str(archive) in said["archive"]
 
