@@ -8,6 +8,7 @@ from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from gateway.pixels import pixels
+from gateway.priority import giving_way
 
 
 def part_of_call(image: bytes) -> float:
@@ -19,13 +20,19 @@ class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
     `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
-    of its images is tried alone, because one of them may have spoilt the call for all.
+    of its images is tried alone, because one of them may have spoilt the call for all. `niceness` says how far the
+    calls give way to others.
     """
 
     def __init__(
-        self, backend: Backend, line: Line[bytes], calls: int, version: Callable[[], str | None] = lambda: None
+        self,
+        backend: Backend,
+        line: Line[bytes],
+        calls: int,
+        version: Callable[[], str | None] = lambda: None,
+        niceness: int = 0,
     ) -> None:
-        self._backend, self._line, self._version = backend, line, version
+        self._backend, self._line, self._version, self._niceness = backend, line, version, niceness
         for _ in range(calls):
             Thread(target=self._send_for_ever, daemon=True).start()
 
@@ -34,8 +41,9 @@ class Batches:
         return self._line.wait(image, part=part_of_call(image))
 
     def _send_for_ever(self) -> None:
-        while True:
-            self._send(self._line.take())
+        with giving_way(self._niceness):
+            while True:
+                self._send(self._line.take())
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
         version = self._version()

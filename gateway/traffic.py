@@ -20,6 +20,7 @@ from gateway.backend import Answer, Backend, BackendError, Busy, Prediction, Too
 from gateway.batches import Batches, part_of_call
 from gateway.limits import MAX_BATCH
 from gateway.metrics import count_compared
+from gateway.priority import giving_way
 
 LOOK_SECONDS = 0.5  # between two looks at the file, so that a request costs nothing while there is no such version
 MAX_SHADOWS = 2 * MAX_BATCH  # images that wait for the new version, in each process
@@ -27,6 +28,7 @@ MOST_HELD = 0.5  # of the bytes that a process holds; the rest is for those who 
 TOGETHER_SECONDS = 3.0  # in which they come together for a call
 PATIENCE = 5.0  # seconds that they wait for a moment in which nobody else does
 MAX_SEEN_BYTES = 100_000_000  # of the file of answers, which are half a million
+CANARY_NICENESS, SHADOW_NICENESS = 10, 19  # so that others wait for neither, and somebody waits for a canary
 PAUSE = 0.01  # seconds between two looks for such a moment
 logger = logging.getLogger(__name__)
 # Has the default version predict the image of a request, or the one that given Batches ask.
@@ -81,7 +83,7 @@ class Traffic:
         self._file, self._gate, self._backend = file, gate, backend
         self._split: Split | None = None
         self._next_look = 0.0
-        self._canaries = Batches(backend, gate.canary, calls, self._new_version)
+        self._canaries = Batches(backend, gate.canary, calls, self._new_version, CANARY_NICENESS)
         self._shadows: Queue[Shadow] = Queue(MAX_SHADOWS)
         self._next: Shadow | None = None  # that did not fit into the last call
         Thread(target=self._ask_for_ever, daemon=True).start()
@@ -236,9 +238,10 @@ class Traffic:
 
 
 def _predict(backend: Backend, images: list[bytes], version: str) -> list[Answer]:
-    if len(images) > 1:
-        return backend.predict_all(images, version)
-    return [backend.predict(images[0], version)]
+    with giving_way(SHADOW_NICENESS):
+        if len(images) > 1:
+            return backend.predict_all(images, version)
+        return [backend.predict(images[0], version)]
 
 
 def _timed(request: str, predict: Callable[[], Prediction]) -> tuple[Prediction, Compared]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,15 @@ class ImageClassifier(BaseHandler):
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         self.classifier = Predictor(Path(context.system_properties["model_dir"]), self._network)
         self.classifier.warm()
+
+    def handle(self, data: list[dict[str, Any]], context: Context) -> Any:
+        """Answer a batch of requests; if all of them give way to others, at the least low of their priorities."""
+        niceness = min(int(context.get_request_header(index, "niceness") or 0) for index in range(len(data)))
+        if not niceness:
+            return super().handle(data, context)
+        # In a thread of its own, because no thread may raise its priority again.
+        with ThreadPoolExecutor(1, initializer=os.nice, initargs=(niceness,)) as executor:
+            return executor.submit(super().handle, data, context).result()
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from urllib3.filepost import encode_multipart_formdata
 
-from gateway import metrics, trace
+from gateway import metrics, priority, trace
 from gateway.archives import check_card
 from gateway.backend import (
     Answer,
@@ -102,6 +102,8 @@ class Inference:
         path = versioned(path, version)
         if place := trace.PLACE.get():
             headers = {**(headers or {}), trace.HEADER: place}
+        if niceness := priority.NICENESS.get():
+            headers = {**(headers or {}), priority.HEADER: str(niceness)}
         try:
             return self._api.call(INFERENCE, "POST", path, body, headers)
         except WorkerDied:  # a prediction changes nothing, so another worker may make it, once

@@ -17,7 +17,8 @@ from gateway.admission import Gate
 from gateway.backend import Answer, Busy, ImageRefused, Prediction, TooSlow, Unavailable
 from gateway.batches import Batches
 from gateway.limits import MAX_BATCH_BYTES, MAX_HELD_BYTES
-from gateway.traffic import MAX_SHADOWS, MOST_HELD, Traffic, seen_file
+from gateway.priority import NICENESS
+from gateway.traffic import CANARY_NICENESS, MAX_SHADOWS, MOST_HELD, SHADOW_NICENESS, Traffic, seen_file
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction, serving
 from tests.stack import wait_until
@@ -33,9 +34,11 @@ class Versions(FakeBackend):
     def __init__(self) -> None:
         self.new: Callable[[], Any] = lambda: None
         self.asked: list[str] = []
+        self.niceness: list[int] = []  # of these calls
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self.asked.append(version or OLD)
+        self.niceness.append(NICENESS.get())
         if image == b"bad":
             raise ImageRefused("Bad.", 415)
         if version == NEW:
@@ -92,6 +95,7 @@ def test_a_canary_answers_its_share_and_the_served_version_is_watched_as_often(
     answered = {place: split(place, canary=True)["version"] for place in (CANARY, CONTROL, OTHER)}
     assert answered == {CANARY: NEW, CONTROL: OLD, OTHER: OLD}
     assert backend.asked == [NEW, OLD, OLD]
+    assert backend.niceness == [CANARY_NICENESS, 0, 0]
     by_canary, watched = seen(file)
     assert [by_canary["version"], watched["version"]] == [NEW, OLD]
     assert {"id": "a-request", "predicted_class": "cat", "confidence": 1.0}.items() <= by_canary.items()
@@ -155,7 +159,7 @@ def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Pat
     assert (served["version"], shadow["version"], shadow["id"]) == (OLD, NEW, "a-request")
     assert served["seconds"] < 0.3 < shadow["seconds"]
     assert shadow["agrees"]
-    assert sorted(backend.asked) == [OLD, OLD, NEW]
+    assert sorted(zip(backend.asked, backend.niceness, strict=True)) == [(OLD, 0), (OLD, 0), (NEW, SHADOW_NICENESS)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ WORKER = """
 import json, os, sys
 from ts.model_loader import ModelLoaderFactory
 
-model_dir, explained, requests = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
+model_dir, explained, niceness, requests = sys.argv[1], *map(json.loads, sys.argv[2:4]), sys.argv[4:]
 service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
 import handler
 assert handler.__file__.startswith(model_dir), handler.__file__
@@ -25,15 +25,23 @@ def parameters(path):
     return [{"name": name, "contentType": "", "value": open(file, "rb").read()} for name, file in files.items()]
 def headers(path):
     explain = {"explain": str(path in explained), "explained-class": explained.get(path, "")}
-    return [{"name": name.encode(), "value": value.encode()} for name, value in explain.items()]
+    given = explain | ({"niceness": str(niceness[path])} if path in niceness else {})
+    return [{"name": name.encode(), "value": value.encode()} for name, value in given.items()]
 batch = [{"requestId": b"id", "parameters": parameters(path), "headers": headers(path)} for path in requests]
 headers, data, ids = service.retrieve_data_for_inference(batch)
 service.context.request_processor, service.context.request_ids = headers, ids
 from ts.metrics.metrics_store import MetricsStore
 service.context.metrics = service.context.metrics or MetricsStore(ids, "drawn")
+network, priorities = service._entry_point.__self__.classifier.network, []
+def watched(images):
+    priorities.append(os.getpriority(os.PRIO_PROCESS, 0))
+    return network(images)
+service._entry_point.__self__.classifier.network = watched
 replies = service._entry_point(data, service.context)
 statuses = [service.context.get_response_status(index)[0] for index in range(len(requests))]
-print(json.dumps({"replies": [json.loads(reply) for reply in replies], "statuses": statuses}))
+priorities.append(os.getpriority(os.PRIO_PROCESS, 0))
+replies = [json.loads(reply) for reply in replies]
+print(json.dumps({"replies": replies, "statuses": statuses, "priorities": priorities}))
 """
 
 
@@ -45,9 +53,17 @@ def model_dir(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def handle(
-    model_dir: Path, folder: Path, *requests: bytes | list[bytes], explained: dict[int, str] | None = None
+    model_dir: Path,
+    folder: Path,
+    *requests: bytes | list[bytes],
+    explained: dict[int, str] | None = None,
+    niceness: dict[int, int] | None = None,
 ) -> dict[str, list]:
-    """Hand a batch of requests, of one file or several, to a worker's service; some are to be `explained`, by place."""
+    """Hand a batch of requests, of one file or several, to a worker's service.
+
+    By place, some are to be `explained`, and some have a `niceness`. The priorities are those of the thread when it
+    runs the network, and of the one that has asked for that afterwards.
+    """
     paths = [folder / str(number) for number in range(len(requests))]
     for path, request in zip(paths, requests, strict=True):
         if isinstance(request, bytes):
@@ -56,9 +72,9 @@ def handle(
         path.mkdir()
         for number, image in enumerate(request):
             (path / f"{number:03}").write_bytes(image)
-    wanted = {str(paths[index]): name for index, name in (explained or {}).items()}
+    wanted = [{str(paths[index]): value for index, value in (each or {}).items()} for each in (explained, niceness)]
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, model_dir, json.dumps(wanted), *paths],
+        [sys.executable, "-c", WORKER, model_dir, *map(json.dumps, wanted), *paths],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(model_dir)},
         capture_output=True,
@@ -116,3 +132,15 @@ def test_in_a_batch_only_what_came_for_it_is_explained(model_dir: Path, tmp_path
     assert "heat_map" not in answer
     assert "cannot be read" in unread["error"]
     assert "no class no colour" in unknown["error"]
+
+
+@pytest.mark.parametrize(("niceness", "lowered"), [({0: 19, 1: 10}, 10), ({0: 19}, 0)])
+def test_a_batch_that_gives_way_to_others_runs_at_a_low_priority(
+    model_dir: Path, tmp_path: Path, niceness: dict[int, int], lowered: int
+) -> None:
+    red = encode(draw("red", 3))
+    batch = handle(model_dir, tmp_path, red, red, niceness=niceness)
+
+    during, after = batch["priorities"]
+    assert [reply["predicted_class"] for reply in batch["replies"]] == ["red", "red"]
+    assert during - after == lowered

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 
 from gateway.app import create_app
 from gateway.backend import TooSlow, Unavailable
+from gateway.priority import giving_way
 from gateway.torchserve import nodes
 from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference
@@ -49,6 +50,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[bytes] = []  # what was posted
         self.tokens: set[str] = set()
         self.traces: list[str | None] = []  # that were posted
+        self.niceness: list[str | None] = []
         Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -66,6 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "POST":
             self.server.asked.append(body)
             self.server.traces.append(self.headers.get("traceparent"))
+            self.server.niceness.append(self.headers.get("niceness"))
         status, said = self.server.answer(self.path)
         if status == DIES:
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -295,3 +298,12 @@ def test_a_trace_goes_on_to_torchserve(tmp_path: Path) -> None:
                 headers = {"traceparent": sent} if sent else {}
                 assert asking.post(f"/predict{query}", data=form, headers=headers).status_code == 200
                 assert server.traces[-1] == arrived
+
+
+def test_a_call_tells_torchserve_how_far_it_gives_way(token_file: Path) -> None:
+    with serving(good) as (server,):
+        inference = several_nodes([server.url], token_file)
+        with giving_way(19):
+            inference.predict(b"an image")
+        inference.predict(b"an image")
+        assert server.niceness == ["19", None]
