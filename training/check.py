@@ -47,7 +47,9 @@ def _check(folder: Path, output: Path) -> Outcome:
     from training.curation.moves import write_moves
     from training.curation.outstanding import outstanding
     from training.curation.report import Findings, proposed, summary, write_report
+    from training.files import check_writable
 
+    check_writable(output)
     examined = examine(folder)
     findings = Findings(
         examined,

@@ -50,9 +50,19 @@ def _sync(descriptor: int) -> None:
             raise
 
 
+def check_writable(folder: Path) -> None:
+    """Raise Stopped if no file can be written into a folder, before work that takes long."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Stopped(f"{folder} cannot be written ({error.strerror}); name another folder with --output.") from None
+
+
 def write_whole(path: Path, text: str) -> None:
     with written_whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save_figure(figure: "Figure", path: Path, **options: Any) -> None:

@@ -1,18 +1,22 @@
 """`classifier check`, from a folder with everything wrong to the folder that a person has confirmed, and back."""
 
 import csv
+import errno
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 from playwright.sync_api import Page, expect
 
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import THREE, draw_photo, encode
+from training.curation.labels import wrong_labels
 
 EACH, SWAPPED = 40, 12
 
@@ -200,6 +204,102 @@ def test_folders_of_a_split_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "moves.csv").write_text("file,to\ntest/red/1.png,lime\n")
     check(tmp_path / "photos", "--apply", tmp_path / "moves.csv")
     assert (tmp_path / "photos/test/lime/1-2.png").read_text() == "red"
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Two photos of red, and a move of both to lime in moves.csv."""
+    for name in ("red", "lime"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / "photos" / "red" / f"{number}.png").write_text(str(number))
+    (tmp_path / "moves.csv").write_text("file,to\nred/1.png,lime\nred/2.png,lime\n")
+    return tmp_path / "photos"
+
+
+def test_what_cannot_be_moved_moves_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = tree(two), Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self == two / "red" / "2.png":
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(CommandFailed, match=r"2.png cannot be moved \(Invalid.*nothing was moved"):
+        check(two, "--apply", two.parent / "moves.csv")
+    assert tree(two) == before
+    with pytest.raises(CommandFailed, match="nothing to undo"):
+        check(two, "--undo")
+
+
+def test_moves_that_were_cut_short_are_taken_back_first(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = tree(two), Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self == two / "red" / "2.png":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(CommandFailed):
+            check(two, "--apply", two.parent / "moves.csv")
+    with pytest.raises(CommandFailed, match="cut short"):
+        check(two, "--apply", two.parent / "moves.csv")
+    assert check(two, "--undo") == {"moves": 1}
+    assert tree(two) == before
+    assert check(two, "--apply", two.parent / "moves.csv") == {"moves": 2}
+
+
+def test_what_cannot_be_taken_back_is_named_and_not_forgotten(two: Path) -> None:
+    check(two, "--apply", two.parent / "moves.csv")
+    (two / "red" / "1.png").write_text("another photo")
+    with pytest.raises(CommandFailed, match=r"Took back 1 moves, and could not take back 1 .*another file is there"):
+        check(two, "--undo")
+    assert (two / "red" / "1.png").read_text() == "another photo"
+    (two / "red" / "1.png").unlink()
+    assert check(two, "--undo") == {"moves": 1}
+    assert (two / "red" / "1.png").read_text() == "1"
+
+
+def test_a_link_leads_to_its_photo_from_elsewhere_too(two: Path) -> None:
+    original = two.parent / "originals" / "1.png"
+    original.parent.mkdir()
+    (two / "red" / "1.png").rename(original)
+    (two / "red" / "1.png").symlink_to("../../originals/1.png")
+    (two.parent / "moves.csv").write_text("file,to\nred/1.png,\n")
+    check(two, "--apply", two.parent / "moves.csv")
+    assert (two / ".taken_out" / "red" / "1.png").read_text() == "1"
+    assert check(two, "--undo") == {"moves": 1}
+    assert (two / "red" / "1.png").read_text() == "1"
+
+
+def test_no_photo_is_lost_on_a_disk_that_ignores_case(tmp_path: Path) -> None:
+    """On such a disk A.png and a.png are one file, though each may come from another folder."""
+    for name, file in (("red", "Ä.PNG"), ("azure", "a\u0308.png"), ("lime", "other.png")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / file).write_text(name)
+    (tmp_path / "moves.csv").write_text("file,to\nred/Ä.PNG,lime\nazure/a\u0308.png,lime\n")
+    check(tmp_path / "photos", "--apply", tmp_path / "moves.csv")
+    assert sorted(path.name for path in (tmp_path / "photos" / "lime").iterdir()) == [
+        "a\u0308-2.png",
+        "other.png",
+        "Ä.PNG",
+    ]
+
+
+def test_where_no_page_can_be_written_nothing_is_looked_at(two: Path) -> None:
+    (two.parent / "file").touch()
+    with pytest.raises(CommandFailed, match="cannot be written"):
+        check(two, "-o", two.parent / "file")
+
+
+def test_the_only_photo_of_a_class_is_never_wrong() -> None:
+    features = torch.cat([torch.randn(20, 4) + 3, torch.randn(20, 4) - 3, torch.full((1, 4), 3.0)])
+    labels = np.array([0] * 20 + [1] * 20 + [2])
+    wrong = wrong_labels(features, labels, 3, torch.nn.Linear(4, 1000))
+    assert 40 not in [each.photo for each in wrong]
 
 
 def tree(root: Path) -> set[str]:

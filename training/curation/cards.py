@@ -12,7 +12,7 @@ from training.curation.moves import Move
 from training.files import write_whole
 
 THUMBNAIL = 120  # pixels
-MOST_SHOWN = 200  # of each kind
+MOST_SHOWN = 1000  # of each kind; a browser still shows them at once
 TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 

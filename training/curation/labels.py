@@ -27,9 +27,11 @@ class WrongLabel(NamedTuple):
 def wrong_labels(features: Tensor, labels: NDArray[np.int64], classes: int, head: nn.Module) -> list[WrongLabel]:
     """Return the likely wrong labels, the worst first. `features` are (N, D), and `head` the network's for them.
 
-    Too few photos, or photos of one class only, say nothing of a label.
+    Too few photos, or photos of one class only, say nothing of a label. Nor does the only photo of a class: the
+    classifier that was fitted without it does not know the class.
     """
-    if len(labels) < 2 * FOLDS or len(np.unique(labels)) < 2 or np.bincount(labels).max() < FOLDS:
+    counts = np.bincount(labels, minlength=classes)
+    if len(labels) < 2 * FOLDS or len(np.unique(labels)) < 2 or counts.max() < FOLDS:
         return []
     probabilities = out_of_fold(features, torch.from_numpy(labels), classes, head)
     # cleanlab's default filter is too careful: of 20 labels swapped among 500 cats and dogs it names 16, and this all.
@@ -44,6 +46,7 @@ def wrong_labels(features: Tensor, labels: NDArray[np.int64], classes: int, head
     return [
         WrongLabel(int(at), int(likely[at]), float(probabilities[at, likely[at]]), float(probabilities[at, labels[at]]))
         for at in ranked
+        if counts[labels[at]] > 1
     ]
 
 

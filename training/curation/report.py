@@ -33,15 +33,14 @@ def proposed(findings: Findings) -> list[Move]:
 def write_report(findings: Findings, path: Path) -> None:
     """Write the page, which holds its pictures."""
     examined = findings.examined
-    across = [pair for pair in findings.copies if _across(examined.photos, pair)]
     sections = [
         Section(
             "Likely wrong labels",
-            "A classifier that was fitted without a photo expects another class for it.",
+            "A classifier that was fitted without a photo expects another class for it. proposed.csv names them all.",
             _wrong(findings),
         ),
-        Section("Copies of the same bytes", "Training keeps them on one side of the split.", _copies(findings, True)),
-        Section("Pictures that look the same", _note_of(across), _copies(findings, exact=False)),
+        Section("Copies of the same bytes", _note_of(findings, exact=True), _copies(findings, exact=True)),
+        Section("Pictures that look the same", _note_of(findings, exact=False), _copies(findings, exact=False)),
         Section("Pictures that stand out", "Look whether they belong here.", _outstanding(findings)),
     ]
     title = f"{examined.root.resolve().name}: {len(examined.photos):,} photos"
@@ -107,9 +106,11 @@ def _across(photos: list[Photo], pair: Copy) -> bool:
     return photos[pair.first].split != photos[pair.second].split
 
 
-def _note_of(across: list[Copy]) -> str:
-    near = sum(not pair.exact for pair in across)
-    return f"{near:,} of these pairs are on both sides of the split, so the test would flatter the network."
+def _note_of(findings: Findings, exact: bool) -> str:
+    across = sum(_across(findings.examined.photos, pair) for pair in findings.copies if pair.exact == exact)
+    if not across:
+        return "None of these pairs is on both sides of the split."
+    return f"{across:,} of these pairs are on both sides of the split, so the test would flatter the network."
 
 
 def _classes(examined: Examined) -> str:
