@@ -1,6 +1,9 @@
 """Photos in folders named as their classes: `<class>/*`, or all of a split in `train/<class>/*` or `test/<class>/*`."""
 
 import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import count, filterfalse
 from pathlib import Path
 
 from training.decoding import UNREADABLE
@@ -14,9 +17,10 @@ from training.folders import (
     extensions_of,
     few,
     find,
+    from_feedback,
     is_leaving,
 )
-from training.split import DataError, Photos, by_content
+from training.split import ALWAYS_TRAIN, BY_CHANCE, DataError, Photos, by_content, is_for_test, validation_key
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
 
@@ -24,6 +28,8 @@ VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; no
 def has_splits(root: Path) -> bool:
     """Return whether a folder has the folders train and test, or one of them and no classes. Raises DataError."""
     names = set(_folders_in(root))
+    if {"train", "test"} <= {name.lower() for name in names} and not {"train", "test"} <= names:
+        raise DataError(f"The folders in {root} have to be called train and test, in small letters. Rename them.")
     return {"train", "test"} <= names or (bool(names) and names <= {"train", "test", *VALIDATION_FOLDERS})
 
 
@@ -38,17 +44,40 @@ def classes_of(root: Path) -> list[str]:
 
 
 def of_folder(folder: Path) -> Photos:
-    """Return all photos of a folder of classes."""
+    """Return all photos of train or test, which is a folder of classes."""
     classes, findings = _sorted_into_classes(folder, classes_in(folder))
     notes = _notes(folder, findings)
-    notes += [
-        f"{folder.parent / name}: not read; the validation images are a part of {folder.parent / 'train'}."
-        for name in VALIDATION_FOLDERS
-        if folder.name == "train" and (folder.parent / name).is_dir()
-    ]
+    if folder.name == "train":
+        others = [name for name in _folders_in(folder.parent) if name not in ("train", "test")]
+        notes += [f"{folder.parent / name}: {_why_not_read(name)}" for name in others]
     labels = [label for label, paths in enumerate(classes.values()) for _ in paths]
     paths = [path for paths in classes.values() for path in paths]
-    return Photos(paths, labels, list(classes), _unreadable(findings), notes)
+    keys = _validation_keys(paths, labels, from_feedback(folder.parent))
+    return Photos(paths, labels, list(classes), _unreadable(findings), notes, keys)
+
+
+def _why_not_read(name: str) -> str:
+    if name in VALIDATION_FOLDERS:
+        return "not read; the validation images are a part of train."
+    return "not read; a class has to lie in train and in test."
+
+
+def _validation_keys(paths: list[Path], labels: list[int], accepted: set[str]) -> list[float] | None:
+    """Keep the split of the photos that were there before feedback came, so that none changes its side.
+
+    Photos from feedback are to train on, unless their class has no other photos.
+    """
+    if not any(path.name in accepted for path in paths):
+        return None
+    others = Counter(label for path, label in zip(paths, labels, strict=True) if path.name not in accepted)
+    places: dict[int, Iterator[int]] = defaultdict(lambda: filterfalse(is_for_test, count()))
+    keys = []
+    for path, label in zip(paths, labels, strict=True):
+        if path.name not in accepted or others[label] == 1:
+            keys.append(BY_CHANCE)
+        else:
+            keys.append(ALWAYS_TRAIN if others[label] else validation_key(next(places[label])))
+    return keys
 
 
 def of_classes(root: Path, split: str) -> Photos:
@@ -93,9 +122,15 @@ def classes_in(folder: Path) -> list[str]:
         deeper = f" If the folders in {inside} are your classes, name that." if len(_folders_in(inside)) > 1 else ""
         raise DataError(f"Training needs at least two classes; {folder} has only '{names[0]}'.{deeper}")
     for name in names:
+        if _is_no_utf8(name):
+            raise DataError(f"{folder} has a folder whose name is not UTF-8: {few([name])}. Rename it.")
         if {"train", "test"} <= set(_folders_in(folder / name)):
             raise DataError(f"{folder / name} has folders train and test, so it is no class; name it with --data.")
     return names
+
+
+def _is_no_utf8(name: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in name)  # a byte that Python could not decode
 
 
 def _sorted_into_classes(folder: Path, names: list[str]) -> tuple[dict[str, list[Path]], Findings]:

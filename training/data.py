@@ -26,7 +26,7 @@ from training.decoding import decode
 from training.inputs import Inputs, Pixels, read_all
 from training.photos import photos_of
 from training.project import ROOT
-from training.split import DataError, Photos, raise_any
+from training.split import BY_CHANCE, DataError, Photos, raise_any
 
 CIFAR10_ROOT = ROOT / "data"
 CIFAR10_PREPROCESSING = Preprocessing(32)  # leaves its images as they are
@@ -131,12 +131,17 @@ def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images
 
     The `seed` picks them, unless the images have validation keys. Raises DataError if a class has a single image.
     """
-    if images.validation_keys is not None:
-        return _split_by_keys(images, images.validation_keys < fraction)
+    keys = images.validation_keys if images.validation_keys is not None else torch.full(images.labels.shape, BY_CHANCE)
+    by_chance = keys.isnan()
+    if not by_chance.any():
+        return _split_by_keys(images, keys < fraction)
     generator = seeded(seed)
-    training, validation = [], []
+    training = [(keys >= fraction).nonzero().flatten()]
+    validation = [(keys < fraction).nonzero().flatten()]
     for label, name in enumerate(images.classes):
-        members = (images.labels == label).nonzero().flatten()
+        members = (by_chance & (images.labels == label)).nonzero().flatten()
+        if not len(members) and (images.labels == label).any():
+            continue  # all have keys
         if len(members) < 2:
             raise DataError(f"Class '{name}' has {len(members)} image(s) to train on; give it two or more.")
         shuffled = members[torch.randperm(len(members), generator=generator)]

@@ -32,7 +32,9 @@ def review(folder: Path, checkpoint: Path | None, output: Path) -> Outcome:
     """
     from training.checkpoint import load_checkpoint
     from training.curation.feedback import write_review
+    from training.files import check_writable
 
+    check_writable(output.parent)
     classes = load_checkpoint(checkpoint).card["classes"] if checkpoint else []
     waiting = write_review(folder, classes, output)
     next_step = (
@@ -60,6 +62,8 @@ def accept(folder: Path, moves: Path, photos: Path) -> Outcome:
     text = f"Moved {done.accepted:,} images to {photos}, and deleted {done.discarded:,}."
     if done.copies:
         text += f" {done.copies:,} were there already."
+    if done.gone:
+        text += f" {done.gone:,} had gone from {folder} before."
     return Outcome(0, text, done._asdict())
 
 

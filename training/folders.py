@@ -4,6 +4,7 @@ It imports the standard library only, because some commands work without PyTorch
 """
 
 import glob
+import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -14,10 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from stat import S_ISDIR, S_ISREG
 
+from training.outcome import Stopped
+
 # Those of handler.transforms, which needs NumPy and Pillow.
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp"))
 FORMAT_NAMES = "JPEG, PNG, GIF or WebP"
 PLACES_FILE = "split.csv"  # beside the classes of a folder that training has split
+FEEDBACK_FILE = ".feedback.jsonl"  # in a folder of photos: a line for each that came from feedback, and its class
 HEIC_EXTENSIONS = frozenset((".heic", ".heif"))
 READS_HEIC = find_spec("pillow_heif") is not None
 HOW_TO_READ_HEIC = "to read them, run: pip install pillow-heif"
@@ -154,6 +158,18 @@ def _reason(error: OSError) -> str:
 def _identity(stat: os.stat_result) -> Identity:
     """Return the numbers that only a folder and its links have in common."""
     return stat.st_dev, stat.st_ino
+
+
+def from_feedback(photos: Path) -> set[str]:
+    """Return the names of a folder's photos that came from feedback. Raises Stopped if its file is damaged."""
+    try:
+        lines = (photos / FEEDBACK_FILE).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    try:
+        return {json.loads(line)["file"] for line in lines}
+    except (ValueError, KeyError, TypeError):
+        raise Stopped(f"{photos / FEEDBACK_FILE} is damaged. Restore it, or remove what is no JSON.") from None
 
 
 def is_image(path: PurePath) -> bool:

@@ -19,7 +19,7 @@ from training.outcome import Stopped
 
 PLACES_COLUMNS = ["class", "place", "sha256"]
 TEST_EVERY, FIRST_TEST = 5, 2  # of the places in a class, numbered from 0
-ALWAYS_TRAIN, ALWAYS_VALIDATION = 1.0, -1.0  # instead of a validation key
+ALWAYS_TRAIN, ALWAYS_VALIDATION, BY_CHANCE = 1.0, -1.0, float("nan")  # instead of a validation key
 MAX_PROBLEMS = 20  # named in a message
 MIN_PHOTOS = 3  # of a class: one to train on, one for validation, one for the test
 
@@ -32,7 +32,8 @@ class Photos(NamedTuple):
     """The photos of a split in order, with the label of each, and the names of all classes.
 
     `problems` has a line for each one that cannot be used, and `notes` one for each kind of file that is left out.
-    A photo is for validation if its key is below the recipe's `validation_fraction`. Without keys, chance decides.
+    A photo is for validation if its key is below the recipe's `validation_fraction`. Without keys, or if a key is
+    BY_CHANCE, chance decides.
     """
 
     paths: list[Path]
@@ -144,7 +145,7 @@ def kept_places(file: Path) -> dict[str, dict[str, int]]:
                 kept[row["class"]][row["sha256"]] = int(row["place"])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise DataError(
             f"{file}, which keeps the split of your photos, cannot be read. Restore it, or delete it to split all "
             "photos again."

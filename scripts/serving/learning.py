@@ -1,7 +1,6 @@
 """From a checkpoint and photos with accepted feedback to the next version, which is served if it is no worse."""
 
 import contextlib
-import json
 import sys
 import zlib
 from dataclasses import asdict, dataclass
@@ -15,8 +14,8 @@ from scripts.serving.versions import manage
 from training.archive import next_version, pack
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Recipe, make_recipe
-from training.curation.feedback import RECORD
 from training.data import read_files
+from training.folders import from_feedback
 from training.metrics import predict
 from training.outcome import Outcome, Stopped, say
 from training.photos import photos_of
@@ -90,8 +89,14 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
         raise Stopped(
             f"{options.photos} lacks the class {missing[0]!r}; add photos of it, so that it is not forgotten."
         )
-    from_feedback = accepted(options.photos)
-    if not from_feedback:
+    if train_photos.classes != test_photos.classes:
+        new = next(iter({*train_photos.classes} ^ {*test_photos.classes}))
+        raise Stopped(
+            f"Of train and test in {options.photos}, only one has the class {new!r}. Put photos of it into the other, "
+            "so that it is learned and tested."
+        )
+    accepted = from_feedback(options.photos)
+    if not accepted:
         raise Stopped(
             f"{options.photos} has no accepted feedback; first run 'classifier feedback accept FOLDER CSV "
             f"--to {options.photos}'."
@@ -105,7 +110,7 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
         "head_first": HEAD_FIRST if new_classes else None,
     }
     tests = [(path, classes[label]) for path, label in zip(test_photos.paths, test_photos.labels, strict=True)]
-    old = [(path, name) for path, name in tests if path.name not in from_feedback and name in card["classes"]]
+    old = [(path, name) for path, name in tests if path.name not in accepted and name in card["classes"]]
     if not old:
         raise Stopped(f"{options.photos} has no test photos but those from feedback; add the photos of {card['name']}.")
     names = [path.name for path in sorted([*train_photos.paths, *test_photos.paths])]
@@ -115,20 +120,11 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
         output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",
         version=version,
         to_train_on=len(train_photos.paths),
-        of_feedback=sum(path.name in from_feedback for path in train_photos.paths),
+        of_feedback=sum(path.name in accepted for path in train_photos.paths),
         old=old,
-        new=[(path, name) for path, name in tests if path.name in from_feedback],
+        new=[(path, name) for path, name in tests if path.name in accepted],
         new_classes=new_classes,
     )
-
-
-def accepted(photos: Path) -> set[str]:
-    """Return the names of the photos that came from feedback; each has the SHA-256 of its image as its name."""
-    try:
-        lines = (photos / RECORD).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    return {json.loads(line)["file"] for line in lines}
 
 
 def _next_version(options: Options) -> str:

@@ -1,12 +1,17 @@
 """Photos in folders of classes: what is found, what is left out, and what is wrong with the folders."""
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from handler.transforms import Preprocessing
-from training.data import load_images, load_training_images
+from tests.drawing import draw, encode
+from training.data import load_images, load_training_images, stratified_split
+from training.folders import FEEDBACK_FILE
 from training.photos import photos_of
 from training.split import DataError
 
@@ -69,3 +74,50 @@ def test_heic_photos_are_trained_on(photos: Path) -> None:
     pillow_heif.from_pillow(Image.new("RGB", (90, 60), (200, 30, 30))).save(file)
     both = [load_images(photos, split, SMALL) for split in ("train", "test")]
     assert sum(images.inputs.count for images in both) == 31
+
+
+def test_folders_of_a_split_are_called_train_and_test(photos: Path) -> None:
+    photos.rename(photos.parent / "Train")
+    (photos.parent / "Test").mkdir()
+    with pytest.raises(DataError, match="have to be called train and test"):
+        photos_of(photos.parent, "train")
+
+
+def test_a_folder_beside_train_and_test_is_named(split: Path) -> None:
+    (split / "extra").mkdir()
+    assert any("extra: not read" in line for line in photos_of(split, "train").notes)
+
+
+def test_a_class_whose_name_is_not_utf8_gets_a_sentence(photos: Path) -> None:
+    (photos / os.fsdecode(b"M\xf6we")).mkdir()
+    with pytest.raises(DataError, match=r"name is not UTF-8: M\\xf6we"):
+        photos_of(photos, "train")
+
+
+@pytest.fixture
+def split(photos: Path) -> Path:
+    """The photos of three classes in train, and some of each in test."""
+    shutil.copytree(photos, photos.parent / "split" / "test")
+    return photos.rename(photos.parent / "split" / "train").parent
+
+
+def test_feedback_changes_the_side_of_no_other_photo(split: Path) -> None:
+    def sides() -> list[set[str]]:
+        images = load_images(split, "train", SMALL)
+        paths = photos_of(split, "train").paths
+        names = {pixels.numpy().tobytes(): path.name for path, pixels in zip(paths, images.pixels, strict=True)}
+        halves = stratified_split(images, 0.2, 1)
+        return [{names[pixels.numpy().tobytes()] for pixels in half.pixels} for half in halves]
+
+    before = sides()
+    lines = []
+    for number, name in enumerate(["azure", "brown", "red"] * 5):
+        file = split / "train" / name / f"{name}-{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(encode(draw("blue", 100 + number)))
+        lines.append(json.dumps({"file": file.name}))
+    (split / FEEDBACK_FILE).write_text("\n".join(lines))
+    training, validation = sides()
+    assert before[1] <= validation
+    assert before[0] <= training
+    assert {name.split("-")[0] for name in validation - before[1]} == {"brown"}  # a class of nothing else

@@ -12,6 +12,8 @@ from tests.conftest import CommandFailed, run_module
 from tests.drawing import draw, encode
 from tests.gateway.test_feedback import gateway, predict, send
 from training.curation import feedback
+from training.folders import FEEDBACK_FILE, from_feedback
+from training.outcome import Stopped
 
 IMAGES = {name: encode(draw(name, 1), "JPEG") for name in ("red", "blue", "lime", "pink")}
 
@@ -55,11 +57,16 @@ def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_p
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the confirmed moves").click()
     download.value.save_as(tmp_path / "moves.csv")
-    assert run("accept", folder, tmp_path / "moves.csv", "--to", photos) == {"accepted": 2, "discarded": 1, "copies": 0}
+    assert run("accept", folder, tmp_path / "moves.csv", "--to", photos) == {
+        "accepted": 2,
+        "discarded": 1,
+        "copies": 0,
+        "gone": 0,
+    }
     accepted = {path.relative_to(photos).parts[0]: path.read_bytes() for path in photos.rglob("*.jpg")}
     assert accepted == {"red": IMAGES["red"], "blue": IMAGES["pink"]}
     assert [path.read_bytes() for path in folder.rglob("*.jpg")] == [IMAGES["blue"]]
-    record = [json.loads(line) for line in (photos / feedback.RECORD).read_text().splitlines()]
+    record = [json.loads(line) for line in (photos / FEEDBACK_FILE).read_text().splitlines()]
     assert {line["class"] for line in record} == {"red", "blue"}
     assert run("review", folder, "-o", html) == {"waiting": 1}
 
@@ -73,15 +80,68 @@ def test_nothing_is_learned_that_nobody_accepted(folder: Path, page: Page, tmp_p
         ("{red},../up", "cannot be a class"),
         ("{red},.hidden", "cannot be a class"),
         ("{red},a/b", "cannot be a class"),
+        ("../photos-of-mine/red/1.jpg,", "has no image"),
+        ("feedback/{red},", "has no image"),
+        ("red/1.jpg,", "has no image"),  # as in the moves of 'classifier check'
+        ("{twin},lime", "goes to two classes"),
     ],
 )
 def test_decisions_are_carried_out_all_or_none(folder: Path, tmp_path: Path, row: str, words: str) -> None:
     red, blue = (next((folder / name).glob("*.jpg")).relative_to(folder) for name in ("red", "blue"))
-    (tmp_path / "moves.csv").write_text(f"file,to\n{blue},blue\n{row.format(red=red)}\n")
+    mine = tmp_path / "photos-of-mine" / "red" / "1.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    row = row.format(red=red, twin=f"lime/{blue.name}")
+    (tmp_path / "moves.csv").write_text(f"file,to\n{blue},blue\n{row}\n")
     with pytest.raises(CommandFailed, match=words):
         run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
     assert len([*folder.rglob("*.jpg")]) == 4
+    assert mine.exists()
     assert not (tmp_path / "photos").exists()
+
+
+def test_what_has_gone_meanwhile_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    red, blue = (next((folder / name).glob("*.jpg")).relative_to(folder) for name in ("red", "blue"))
+    (tmp_path / "moves.csv").write_text(f"file,to\n{blue},blue\n{red},\n")
+    (folder / red).unlink()  # it was too old
+    expected = [
+        {"accepted": 1, "discarded": 0, "copies": 0, "gone": 1},
+        {"accepted": 0, "discarded": 0, "copies": 0, "gone": 2},
+    ]
+    assert [run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos") for _ in range(2)] == expected
+
+
+def test_a_photo_may_lie_in_a_folder_of_its_class(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "photos" / "red" / "2024" / "mine.jpg"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(IMAGES["red"])
+    red = next((folder / "red").glob("*.jpg")).relative_to(folder)
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},red\n")
+    assert run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")["copies"] == 1
+
+
+def test_a_line_that_a_full_disk_has_torn_hides_no_other(folder: Path, page: Page, tmp_path: Path) -> None:
+    said = next((folder / "red").glob("*.jsonl"))
+    said.write_text('{"class": "re' + "\n" + said.read_text())
+    run("review", folder, "-o", tmp_path / "feedback.html")
+    page.goto((tmp_path / "feedback.html").as_uri())
+    expect(page.locator(".cards li").filter(has_text="Somebody: it is red")).to_have_count(1)
+
+
+def test_a_heic_photo_waits_though_it_cannot_be_shown(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.folders.READS_HEIC", False)
+    monkeypatch.setattr(feedback, "READS_HEIC", False)
+    (folder / "red" / f"{'0' * 64}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert run("review", folder, "-o", tmp_path / "feedback.html") == {"waiting": 5}
+    assert "pip install pillow-heif" in (tmp_path / "feedback.html").read_text()
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / FEEDBACK_FILE).write_text('{"file": "a.jpg"}\n{"fi')
+    with pytest.raises(Stopped, match="is damaged"):
+        from_feedback(tmp_path)
 
 
 def test_photos_that_are_split_get_more_to_train_on(folder: Path, tmp_path: Path) -> None:
@@ -108,7 +168,7 @@ def test_a_photo_that_is_there_already_is_not_learned(folder: Path, tmp_path: Pa
     assert len([*folder.rglob("*.jpg")]) == 4
     (tmp_path / "moves.csv").write_text(f"file,to\n{red},red\n{blue},blue\n")
     said = run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
-    assert said == {"accepted": 1, "discarded": 0, "copies": 1}
+    assert said == {"accepted": 1, "discarded": 0, "copies": 1, "gone": 0}
     assert {path.relative_to(tmp_path / "photos") for path in (tmp_path / "photos").rglob("*.jpg")} == {
         Path("test/red/mine.jpg"),
         Path("train/blue") / blue.name,

@@ -13,7 +13,7 @@ import yaml
 from playwright.sync_api import Page, expect
 
 from scripts.serving.defaults import EMBEDDED
-from scripts.serving.learning import Options, accepted, make_plan
+from scripts.serving.learning import Options, make_plan
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import draw, encode
 from tests.screenshot import keep
@@ -22,6 +22,7 @@ from tests.ui.uploads import upload
 from training.checkpoint import load_checkpoint
 from training.curation.feedback import accept
 from training.curation.moves import Move
+from training.folders import from_feedback
 from training.outcome import Stopped
 
 EACH, CORRECTIONS, UNSEEN = 40, 20, 10
@@ -65,7 +66,7 @@ def photos(before: Path, tmp_path: Path) -> Path:
     shutil.copytree(before / "photos", photos)
     write(tmp_path / "feedback" / "mine", "blue", range(CORRECTIONS))
     moves = [Move(f"mine/blue_{number}.png", "mine", "") for number in range(CORRECTIONS)]
-    assert accept(tmp_path / "feedback", moves, photos) == (CORRECTIONS, 0, 0)
+    assert accept(tmp_path / "feedback", moves, photos) == (CORRECTIONS, 0, 0, 0)
     return photos
 
 
@@ -128,7 +129,7 @@ def test_from_wrong_answers_on_the_page_to_right_ones(before: Path, stack: Stack
     download.value.save_as(tmp_path / "moves.csv")
     shutil.copytree(before / "photos", photos)
     run_module("training.feedback", "accept", before / "feedback", tmp_path / "moves.csv", "--to", photos)
-    assert len(accepted(photos)) == CORRECTIONS
+    assert len(from_feedback(photos)) == CORRECTIONS
 
     product = ["--config", stack.config, "--run", stack.run]
     plan = learn(before, photos, *product, "--dry-run")
@@ -165,7 +166,7 @@ def options(before: Path, photos: Path) -> Options:
 
 def test_plans_with_the_old_test_photos_and_the_new_apart(before: Path, photos: Path) -> None:
     plan = make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
-    assert len(accepted(photos)) == CORRECTIONS
+    assert len(from_feedback(photos)) == CORRECTIONS
     assert len(plan.old) == 3 * EACH // 5
     assert plan.of_feedback + len(plan.new) == CORRECTIONS
     assert plan.new
@@ -179,6 +180,16 @@ def test_a_new_class_gets_a_place_in_the_head(before: Path, photos: Path) -> Non
     assert plan.new_classes == ["pink"]
     assert plan.recipe.head_first is not None
     assert all(name != "pink" for _, name in plan.old)
+
+
+def test_a_new_class_needs_photos_to_test_it_with(before: Path, photos: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    for name in ("train", "test"):
+        shutil.copytree(before / "photos", split / name)
+    write(split / "train" / "owl", "pink", range(3))
+    shutil.copy(photos / ".feedback.jsonl", split)
+    with pytest.raises(CommandFailed, match="only one has the class 'owl'"):
+        learn(before, split, "--no-roll", "--dry-run")
 
 
 def test_a_worse_checkpoint_is_not_served(before: Path, photos: Path, tmp_path: Path) -> None:
