@@ -10,11 +10,11 @@ import os
 import random
 import re
 import time
-from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
+from threading import get_native_id
 from typing import Any
 
 from flask import Blueprint, abort, current_app, g, request
@@ -34,8 +34,9 @@ SECONDS_BETWEEN_SCANS = 60
 BLOCK_BYTES = 4096  # that the smallest file takes on disk
 MAX_IMAGES = 10_000  # that wait for a review, because a scan of more takes too long
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}  # of a file, by its first bytes
-HEIC = "heic"  # says "ftyp" a little later
-OWN = re.compile(r"\.?[0-9a-f]{64}\.(?:jpg|png|gif|webp|heic|jsonl|\d+\.part)")  # no other file is ever deleted
+HEIC, HEIC_MAGIC = "heic", re.compile(rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL)  # as handler.transforms
+IMAGE = re.compile(r"[0-9a-f]{64}\.(?:jpg|png|gif|webp|heic)")
+OWN = re.compile(rf"{IMAGE.pattern}|\.?[0-9a-f]{{64}}\.(?:jsonl|\d+\.part)")  # no other file is ever deleted
 # A class is the name of a folder, on other systems too.
 NO_CLASS = re.compile(r"""[\x00-\x1f/\\:*?"<>|\x7f]|^[. ]|[. ]$|^$""")
 
@@ -60,10 +61,9 @@ class Feedback:
     def __init__(self, folder: Path, max_bytes: int, max_seconds: float, share: float, recent: Path) -> None:
         self._folder, self._max_bytes, self._max_seconds, self._share = folder, max_bytes, max_seconds, share
         self._recent, self._mine = recent, recent / str(os.getpid())  # gunicorn.conf.py deletes it with the process
-        self._remembered: deque[tuple[Path, int]] = deque()
+        self._remembered: dict[Path, int] = {}  # the files and their bytes, the oldest first
         self._held = 0  # bytes of them
         self._bytes, self._images, self._scanned = 0, 0, -float("inf")
-        self._mine.mkdir(parents=True, exist_ok=True)
 
     def remember(self, request_id: str, image: bytes, prediction: Prediction) -> None:
         """Keep a predicted image for a while, so that the request's id is enough to speak of it."""
@@ -77,34 +77,40 @@ class Feedback:
         }
         with suppress(OSError):  # no feedback is worth a prediction
             self._remember(_name_of(request_id), json.dumps(known).encode() + b"\n" + image)
+        with suppress(OSError):
             has_place = self.has_place(len(image))  # and what is too old goes, though nobody tells anything
             unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
             is_drawn = random.random() < self._share  # noqa: S311  for a sample, not a secret
             if unsure and is_drawn and has_place and _ending(image):
-                self.keep(image, UNLABELLED, known)
+                get_hub().threadpool.apply(self.keep, (image, UNLABELLED, known))
 
     def recall(self, request_id: str) -> tuple[dict[str, Any], bytes] | None:
         """Return what is known of a request of the same client, and its image, if that is still there."""
+        found = []
         for file in self._recent.glob(f"*/{_name_of(request_id)}"):
             with suppress(OSError, ValueError):  # the last for a file that is torn
                 text, _, image = file.read_bytes().partition(b"\n")
-                known = json.loads(text)
-                if known["client"] == g.access.client:
-                    return known, image
-        return None
+                found.append((file.stat().st_mtime_ns, json.loads(text), image))
+        if not found:
+            return None
+        _, known, image = max(found, key=lambda each: each[0])  # a client may use an id again
+        return known, image
 
     def keep(self, image: bytes, class_name: str, known: dict[str, Any]) -> str:
-        """Write an image and a line on it; returns its path in the folder. Raises OSError."""
+        """Write an image and a line on it; returns its path in the folder. Raises OSError. A disk may be slow."""
         digest = hashlib.sha256(image).hexdigest()
         file = self._folder / class_name / f"{digest}.{_ending(image)}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            _write(file, file.with_name(f".{digest}.{os.getpid()}.part"), image)
+        if file.exists():
+            os.utime(file)  # it is as young as the last that was said of it
+        else:
+            _write(file, file.with_name(f".{digest}.{os.getpid()}{get_native_id()}.part"), image)
             self._bytes += len(image) + 2 * BLOCK_BYTES
             self._images += 1
-        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **known}
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **known}) + "\n"
         with file.with_suffix(".jsonl").open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+            lines.write(line)
+        self._bytes += len(line)
         return f"{class_name}/{file.name}"
 
     def has_place(self, size: int) -> bool:
@@ -125,18 +131,19 @@ class Feedback:
                     file.unlink()
                 else:
                     total += found.st_blocks * 512
-                    images += file.suffix != ".jsonl"
+                    images += bool(IMAGE.fullmatch(file.name))
         return total, images
 
     def _remember(self, name: str, content: bytes) -> None:
         """Write a file of this process's share of memory, for which its oldest ones make place first."""
-        self._held += len(content)
-        while self._remembered and self._held > RECENT_BYTES:
-            oldest, size = self._remembered.popleft()
-            oldest.unlink(missing_ok=True)
-            self._held -= size
         file = self._mine / name
-        self._remembered.append((file, len(content)))
+        self._held += len(content) - self._remembered.pop(file, 0)
+        while self._remembered and self._held > RECENT_BYTES:
+            oldest = next(iter(self._remembered))
+            oldest.unlink(missing_ok=True)
+            self._held -= self._remembered.pop(oldest)
+        self._remembered[file] = len(content)
+        self._mine.mkdir(parents=True, exist_ok=True)  # which may have been tidied away
         _write(file, file.with_suffix(".part"), content)
 
 
@@ -148,17 +155,20 @@ def feedback() -> dict[str, Any]:
     request.max_content_length = limits.MAX_MULTIPART_BYTES
     files, fields = bodies.form(at_most=1)
     class_name, note = fields.get("class", "").strip(), fields.get("note", "").strip()
-    if NO_CLASS.search(class_name) or len(os.fsencode(class_name)) > limits.MAX_FOLDER_NAME_BYTES:
+    if len(os.fsencode(class_name)) > limits.MAX_FOLDER_NAME_BYTES:
+        abort(400, f"The right class may have {limits.MAX_FOLDER_NAME_BYTES} bytes; its name is longer.")
+    if NO_CLASS.search(class_name):
         abort(400, "Send the right class in the field 'class': the name of a folder, without marks such as / or :.")
     if len(note) > limits.MAX_NOTE_LENGTH:
         abort(400, f"The note is too long; it may have {limits.MAX_NOTE_LENGTH} characters.")
     known, image = _meant(store, files, fields.get("id", ""))
     if not _ending(image) or not (pixels(image) or _ending(image) == HEIC):
         abort(415, "The file is not a JPEG, PNG, GIF or WebP. Send the image that was predicted.")
-    if not store.has_place(len(image)):
-        raise NoPlace
+    said = known | {"class": class_name, "note": note, "client": g.access.client}
     try:
-        path = store.keep(image, class_name, known | {"class": class_name, "note": note, "client": g.access.client})
+        if not store.has_place(len(image)):
+            raise NoPlace
+        path = get_hub().threadpool.apply(store.keep, (image, class_name, said))
     except OSError:
         current_app.logger.exception("Feedback cannot be kept.")
         raise NoPlace from None
@@ -180,13 +190,14 @@ def _meant(store: Feedback, files: list[bytes], request_id: str) -> tuple[dict[s
 
 def _ending(image: bytes) -> str:
     """Return the ending of an image file's name; empty if it is none."""
-    if image[4:8] == b"ftyp":
+    if HEIC_MAGIC.match(image):
         return HEIC
     return next((ending for start, ending in ENDINGS.items() if image.startswith(start)), "")
 
 
 def _name_of(request_id: str) -> str:
-    return hashlib.sha256(request_id.encode()).hexdigest()
+    """Return the name of a file for a request of this client. Two clients may use the same id."""
+    return hashlib.sha256(f"{g.access.client} {request_id}".encode()).hexdigest()
 
 
 def _write(file: Path, part: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ page.feedback = (() => {
     const { error } = await page.server.post("feedback", file, name, fields);
     if (state.chosen !== chosen) return; // another image is on show meanwhile
     element("tell").hidden = !error;
-    element("told").textContent = error ?? `Thank you. It is kept as ${fields.class} until a person has reviewed it.`;
+    element("told").textContent = error ?? `Thank you. It is kept as ${fields.class} until a person has reviewed it, or it is too old.`;
   }
 
   element("tell").addEventListener("submit", tell);

@@ -16,11 +16,13 @@ page.server = (() => {
     return ask(path, { method: "POST", body });
   }
 
+  let unstored = null; // the key, if the browser allows no storage
+
   function key() {
     try {
       return sessionStorage.getItem(KEY);
     } catch {
-      return null; // the browser allows no storage
+      return unstored;
     }
   }
 
@@ -118,7 +120,12 @@ page.server = (() => {
     const typed = element("key").value.trim();
     element("key").value = "";
     // A header takes no other letters. A key that is copied badly may have some.
-    sessionStorage.setItem(KEY, /^[!-~]+$/.test(typed) ? typed : "-");
+    const usable = /^[!-~]+$/.test(typed) ? typed : "-";
+    try {
+      sessionStorage.setItem(KEY, usable);
+    } catch {
+      unstored = usable;
+    }
     checkStatus();
   });
 

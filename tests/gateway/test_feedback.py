@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gateway.app import create_app
 from gateway.backend import Prediction
 from gateway.keys import add_client
 from gateway.limits import MAX_NOTE_LENGTH
+from handler import transforms
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction
 from training.photos import photos_of
@@ -143,6 +145,19 @@ def test_what_is_no_feedback_is_refused(
     assert refused.get_json().keys() == {"error", "success"}
 
 
+def test_a_long_class_is_called_long(client: FlaskClient) -> None:
+    assert "200 bytes" in send(client, RED, name="猫" * 70).get_json()["error"]
+
+
+@pytest.mark.parametrize(("brand", "status"), [(b"heic", 200), (b"mif1", 200), (b"mp42", 415), (b"avif", 415)])
+def test_a_film_is_no_photo(client: FlaskClient, brand: bytes, status: int) -> None:
+    assert send(client, b"\0\0\0\x18ftyp" + brand + bytes(100), name="dog").status_code == status
+
+
+def test_the_gateway_and_the_handler_mean_the_same_by_heic() -> None:
+    assert feedback.HEIC_MAGIC == transforms.HEIC_MAGIC
+
+
 def test_a_class_in_any_language(client: FlaskClient, folder: Path) -> None:
     assert (folder / send(client, RED, name="小猫 & co").get_json()["kept"]).exists()
 
@@ -175,6 +190,34 @@ def test_it_is_bounded_in_age(monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     new = folder / send(client, BLUE, name="dog").get_json()["kept"]
     assert [path.exists() for path in (old, old.with_suffix(".jsonl"), new)] == [False, False, True]
     assert mine.exists()  # it deletes no other files
+
+
+def test_what_is_told_again_stays_as_long_as_what_is_new(client: FlaskClient, folder: Path) -> None:
+    old = folder / send(client, RED, name="dog").get_json()["kept"]
+    for file in (old, old.with_suffix(".jsonl")):
+        os.utime(file, (time.time() - 89 * 86_400,) * 2)
+    send(client, RED, name="dog")
+    assert all(file.stat().st_mtime > time.time() - 60 for file in (old, old.with_suffix(".jsonl")))
+
+
+def test_folders_are_no_images(monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path) -> None:
+    monkeypatch.setattr(feedback, "MAX_IMAGES", 2)
+    for number in range(10):
+        (folder / f"class {number}").mkdir(parents=True)
+    assert [send(client, image, name="dog").status_code for image in (RED, BLUE, RED + b"3")] == [200, 200, 507]
+
+
+def test_a_client_that_uses_an_id_again_means_the_last_image(client: FlaskClient, folder: Path) -> None:
+    for image in (RED, BLUE):
+        form = {"file": (io.BytesIO(image), "image")}
+        client.post("/predict", data=form, headers={"X-Request-ID": "camera-1"})
+    kept = send(client, None, id="camera-1", name="dog").get_json()["kept"]
+    assert (folder / kept).read_bytes() == BLUE
+
+
+def test_images_are_remembered_though_their_folder_was_tidied_away(client: FlaskClient, folder: Path) -> None:
+    shutil.rmtree(folder.parent / "shared", ignore_errors=True)
+    assert send(client, None, id=predict(client), name="dog").status_code == 200
 
 
 def test_requests_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path) -> None:

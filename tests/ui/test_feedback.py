@@ -35,7 +35,9 @@ def test_keeps_the_image_the_class_and_the_note(asking: Page, folder: Path) -> N
     asking.get_by_label("It is").fill("owl")
     asking.get_by_label("Note").fill("at night")
     asking.get_by_role("button", name="Send").click()
-    expect(asking.locator("#told")).to_have_text("Thank you. It is kept as owl until a person has reviewed it.")
+    expect(asking.locator("#told")).to_have_text(
+        "Thank you. It is kept as owl until a person has reviewed it, or it is too old."
+    )
     expect(asking.get_by_label("It is")).to_be_hidden()
     (image,) = (folder / "owl").glob("*.png")
     assert image.read_bytes() == PICTURE
