@@ -1,9 +1,11 @@
 """The application and its settings."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,6 +26,7 @@ from gateway.torchserve.inference import Inference
 from gateway.traffic import Traffic
 
 ROOT = Path(__file__).parent
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period, or "max"
 
 
 class Setting(NamedTuple):
@@ -108,6 +111,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
+    _check_numbers(app.config)
     app.json = StrictJSON(app)
     backend = _backend(app.config)
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
@@ -131,6 +135,14 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     return app
 
 
+def _check_numbers(config: Config) -> None:
+    """Raise ValueError if a setting that is a number by default is none, because each request would fail of it."""
+    for name, default, _ in SETTINGS:
+        value = config[name]
+        if isinstance(default, int) and (not isinstance(value, (int, float)) or value < 0):
+            raise ValueError(f"GATEWAY_{name} is {value!r}, and has to be a number such as {default}.")
+
+
 def _add_slash() -> Response:
     return redirect("swagger/")  # relative; Werkzeug's own redirect would leave the path of a proxy
 
@@ -140,8 +152,17 @@ def _small_calls(config: Config) -> int:
 
     If this process runs the model, more calls than cores only make each call smaller. Two processes share the cores.
     """
-    cores = len(os.sched_getaffinity(0)) // 2 if config["MODEL_DIR"] else config["CALLS"]
+    cores = _cores() // 2 if config["MODEL_DIR"] else config["CALLS"]
     return max(1, min(config["CALLS"], cores))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use. A container may have a quota of the machine's."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # there is none
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, math.ceil(quota / period))
+    return cores
 
 
 def _shared_folder() -> Path:

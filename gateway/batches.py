@@ -12,8 +12,9 @@ from gateway.priority import giving_way
 
 
 def part_of_call(image: bytes) -> float:
-    """Return how much of a call an image takes that shares it with others; more than 1 for one that goes alone."""
-    return max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, pixels(image) / MAX_BATCH_PIXELS)
+    """Return how much of a call an image takes that shares it with others; 1 or more for one that goes alone."""
+    said = pixels(image) or MAX_BATCH_PIXELS  # one that does not say its size may be as large
+    return max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, said / MAX_BATCH_PIXELS)
 
 
 class Batches:

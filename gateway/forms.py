@@ -12,6 +12,7 @@ from werkzeug.http import parse_options_header
 
 MAX_PARTS = 1000
 MAX_HEAD_BYTES = 64 * 1024  # of one part: its names may be long
+MAX_HEADS_BYTES = 4 * MAX_HEAD_BYTES  # of all together, because a strange one takes a microsecond for two bytes
 DISPOSITION = b"content-disposition:"
 END_OF_LINE = re.compile(rb"(--)|[ \t]*\r?\n")  # behind a boundary; '--' is behind the last one
 END_OF_HEAD = re.compile(rb"\r\n\r\n|\n\n")
@@ -41,10 +42,15 @@ def parts(body: bytes, boundary: str) -> Iterator[Part]:
         raise ValueError("The boundary is empty.")
     mark = b"--" + boundary.encode("latin-1")
     begin, last = _next_line(body, mark, 0)[1:]
+    heads = 0
     for _ in range(MAX_PARTS):
         if last:
             return
-        name, file_name, begin = _head(body, begin)
+        name, file_name, behind = _head(body, begin)
+        heads += behind - begin
+        if heads > MAX_HEADS_BYTES:
+            raise ValueError("The heads of all parts are too long.")
+        begin = behind
         end, after, last = _next_line(body, mark, begin)
         yield Part(name, file_name, slice(begin, end))
         begin = after

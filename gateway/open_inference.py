@@ -24,6 +24,7 @@ IMAGE = "image"
 HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of JSON in a body that also has tensors
 INPUT = f'Send one input: {{"name": "{IMAGE}", "datatype": "BYTES", "shape": [1], "data": ["<base64>"]}}.'
 BEHIND = f"The bytes behind the JSON are no {IMAGE} tensor. Each image needs its length before it, in 4 bytes."
+COUNT = f"Send 1 to {limits.MAX_FILES} images at once."
 SHAPE = "The shape must be [n] or [n, 1], with as many images as it says."
 
 
@@ -87,8 +88,9 @@ def model_ready(name: str, version: str = "") -> ResponseReturnValue:
         _, wanted = deployed(name, version)
     except BackendError:
         return {"name": name, "ready": False}, 503, RETRY_AFTER
-    is_ready = wanted["workers"] > 0
-    return {"name": name, "ready": is_ready}, 200 if is_ready else 503
+    if wanted["workers"] == 0:
+        return {"name": name, "ready": False}, 503, RETRY_AFTER
+    return {"name": name, "ready": True}
 
 
 @blueprint.post("/models/<name>/infer")
@@ -139,8 +141,8 @@ def read_request() -> tuple[dict[str, Any], list[bytes]]:
     images = behind(body[int(length) :], tensor) if "data" not in tensor else in_json(tensor["data"])
     if tensor.get("shape") not in ([len(images)], [len(images), 1]):
         abort(400, SHAPE)
-    if not images or len(images) > limits.MAX_FILES:
-        abort(400, f"Send 1 to {limits.MAX_FILES} images at once.")
+    if not images:
+        abort(400, COUNT)
     return asked, images
 
 
@@ -148,6 +150,8 @@ def in_json(data: Any) -> list[bytes]:
     """Return the images of a tensor in JSON, whose values may stand in lists of one; aborts with 400."""
     if not isinstance(data, list):
         abort(400, INPUT)
+    if len(data) > limits.MAX_FILES:
+        abort(400, COUNT)
     values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
     if not all(isinstance(value, str) for value in values):
         abort(400, INPUT)
@@ -159,13 +163,16 @@ def behind(data: bytes, tensor: dict[str, Any]) -> list[bytes]:
     parameters = tensor.get("parameters")
     if not isinstance(parameters, dict) or parameters.get("binary_data_size") != len(data):
         abort(400, INPUT if not data else BEHIND)
-    images, at = [], 0
+    images: list[bytes] = []
+    at = 0
     while at < len(data):
         if at + 4 > len(data):
             abort(400, BEHIND)
         (size,) = struct.unpack_from("<I", data, at)
         if at + 4 + size > len(data):
             abort(400, BEHIND)
+        if len(images) == limits.MAX_FILES:
+            abort(400, COUNT)
         images.append(data[at + 4 : at + 4 + size])
         at += 4 + size
     return images

@@ -1,16 +1,20 @@
 """How many pixels an image file says it has, by its first bytes. The handler decodes it, and checks it again."""
 
+import re
 import struct
 
 from gateway.limits import SMALL_IMAGE_BYTES, SMALL_IMAGE_PIXELS
 
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG; 255 may also pad before a marker
+WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among JPEG's markers of frames, 0xC0 to 0xCF, those of tables
 MAX_SEGMENTS = 100  # before the frame; cameras write a dozen
+FRAME = ord(",")  # of a GIF
 
 
 def is_small(image: bytes) -> bool:
-    """Say whether an image may share a call."""
-    return len(image) <= SMALL_IMAGE_BYTES and pixels(image) <= SMALL_IMAGE_PIXELS
+    """Say whether an image may share a call. One that does not say its size goes alone, because it may be large."""
+    return len(image) <= SMALL_IMAGE_BYTES and 0 < pixels(image) <= SMALL_IMAGE_PIXELS
 
 
 def pixels(image: bytes) -> int:
@@ -24,10 +28,10 @@ def pixels(image: bytes) -> int:
 def _pixels(image: bytes) -> int:
     if image.startswith(b"\xff\xd8"):
         return _of_jpeg(image)
-    if image.startswith(b"\x89PNG"):
+    if image.startswith(b"\x89PNG") and image[12:16] == b"IHDR":
         width, height = struct.unpack_from(">II", image, 16)
     elif image.startswith(b"GIF8"):
-        width, height = struct.unpack_from("<HH", image, 6)
+        width, height = _of_gif(image)
     elif image[8:15] == b"WEBPVP8":
         width, height = _of_webp(image)
     else:
@@ -38,12 +42,33 @@ def _pixels(image: bytes) -> int:
 def _of_jpeg(image: bytes) -> int:
     at = 2
     for _ in range(MAX_SEGMENTS):
-        marker, length = struct.unpack_from(">xBH", image, at)
+        found = MARKER.search(image, at)
+        if not found:
+            break
+        marker, at = found[1][0], found.end()
+        if marker in WITHOUT_CONTENT:
+            continue
+        (length,) = struct.unpack_from(">H", image, at)
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
-            height, width = struct.unpack_from(">HH", image, at + 5)
+            height, width = struct.unpack_from(">HH", image, at + 3)
             return width * height
-        at += 2 + length
+        at += length
     return 0
+
+
+def _of_gif(image: bytes) -> tuple[int, int]:
+    """Return width and height of the screen, or of its first frame if that reaches beyond it."""
+    width, height, flags = struct.unpack_from("<HHB", image, 6)
+    at = 13 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)  # behind the table of colours
+    for _ in range(MAX_SEGMENTS):
+        if image[at] == FRAME:
+            left, top, frame_width, frame_height = struct.unpack_from("<4H", image, at + 1)
+            return max(width, left + frame_width), max(height, top + frame_height)
+        at += 2  # an extension and its kind
+        while length := image[at]:
+            at += 1 + length
+        at += 1
+    return 0, 0
 
 
 def _of_webp(image: bytes) -> tuple[int, int]:

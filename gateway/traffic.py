@@ -28,7 +28,7 @@ MOST_HELD = 0.5  # of the bytes that a process holds; the rest is for those who 
 TOGETHER_SECONDS = 3.0  # in which they come together for a call
 PATIENCE = 5.0  # seconds that they wait for a moment in which nobody else does
 MAX_SEEN_BYTES = 100_000_000  # of the file of answers, which are half a million
-CANARY_NICENESS, SHADOW_NICENESS = 10, 19  # so that others wait for neither, and somebody waits for a canary
+CANARY_NICENESS, SHADOW_NICENESS = 5, 10  # so that others wait for neither; a busy machine has a little time for both
 PAUSE = 0.01  # seconds between two looks for such a moment
 logger = logging.getLogger(__name__)
 # Has the default version predict the image of a request, or the one that given Batches ask.
@@ -181,12 +181,10 @@ class Traffic:
             return
         try:
             yield from self._answers(shadows)
-        except Busy:
+        except (Busy, TooSlow):  # a busy machine has little time for what gives way to others
             yield from map(_skipped, shadows)
         except Exception as error:  # whatever its code raises
-            if len(shadows) > 1 and not isinstance(
-                error, TooSlow
-            ):  # one of the images may have spoilt the call for all
+            if len(shadows) > 1:  # one of the images may have spoilt the call for all
                 for shadow in shadows:
                     yield from self._asked([shadow])
             elif self._is_served(shadows[0].image):

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -37,9 +38,7 @@ class ImageClassifier(BaseHandler):
         niceness = min(int(context.get_request_header(index, "niceness") or 0) for index in range(len(data)))
         if not niceness:
             return super().handle(data, context)
-        # In a thread of its own, because no thread may raise its priority again.
-        with ThreadPoolExecutor(1, initializer=os.nice, initargs=(niceness,)) as executor:
-            return executor.submit(super().handle, data, context).result()
+        return _thread_of(niceness, torch.get_num_threads()).submit(super().handle, data, context).result()
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
@@ -86,3 +85,14 @@ class ImageClassifier(BaseHandler):
     def _is_explain(self) -> bool:
         """Return False, because `inference` finds out which requests of a batch ask for an explanation."""
         return False
+
+
+@cache
+def _thread_of(niceness: int, threads: int) -> ThreadPoolExecutor:
+    """Return the thread for batches of this niceness. It needs its own, because none may raise its priority again."""
+
+    def begin() -> None:
+        os.nice(niceness)
+        torch.set_num_threads(threads)
+
+    return ThreadPoolExecutor(1, initializer=begin)

@@ -76,6 +76,13 @@ def test_each_setting_is_documented() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", ["10%", ".1", "1GB", "False", "-1"])
+def test_a_number_that_is_none_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GATEWAY_FEEDBACK_SHARE", value)
+    with pytest.raises(ValueError, match=r"GATEWAY_FEEDBACK_SHARE is .* has to be a number such as 0"):
+        create_app()
+
+
 def test_a_setting_of_the_environment_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_config(tmp_path / "config.properties")
     values: dict[str, object] = {setting.name: setting.default for setting in SETTINGS}

@@ -1,20 +1,28 @@
 """Sharing calls: before the real TorchServe, and before a stand-in that can be held up."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import pytest
 from flask import Config
 from PIL import Image
 
+from gateway import app
 from gateway.admission import Line
 from gateway.app import _small_calls
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
 from gateway.batches import Batches
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
-from tests.drawing import draw, encode
+from tests.drawing import TINY, draw, encode, tiny
 from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, wait_until
+
+BAD = tiny(b"bad")
+
+
+def text_of(image: bytes) -> str:
+    return image.removeprefix(TINY).decode()
 
 
 class Held(FakeBackend):
@@ -27,16 +35,16 @@ class Held(FakeBackend):
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self.calls.append([image])
         assert self.go_on.wait(10)
-        if image == b"bad":
+        if image == BAD:
             raise ImageRefused("Bad.", 415)
-        return prediction(image.decode())
+        return prediction(text_of(image))
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
         self.calls.append(images)
-        if b"fatal" in images:
+        if tiny(b"fatal") in images:
             raise Unavailable("It died.")
         return [
-            {"error": "Bad.", "status": 415, "success": False} if image == b"bad" else prediction(image.decode())
+            {"error": "Bad.", "status": 415, "success": False} if image == BAD else prediction(text_of(image))
             for image in images
         ]
 
@@ -45,10 +53,10 @@ class Counting(Held):
     """Sees red in every image, once it is let go."""
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
-        return super().predict(b"red")
+        return super().predict(tiny(b"red"))
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
-        return super().predict_all([b"red"] * len(images))
+        return super().predict_all([tiny(b"red")] * len(images))
 
 
 def batches(torchserve: Backend, calls: int = 1) -> Batches:
@@ -74,15 +82,15 @@ def ask_together(torchserve: Held, shared: Batches, images: list[bytes]) -> list
 
 def test_images_that_come_during_a_call_share_the_next() -> None:
     torchserve = Held()
-    images = [b"%d" % number for number in range(MAX_BATCH + 3)]
+    images = [tiny(b"%d" % number) for number in range(MAX_BATCH + 3)]
     answers = ask_together(torchserve, batches(torchserve), images)
-    assert [answer.result()["predicted_class"].encode() for answer in answers] == images
+    assert [tiny(answer.result()["predicted_class"].encode()) for answer in answers] == images
     assert torchserve.calls == [images[:1], images[1 : MAX_BATCH + 1], images[MAX_BATCH + 1 :]]
 
 
 def test_an_image_that_is_refused_fails_alone() -> None:
     torchserve = Held()
-    _, good, bad = ask_together(torchserve, batches(torchserve), [b"1", b"2", b"bad"])
+    _, good, bad = ask_together(torchserve, batches(torchserve), [tiny(b"1"), tiny(b"2"), BAD])
     assert good.result() == prediction("2")
     with pytest.raises(ImageRefused, match=r"Bad\.") as refused:
         bad.result()
@@ -92,11 +100,11 @@ def test_an_image_that_is_refused_fails_alone() -> None:
 def test_everyone_in_a_call_hears_that_it_failed() -> None:
     torchserve = Held()
     shared = batches(torchserve)
-    _, *together = ask_together(torchserve, shared, [b"1", b"2", b"fatal"])
+    _, *together = ask_together(torchserve, shared, [tiny(b"1"), tiny(b"2"), tiny(b"fatal")])
     for answer in together:
         with pytest.raises(Unavailable, match=r"It died\."):
             answer.result()
-    assert shared.predict(b"3") == prediction("3")
+    assert shared.predict(tiny(b"3")) == prediction("3")
 
 
 def test_of_a_call_to_a_given_version_only_the_image_that_spoils_it_fails() -> None:
@@ -135,22 +143,35 @@ def test_many_at_once_each_get_their_own_answer(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("images", "together"),
     [
-        ([bytes(MAX_BATCH_BYTES // 3)] * 7, [3, 3, 1]),
+        ([tiny(bytes(MAX_BATCH_BYTES // 3 - 100))] * 7, [3, 3, 1]),
         ([encode(Image.new("1", (1000, MAX_BATCH_PIXELS // 2000)))] * 5, [2, 2, 1]),
-        ([b"small"] * (MAX_BATCH - 4) + [bytes(MAX_BATCH_BYTES // 2), b"small"], [MAX_BATCH - 4, 2]),
+        ([tiny(b"")] * (MAX_BATCH - 4) + [tiny(bytes(MAX_BATCH_BYTES // 2)), tiny(b"")], [MAX_BATCH - 4, 2]),
     ],
     ids=["bytes", "pixels", "of several sizes"],
 )
 def test_a_call_is_bound_by_bytes_and_pixels(images: list[bytes], together: list[int]) -> None:
     torchserve = Counting()
-    answers = ask_together(torchserve, batches(torchserve), [b"first", *images])
+    answers = ask_together(torchserve, batches(torchserve), [tiny(b"first"), *images])
     assert [len(call) for call in torchserve.calls] == [1, *together]
     assert [answer.result() for answer in answers] == [prediction("red")] * (1 + len(images))
 
 
-@pytest.mark.parametrize(("cores", "model", "calls"), [(1, "x", 1), (2, "x", 1), (4, "x", 2), (64, "x", 2), (1, "", 2)])
+@pytest.mark.parametrize(
+    ("cores", "quota", "model", "calls"),
+    [
+        (1, "max 100000", "x", 1),
+        (2, "max 100000", "x", 1),
+        (4, "max 100000", "x", 2),
+        (64, "max 100000", "x", 2),
+        (64, "200000 100000", "x", 1),
+        (64, "350000 100000", "x", 2),
+        (1, "max 100000", "", 2),
+    ],
+)
 def test_a_process_that_runs_the_model_makes_no_more_calls_than_it_has_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, model: str, calls: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int, quota: str, model: str, calls: int
 ) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(app, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(cores))
     assert _small_calls(Config(".", {"CALLS": 2, "MODEL_DIR": model})) == calls

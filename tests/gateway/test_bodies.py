@@ -5,6 +5,8 @@ import gzip
 import json
 import subprocess
 import textwrap
+import time
+import tracemalloc
 import zlib
 from pathlib import Path
 from urllib.parse import quote
@@ -12,7 +14,8 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from gateway.limits import MAX_FIELD_BYTES, MAX_IMAGE_BYTES
+from gateway.bodies import decode_base64
+from gateway.limits import MAX_FIELD_BYTES, MAX_IMAGE_BYTES, MAX_JSON_BYTES
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
@@ -91,6 +94,23 @@ def test_base64_of_either_alphabet(stack: Stack, text: str) -> None:
     assert {"+", "/"} <= set(BASE64)
     assert BASE64.endswith("=")
     assert post_image(stack, text).json()["predicted_class"] == "purple"
+
+
+def test_the_longest_text_of_escapes_takes_neither_a_second_nor_much_memory() -> None:
+    text = "%2B" * (MAX_JSON_BYTES // 12 * 4)
+    tracemalloc.start()
+    started = time.process_time()
+    assert len(decode_base64(text)) == MAX_JSON_BYTES // 12 * 3
+    assert time.process_time() - started < 1
+    assert tracemalloc.get_traced_memory()[1] < 5 * MAX_JSON_BYTES
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("piece", ["{}", "[]", '""'])
+def test_many_values_of_json_are_refused_unread(stack: Stack, piece: str) -> None:
+    body = f'{{"image": "", "x": [{",".join([piece] * 100_000)}]}}'
+    refused = requests.post(f"{stack.url}/predict_base64", body, headers={"Content-Type": "application/json"})
+    assert_refused(refused, 400, "more than 10,000 values")
 
 
 @pytest.mark.parametrize(

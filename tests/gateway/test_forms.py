@@ -110,6 +110,15 @@ def test_too_many_parts() -> None:
         ours((HEAD + b"\r\n") * (MAX_PARTS + 1) + b"--x--\r\n")
 
 
+def test_many_strange_heads_take_no_second() -> None:
+    head = HEAD[:-4] + b";" * (MAX_HEAD_BYTES - 200) + b"\r\n\r\ndata\r\n"
+    body = head * (MAX_MULTIPART_BYTES // len(head)) + b"--x--\r\n"
+    started = time.process_time()
+    with pytest.raises(ValueError, match="heads of all parts"):
+        ours(body)
+    assert time.process_time() - started < 1
+
+
 @pytest.mark.parametrize("piece", [b" --x", b"\n--x", b"\r\n--x ", b"\n\n", HEAD[:-4] + b"\r\n", b"\r\n \r\n "])
 def test_the_largest_body_of_what_looks_like_boundaries_takes_no_second(piece: bytes) -> None:
     started = time.process_time()

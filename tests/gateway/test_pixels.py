@@ -44,7 +44,29 @@ def test_what_says_no_size_has_no_pixels(file: bytes) -> None:
 
 
 def test_what_is_small_shares_a_call() -> None:
-    assert is_small(bytes(SMALL_IMAGE_BYTES))
-    assert not is_small(bytes(SMALL_IMAGE_BYTES + 1))
+    picture = encode(PICTURE)
+    assert is_small(picture + bytes(SMALL_IMAGE_BYTES - len(picture)))
+    assert not is_small(picture + bytes(SMALL_IMAGE_BYTES + 1 - len(picture)))
+    assert not is_small(b"what may be an image")
     assert is_small(encode(Image.new("1", (1000, 1000))))
     assert not is_small(encode(Image.new("1", (1001, 1000))))
+
+
+def test_a_gif_is_as_large_as_its_first_frame() -> None:
+    """The screen says 1 x 1, and Pillow makes it larger."""
+    gif = encode(Image.new("P", (3000, 3000)), "GIF", comment="x" * 1000)
+    lying = gif[:6] + b"\x01\x00\x01\x00" + gif[10:]
+    assert Image.open(io.BytesIO(lying)).size == (3000, 3000)
+    assert pixels(lying) == 9_000_000
+
+
+@pytest.mark.parametrize("between", [b"\xff", b"\xff" * 1000, b"\xff\x01", b"garbage"])
+def test_what_stands_between_the_markers_of_a_jpeg_does_not_hide_its_size(between: bytes) -> None:
+    file = encode(PICTURE, "JPEG")
+    padded = file[:2] + between + file[2:]
+    assert pixels(padded) == 301 * 170
+
+
+def test_a_png_whose_size_comes_later_goes_alone() -> None:
+    file = encode(PICTURE)
+    assert pixels(file[:8] + b"\x00\x00\x00\x00tIME\x00\x00\x00\x00" + file[8:]) == 0

@@ -19,7 +19,7 @@ from gateway.batches import Batches
 from gateway.limits import MAX_BATCH_BYTES, MAX_HELD_BYTES
 from gateway.priority import NICENESS
 from gateway.traffic import CANARY_NICENESS, MAX_SHADOWS, MOST_HELD, SHADOW_NICENESS, Traffic, seen_file
-from tests.drawing import draw, encode
+from tests.drawing import draw, encode, tiny
 from tests.fake_backend import FakeBackend, prediction, serving
 from tests.stack import wait_until
 from training.files import write_whole
@@ -164,8 +164,8 @@ def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Pat
 
 @pytest.mark.parametrize(
     ("error", "failed"),
-    [(Unavailable("Dead."), "Dead."), (ValueError("bad"), "ValueError: bad"), (Busy(), None)],
-    ids=["failed", "raised", "no time"],
+    [(Unavailable("Dead."), "Dead."), (ValueError("bad"), "ValueError: bad"), (Busy(), None), (TooSlow(), None)],
+    ids=["failed", "raised", "no time", "not enough time"],
 )
 def test_a_shadow_that_fails_harms_nobody(
     split: Callable[..., Any], file: Path, backend: Versions, gate: Gate, error: Exception, failed: str | None
@@ -186,10 +186,10 @@ def test_shadows_share_a_call_and_a_large_one_has_its_own(
     def predict_all(images: list[bytes], version: str | None = None) -> list[Answer]:
         calls.append((len(images), version))
         refused: Answer = {"error": "Bad.", "status": 415, "success": False}
-        return [refused if image == b"odd" else backend.predict(image, version) for image in images]
+        return [refused if image == tiny(b"odd") else backend.predict(image, version) for image in images]
 
     monkeypatch.setattr(backend, "predict_all", predict_all)
-    for image in (b"1", b"2", b"odd", bytes(MAX_BATCH_BYTES), b"3", b"4"):
+    for image in (tiny(b"1"), tiny(b"2"), tiny(b"odd"), bytes(MAX_BATCH_BYTES), tiny(b"3"), tiny(b"4")):
         split(CANARY, image, canary=False)
     wait_until(lambda: len(seen(file)) == 12)
     assert calls == [(3, NEW), (2, NEW)]
@@ -200,7 +200,7 @@ def test_an_image_that_spoils_a_call_is_blamed_alone(
     split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict(image: bytes, version: str | None = None) -> Prediction:
-        if version and image == b"odd":
+        if version and image == tiny(b"odd"):
             raise Unavailable("Dead.")
         return prediction("cat")
 
@@ -209,7 +209,7 @@ def test_an_image_that_spoils_a_call_is_blamed_alone(
 
     monkeypatch.setattr(backend, "predict", predict)
     monkeypatch.setattr(backend, "predict_all", predict_all)
-    for image in (b"1", b"odd", b"2"):
+    for image in (tiny(b"1"), tiny(b"odd"), tiny(b"2")):
         split(CANARY, image, canary=False)
     wait_until(lambda: len(seen(file)) == 6)
     assert [each["failed"] for each in seen(file) if "failed" in each] == ["Dead."]
@@ -233,7 +233,7 @@ def test_an_answer_that_nobody_understands_ends_nothing(
     split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "predict_all", lambda *_: [])
-    for image in (b"1", b"2"):
+    for image in (tiny(b"1"), tiny(b"2")):
         split(CANARY, image, canary=False)
     wait_until(lambda: len(seen(file)) == 4)
     assert [each["version"] for each in seen(file) if "failed" not in each] == [OLD, NEW] * 2
