@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 
+from gateway.limits import TIMEOUT
 from gateway.request_log import ID
 from handler.transforms import decode_image
 from tests.drawing import TEN, draw, encode
@@ -75,13 +76,16 @@ class Ledger:
         """Ask so often a second, whatever becomes of it."""
         _run(self._open_loop(rate, time.monotonic() + seconds, threading.Event()))
 
-    def flood(self, rate: float, seconds: float, connections: int) -> None:
-        """Ask so often a second, as long as a connection is free; by wrk, which takes a tenth of this client's CPU."""
+    def flood(self, rate: float, seconds: float, connections: int, answers: float = 150) -> None:
+        """Ask so often a second, as long as a connection is free; by wrk, which takes a tenth of this client's CPU.
+
+        `answers` a second can be given, so that it waits long enough for the last ones.
+        """
         with tempfile.TemporaryDirectory() as folder:
             for index, (picture, _) in enumerate(self.pictures):
                 Path(folder, str(index)).write_bytes(form(picture))
             command = ["wrk", "--threads", "1", "--connections", str(connections), "--script", str(FLOOD)]
-            settling = 2 + connections / 150  # seconds until the last request has been answered
+            settling = 2 + min(TIMEOUT, 1.5 * connections / answers)  # seconds until the last has its answer
             command += ["--duration", f"{seconds + settling:.0f}s", "--timeout", f"{PATIENCE}s", f"{self.url}/predict"]
             told = Path(folder, "ledger")
             arguments = [folder, str(len(self.pictures)), str(rate), str(seconds), str(told)]

@@ -67,7 +67,7 @@ def test_overload(
     seconds = times(2, 60)
     ledger, after = (Ledger(stack.url, pictures) for _ in range(2))
     with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(ledger.flood, factor * sustainable, seconds, CONNECTIONS)
+        load = pool.submit(ledger.flood, factor * sustainable, seconds, CONNECTIONS, sustainable)
         states = set()
         while not load.done():
             states.add(tuple(requests.get(f"{stack.url}/{path}").status_code for path in ("live", "health", "ready")))
