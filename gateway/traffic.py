@@ -28,7 +28,7 @@ MOST_HELD = 0.5  # of the bytes that a process holds; the rest is for those who 
 TOGETHER_SECONDS = 3.0  # in which they come together for a call
 PATIENCE = 5.0  # seconds that they wait for a moment in which nobody else does
 MAX_SEEN_BYTES = 100_000_000  # of the file of answers, which are half a million
-CANARY_NICENESS, SHADOW_NICENESS = 5, 10  # so that others wait for neither; a busy machine has a little time for both
+NICENESS = 10  # so that others wait for no such version; on a busy machine it still gets a tenth of a core
 PAUSE = 0.01  # seconds between two looks for such a moment
 logger = logging.getLogger(__name__)
 # Has the default version predict the image of a request, or the one that given Batches ask.
@@ -83,7 +83,7 @@ class Traffic:
         self._file, self._gate, self._backend = file, gate, backend
         self._split: Split | None = None
         self._next_look = 0.0
-        self._canaries = Batches(backend, gate.canary, calls, self._new_version, CANARY_NICENESS)
+        self._canaries = Batches(backend, gate.canary, calls, self._new_version, NICENESS)
         self._shadows: Queue[Shadow] = Queue(MAX_SHADOWS)
         self._next: Shadow | None = None  # that did not fit into the last call
         Thread(target=self._ask_for_ever, daemon=True).start()
@@ -236,7 +236,7 @@ class Traffic:
 
 
 def _predict(backend: Backend, images: list[bytes], version: str) -> list[Answer]:
-    with giving_way(SHADOW_NICENESS):
+    with giving_way(NICENESS):
         if len(images) > 1:
             return backend.predict_all(images, version)
         return [backend.predict(images[0], version)]

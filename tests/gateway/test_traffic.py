@@ -12,13 +12,12 @@ from unittest.mock import patch
 import pytest
 import requests
 
-from gateway import traffic
+from gateway import priority, traffic
 from gateway.admission import Gate
 from gateway.backend import Answer, Busy, ImageRefused, Prediction, TooSlow, Unavailable
 from gateway.batches import Batches
 from gateway.limits import MAX_BATCH_BYTES, MAX_HELD_BYTES
-from gateway.priority import NICENESS
-from gateway.traffic import CANARY_NICENESS, MAX_SHADOWS, MOST_HELD, SHADOW_NICENESS, Traffic, seen_file
+from gateway.traffic import MAX_SHADOWS, MOST_HELD, NICENESS, Traffic, seen_file
 from tests.drawing import draw, encode, tiny
 from tests.fake_backend import FakeBackend, prediction, serving
 from tests.stack import wait_until
@@ -38,7 +37,7 @@ class Versions(FakeBackend):
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self.asked.append(version or OLD)
-        self.niceness.append(NICENESS.get())
+        self.niceness.append(priority.NICENESS.get())
         if image == b"bad":
             raise ImageRefused("Bad.", 415)
         if version == NEW:
@@ -95,7 +94,7 @@ def test_a_canary_answers_its_share_and_the_served_version_is_watched_as_often(
     answered = {place: split(place, canary=True)["version"] for place in (CANARY, CONTROL, OTHER)}
     assert answered == {CANARY: NEW, CONTROL: OLD, OTHER: OLD}
     assert backend.asked == [NEW, OLD, OLD]
-    assert backend.niceness == [CANARY_NICENESS, 0, 0]
+    assert backend.niceness == [NICENESS, 0, 0]
     by_canary, watched = seen(file)
     assert [by_canary["version"], watched["version"]] == [NEW, OLD]
     assert {"id": "a-request", "predicted_class": "cat", "confidence": 1.0}.items() <= by_canary.items()
@@ -159,7 +158,7 @@ def test_a_shadow_is_asked_after_the_answer(split: Callable[..., Any], file: Pat
     assert (served["version"], shadow["version"], shadow["id"]) == (OLD, NEW, "a-request")
     assert served["seconds"] < 0.3 < shadow["seconds"]
     assert shadow["agrees"]
-    assert sorted(zip(backend.asked, backend.niceness, strict=True)) == [(OLD, 0), (OLD, 0), (NEW, SHADOW_NICENESS)]
+    assert sorted(zip(backend.asked, backend.niceness, strict=True)) == [(OLD, 0), (OLD, 0), (NEW, NICENESS)]
 
 
 @pytest.mark.parametrize(
