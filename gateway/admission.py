@@ -18,7 +18,7 @@ from flask import Flask
 from gevent import Timeout
 from werkzeug.exceptions import RequestTimeout
 
-from gateway import limits, metrics, trace
+from gateway import context, limits, metrics
 from gateway.backend import Busy, TooSlow
 from gateway.error_handlers import RETRY_AFTER, failure
 from gateway.request_log import ID, Access
@@ -44,7 +44,7 @@ class Turn(Generic[Work]):
     work: Work
     images: int
     part: float
-    place: str = field(default_factory=trace.PLACE.get)
+    place: str = field(default_factory=context.PLACE.get)
     outcome: Any = None
     done: Event = field(default_factory=Event)
     since: float = field(default_factory=time.perf_counter)
@@ -178,7 +178,7 @@ class Gate:
         while True:
             (turn,) = self.large.take()
             try:
-                with trace.at(turn.place):
+                with context.set_to(context.PLACE, turn.place):
                     turn.end(turn.work())
             except Exception as error:  # whatever it is, nobody is left waiting
                 turn.end(error)

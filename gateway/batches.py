@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from threading import Thread
 
-from gateway import trace
+from gateway import context
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from gateway.pixels import pixels
-from gateway.priority import giving_way
 
 
 def part_of_call(image: bytes) -> float:
@@ -42,7 +41,7 @@ class Batches:
         return self._line.wait(image, part=part_of_call(image))
 
     def _send_for_ever(self) -> None:
-        with giving_way(self._niceness):
+        with context.set_to(context.NICENESS, self._niceness):
             while True:
                 self._send(self._line.take())
 
@@ -63,7 +62,7 @@ class Batches:
     def _predict_all(self, turns: list[Turn[bytes]], version: str | None) -> list[Answer]:
         if len(turns) > 1:  # of which a trace could name only one
             return self._backend.predict_all([turn.work for turn in turns], version)
-        with trace.at(turns[0].place):
+        with context.set_to(context.PLACE, turns[0].place):
             return [self._backend.predict(turns[0].work, version)]
 
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from flask import Flask, Response, g, request
 from gevent import get_hub
 
-from gateway import limits, metrics, trace
+from gateway import context, limits, metrics
 
 ID = "X-Request-ID"
 USABLE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.MAX_REQUEST_ID_LENGTH}}}")  # others would be reflected and logged
@@ -70,8 +70,8 @@ class Access:
             "version": self.version,
             "client": self.client,
         }
-        if place := trace.PLACE.get():
-            entry[trace.HEADER] = place
+        if place := context.PLACE.get():
+            entry[context.PLACE.name] = place
         if self.predictions:
             entry["predictions"] = self.predictions
         _LOG.add(f"{json.dumps(entry)}\n")
@@ -82,7 +82,9 @@ def register(app: Flask) -> None:
     def begin() -> None:
         g.access = Access(request.headers.get(ID, ""))
         place = request.environ.get("HTTP_TRACEPARENT", "")
-        trace.PLACE.set(place if place and trace.USABLE.fullmatch(place) else "")  # the connection may have had another
+        context.PLACE.set(
+            place if place and context.USABLE.fullmatch(place) else ""
+        )  # the connection may have had another
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -15,12 +15,12 @@ from random import random
 from threading import Thread
 from typing import NamedTuple, NotRequired, TypedDict
 
+from gateway import context
 from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Busy, Prediction, TooSlow
 from gateway.batches import Batches, part_of_call
 from gateway.limits import MAX_BATCH
 from gateway.metrics import count_compared
-from gateway.priority import giving_way
 
 LOOK_SECONDS = 0.5  # between two looks at the file, so that a request costs nothing while there is no such version
 MAX_SHADOWS = 2 * MAX_BATCH  # images that wait for the new version, in each process
@@ -236,7 +236,7 @@ class Traffic:
 
 
 def _predict(backend: Backend, images: list[bytes], version: str) -> list[Answer]:
-    with giving_way(NICENESS):
+    with context.set_to(context.NICENESS, NICENESS):
         if len(images) > 1:
             return backend.predict_all(images, version)
         return [backend.predict(images[0], version)]

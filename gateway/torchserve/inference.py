@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from urllib3.filepost import encode_multipart_formdata
 
-from gateway import metrics, priority, trace
+from gateway import context, metrics
 from gateway.archives import check_card
 from gateway.backend import (
     Answer,
@@ -100,10 +100,9 @@ class Inference:
 
     def _post(self, path: str, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         path = versioned(path, version)
-        if place := trace.PLACE.get():
-            headers = {**(headers or {}), trace.HEADER: place}
-        if niceness := priority.NICENESS.get():
-            headers = {**(headers or {}), priority.HEADER: str(niceness)}
+        for variable in (context.PLACE, context.NICENESS):
+            if value := variable.get():
+                headers = {**(headers or {}), variable.name: str(value)}
         try:
             return self._api.call(INFERENCE, "POST", path, body, headers)
         except WorkerDied:  # a prediction changes nothing, so another worker may make it, once

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 import requests
 
-from gateway import priority, traffic
+from gateway import context, traffic
 from gateway.admission import Gate
 from gateway.backend import Answer, Busy, ImageRefused, Prediction, TooSlow, Unavailable
 from gateway.batches import Batches
@@ -37,7 +37,7 @@ class Versions(FakeBackend):
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         self.asked.append(version or OLD)
-        self.niceness.append(priority.NICENESS.get())
+        self.niceness.append(context.NICENESS.get())
         if image == b"bad":
             raise ImageRefused("Bad.", 415)
         if version == NEW:

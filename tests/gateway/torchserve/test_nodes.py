@@ -14,9 +14,9 @@ from threading import Thread
 import pytest
 from flask.testing import FlaskClient
 
+from gateway import context
 from gateway.app import create_app
 from gateway.backend import TooSlow, Unavailable
-from gateway.priority import giving_way
 from gateway.torchserve import nodes
 from gateway.torchserve.api import Api
 from gateway.torchserve.inference import Inference
@@ -303,7 +303,7 @@ def test_a_trace_goes_on_to_torchserve(tmp_path: Path) -> None:
 def test_a_call_tells_torchserve_how_far_it_gives_way(token_file: Path) -> None:
     with serving(good) as (server,):
         inference = several_nodes([server.url], token_file)
-        with giving_way(19):
+        with context.set_to(context.NICENESS, 19):
             inference.predict(b"an image")
         inference.predict(b"an image")
         assert server.niceness == ["19", None]
