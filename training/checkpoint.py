@@ -94,6 +94,7 @@ def join_pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, limit: fl
         (thresholds[0], thresholds[1]),
         pixels,
         limit,
+        len(thumbnails.card["classes"]),
     ).eval()
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from training.models import Network
 
 NEIGHBOURS = 5  # training images
-STEEPNESS = 10.0  # of the change from thumbnails to photos: 10 % at 0.8 times the limit, 86 % at 1.2 times
+CLEAR = 1.5  # times the limit of detail, or less than one divided by it: then a single classifier answers
 
 
 class Energy(nn.Module):
@@ -109,8 +109,9 @@ class Pair(nn.Module):
     """Two classifiers as one: the first for thumbnails, the second for photos; how sharp an image is decides.
 
     `photos` takes the images of number `place`. Those are sharp as far as they have more detail than their copies at
-    `pixels`: at `limit`, half of the answer comes from each classifier. A score is the share by which it is above the
-    threshold of its classifier.
+    `pixels`: at `limit`, half of the answer comes from each classifier. Only the first is asked for an image with less
+    than limit / CLEAR, and only the second for one with more than limit * CLEAR; nearly all are. A score is the share
+    by which it is above the threshold of its classifier.
     """
 
     def __init__(
@@ -121,24 +122,39 @@ class Pair(nn.Module):
         thresholds: tuple[float, float],
         pixels: int,
         limit: float,
+        classes: int,
     ) -> None:
         super().__init__()
         self.thumbnails, self.photos = thumbnails, OfOneInput(photos, place)
-        self.place, self.thresholds = place, thresholds
+        self.place, self.thresholds, self.classes = place, thresholds, classes
         self.detail, self.log_limit = Detail(pixels), math.log(limit)
-        self.steepness = STEEPNESS  # TorchScript sees no constants of the module
+        self.log_width = 2 * math.log(CLEAR)  # TorchScript sees no constants of the module
 
     def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-        small, small_score = self.thumbnails(images)
-        large, large_score = self.photos(images)
-        sharp = self.steepness * (self.detail(images[self.place]).log() - self.log_limit)
-        share = sharp.sigmoid()
-        logits = torch.logaddexp(
-            small.log_softmax(dim=1) + F.logsigmoid(-sharp)[:, None],
-            large.log_softmax(dim=1) + F.logsigmoid(sharp)[:, None],
-        )
-        small_above, large_above = above(small_score, self.thresholds[0]), above(large_score, self.thresholds[1])
-        return logits, (1 - share) * small_above + share * large_above
+        share = (0.5 + (self.detail(images[self.place]).log() - self.log_limit) / self.log_width).clamp(0, 1)
+        blurred, sharp = (share < 1).nonzero().flatten(), (share > 0).nonzero().flatten()
+        if not torch.jit.is_scripting():
+            _ask_both(blurred, sharp)
+        nothing = torch.full([share.shape[0], self.classes], -math.inf)
+        small, large, score = nothing, nothing, torch.zeros_like(share)
+        if blurred.shape[0] > 0:
+            logits, scores = self.thumbnails([each.index_select(0, blurred) for each in images])
+            part = (1 - share).index_select(0, blurred)
+            small = nothing.index_copy(0, blurred, logits.log_softmax(dim=1) + part.log()[:, None])
+            score = score.index_add(0, blurred, part * above(scores, self.thresholds[0]))
+        if sharp.shape[0] > 0:
+            logits, scores = self.photos([each.index_select(0, sharp) for each in images])
+            part = share.index_select(0, sharp)
+            large = nothing.index_copy(0, sharp, logits.log_softmax(dim=1) + part.log()[:, None])
+            score = score.index_add(0, sharp, part * above(scores, self.thresholds[1]))
+        return torch.logaddexp(small, large), score
+
+
+def _ask_both(blurred: Tensor, sharp: Tensor) -> None:
+    """Let an ONNX file ask both classifiers, if need be for no images, which is quick; it makes no choice."""
+    if torch.compiler.is_exporting():
+        torch._check(blurred.shape[0] > 0)
+        torch._check(sharp.shape[0] > 0)
 
 
 def above(scores: Tensor, threshold: float) -> Tensor:

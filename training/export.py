@@ -78,7 +78,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -
     ClearMetadataAndDocStringPass()(program.model)  # removes the paths of this machine
     with written_whole(path) as temporary:
         temporary.write_bytes(program.model_proto.SerializeToString(deterministic=True))
-        _compare(checkpoint, _onnx(temporary), "ONNX", examples)
+        _compare(checkpoint, open_onnx(temporary), "ONNX", examples)
 
 
 def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
@@ -92,7 +92,7 @@ def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
     return stripped.getvalue()
 
 
-def _onnx(path: Path) -> Exported:
+def open_onnx(path: Path) -> Exported:
     """Open an ONNX file for tensors, as TorchScript is; it runs on one thread."""
     network = open_network(path, threads=1)
 
@@ -122,13 +122,16 @@ def _compare(checkpoint: Checkpoint, exported: Exported, kind: str, examples: Pa
     small = all(each.size <= LARGEST_SMALL for each in inputs)
     random = _random_images(inputs, RANDOM_IMAGES if small else RANDOM_LARGE_IMAGES)
     for name, images in (("random", random), ("real", _real_images(inputs, examples))):
-        for batch in (images, [each[:1] for each in images]):
-            for output, expected in zip(call(exported, batch), call(classifier, batch), strict=True):
-                difference, largest = (output - expected).abs().max().item(), expected.abs().max().item()
-                if not difference <= TOLERANCE * largest:  # also if it is not a number
+        expected = call(classifier, images)
+        largest = [output.abs().max().item() for output in expected]
+        for count in (len(images[0]), 1):
+            outputs = call(exported, [each[:count] for each in images])
+            for output, right, scale in zip(outputs, expected, largest, strict=True):
+                difference = (output - right[:count]).abs().max().item()
+                if not difference <= TOLERANCE * scale:  # also if it is not a number
                     raise ExportError(
                         f"{kind} differs from the classifier by {difference:.1e} on {name} images, "
-                        f"where the largest output is {largest:.1e}. Nothing was written; train the checkpoint again, "
+                        f"where the largest output is {scale:.1e}. Nothing was written; train the checkpoint again, "
                         "or install the versions of requirements.lock."
                     )
 
@@ -190,7 +193,7 @@ def main(checkpoint: Path, output: Path, examples: Path, int8: bool, data: Path 
         return
     write = export_onnx if output.suffix == ONNX_SUFFIX else export
     write(loaded, output, examples)
-    model = _onnx(output) if output.suffix == ONNX_SUFFIX else optimised(output)
+    model = open_onnx(output) if output.suffix == ONNX_SUFFIX else optimised(output)
     print(
         f"wrote {output}, equal to the classifier within {TOLERANCE:.1e} of its largest logit on random and "
         f"real images; "

@@ -58,7 +58,7 @@ def test_refuses_to_write_what_differs(checkpoint: Path, tmp_path: Path, monkeyp
     other = io.BytesIO()
     torch.jit.save(torch.jit.script(Constant()), other)
     monkeypatch.setattr(export_module, "_without_debug_info", lambda _: other.getvalue())
-    monkeypatch.setattr(export_module, "_onnx", lambda _: Constant())
+    monkeypatch.setattr(export_module, "open_onnx", lambda _: Constant())
     for write in (export, export_onnx):
         with pytest.raises(ExportError, match=r"differs from the classifier by .* on random images"):
             write(load_checkpoint(checkpoint), tmp_path / "out")
@@ -83,7 +83,7 @@ def test_rounding_is_measured_by_the_size_of_the_logits(
     script = io.BytesIO()
     torch.jit.save(torch.jit.script(wrong), script)
     monkeypatch.setattr(export_module, "_without_debug_info", lambda _: script.getvalue())
-    monkeypatch.setattr(export_module, "_onnx", lambda _: wrong)
+    monkeypatch.setattr(export_module, "open_onnx", lambda _: wrong)
     for write in (export, export_onnx):
         with pytest.raises(ExportError, match=r"differs from the classifier by .* where the largest output is"):
             write(scaled(checkpoint, size), tmp_path / "out")

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from tests.drawing import TEN
 from tests.training.test_pretrained import SMALL
 from training.card import describe_in_words
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from training.classifier import Detail
+from training.classifier import CLEAR, Detail
+from training.export import open_onnx, optimised
 from training.imagenet import Merge, imagenet
 from training.inputs import Inputs, normalise, read_all
 from training.metrics import predict
 from training.pair import pair
+from training.quantise import export_int8
 
 pytestmark = pytest.mark.usefixtures("few_outliers")
 MERGE = Merge(
@@ -66,6 +69,63 @@ def test_the_first_answers_for_blurred_images_and_the_second_for_sharp_ones(
         probabilities(joined, blurred), probabilities(load_checkpoint(checkpoint), blurred), atol=0.01
     )
     assert torch.allclose(probabilities(joined, sharp), probabilities(load_checkpoint(photos), sharp), atol=0.01)
+
+
+def between(joined: Checkpoint) -> Inputs:
+    """Return noise at several sides, so that both classifiers have a part in some answers."""
+    generator = torch.Generator().manual_seed(1)
+    noise = (torch.rand(64, 64, 3, generator=generator) * 255).byte().numpy()
+    sizes = range(12, 65, 2)
+    shrunk = [Image.fromarray(noise).resize((size, size), Image.Resampling.BOX) for size in sizes]
+    return read_all([each.resize((256, 256), Image.Resampling.BICUBIC) for each in shrunk], joined.inputs)
+
+
+def test_between_them_each_has_its_part(both: Path, checkpoint: Path, photos: Path) -> None:
+    joined = load_checkpoint(both)
+    images = between(joined)
+    detail = predict(Detail(32), images.of(images.preprocessing[-1:])) / joined.card["recipe"]["limit"]
+    part = (0.5 + detail.log() / (2 * math.log(CLEAR))).clamp(0, 1)[:, None]
+    assert ((part > 0) & (part < 1)).any()
+    small, large = (probabilities(load_checkpoint(each), images) for each in (checkpoint, photos))
+    expected = torch.lerp(small, large, part)
+    assert torch.allclose(probabilities(joined, images), expected, atol=1e-4)
+
+
+def test_an_image_that_is_clearly_one_or_the_other_costs_one_network(both: Path) -> None:
+    joined = load_checkpoint(both)
+    classifier, asked = joined.classifier(), list[tuple[str, int]]()
+    for name in ("thumbnails", "photos"):
+        getattr(classifier, name).register_forward_hook(
+            lambda _, given, made, name=name: asked.append((name, len(made[0])))
+        )
+    sharp, blurred = sharp_and_blurred(joined)
+    predict(classifier, sharp)
+    predict(classifier, blurred)
+    assert asked == [("photos", 5), ("thumbnails", 5)]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+def test_exports_answer_each_image_of_a_mixed_batch_as_if_it_were_alone(
+    both: Path, tmp_path: Path, suffix: str
+) -> None:
+    joined, path = load_checkpoint(both), tmp_path / f"both{suffix}"
+    run_module("training.export", both, "--output", path)
+    network = optimised(path) if suffix == ".pt" else open_onnx(path)
+    (sharp,), (blurred,), (some,) = (each.batches(100) for each in (*sharp_and_blurred(joined), between(joined)))
+    mixed = [torch.cat(of_one) for of_one in zip(sharp, blurred, some, strict=True)]
+    classifier = joined.classifier()
+    with torch.inference_mode():
+        expected = [classifier([each[index : index + 1] for each in mixed]) for index in range(len(mixed[0]))]
+        for batch in (mixed, sharp, blurred):
+            logits, scores = network(batch)
+            of_batch = expected if batch is mixed else expected[:5] if batch is sharp else expected[5:10]
+            assert torch.allclose(logits, torch.cat([each[0] for each in of_batch]), atol=1e-3)
+            assert torch.allclose(scores, torch.cat([each[1] for each in of_batch]), atol=1e-4)
+
+
+def test_integers_are_refused(both: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="both is a pair of networks; name one of them: drawn or photos"):
+        export_int8(load_checkpoint(both), tmp_path / "both.onnx", dataset)
 
 
 def test_an_outlier_is_what_the_one_that_answers_takes_for_one(both: Path, photos: Path) -> None:
