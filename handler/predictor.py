@@ -43,10 +43,16 @@ class Predictor:
             return error
 
     def warm(self) -> None:
-        """Warm up with batch sizes 1 and `batch_size`; engines specialise on the first shapes they see."""
-        black = [np.zeros((3, each.size, each.size), dtype=np.uint8) for each in self.inputs]
-        for size in (1, self.batch_size) * 2:
-            self.predict([black] * size)
+        """Warm up with batch sizes 1 and `batch_size`; engines specialise on the first shapes they see.
+
+        A pair asks one network for black images, and the other for noise.
+        """
+        random = np.random.default_rng(0)
+        for brightest in (0, 255):
+            shapes = [(3, each.size, each.size) for each in self.inputs]
+            image = [random.integers(2, size=shape, dtype=np.uint8) * np.uint8(brightest) for shape in shapes]
+            for size in (1, self.batch_size) * 2:
+                self.predict([image] * size)
 
     def predict(self, items: list[Item]) -> list[Reply]:
         """Return a prediction for each result of `read`, in order; an ImageError gets a refusal."""

@@ -152,6 +152,12 @@ def test_links_lead_somewhere(document: str) -> None:
     assert [link for link in here if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_checkpoints_that_a_page_names_are_there(page: str) -> None:
+    names = re.findall(r"model_store/(\w+\.pth)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / "model_store" / name).exists()] == []
+
+
 def test_the_map_shows_what_is_there() -> None:
     drawn = (ROOT / "CONTRIBUTING.md").read_text()
     for room in ("training", "handler", "gateway", "ui", "scripts"):

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from handler.predictor import EXPLAINED_IMAGES
 from handler.transforms import Preprocessing
 from training.checkpoint import Checkpoint
-from training.data import seeded
 from training.export import milliseconds, optimised
 from training.inputs import call
 
@@ -34,10 +33,7 @@ class Batching(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The cost of one image: `activations` are the bytes of the largest layer's input and output.
-
-    For a pair it is that of the network which costs more, because nearly every image asks only one of the two.
-    """
+    """The cost of one image: `activations` are the bytes of the largest layer's input and output."""
 
     activations: int
     operations: int
@@ -51,10 +47,17 @@ def batching_of(checkpoint: Checkpoint) -> Batching:
     return Batching(size, math.ceil(longest))
 
 
-@torch.inference_mode()
 def cost_of(checkpoint: Checkpoint) -> Cost:
-    """Run a network on one black image, and on one of noise, which is as sharp as can be; and count."""
-    classifier, activations, operations = checkpoint.classifier(), 0, 0
+    """Return the cost of an image; for a pair, that of one between thumbnail and photo, which asks both networks."""
+    members = checkpoint.members() if "pair" in checkpoint.card["recipe"] else [checkpoint]
+    activations, operations = zip(*map(_cost_of_one, members), strict=True)
+    return Cost(max(activations), sum(operations))
+
+
+@torch.inference_mode()
+def _cost_of_one(checkpoint: Checkpoint) -> Cost:
+    """Run a network on one black image, and count."""
+    classifier, activations = checkpoint.classifier(), 0
 
     def count(_: nn.Module, given: tuple[object, ...], made: object) -> None:
         nonlocal activations
@@ -64,12 +67,9 @@ def cost_of(checkpoint: Checkpoint) -> Cost:
     for module in classifier.modules():
         if not list(module.children()):
             module.register_forward_hook(count)
-    black = [torch.zeros(1, 3, each.size, each.size) for each in checkpoint.inputs]
-    for images in (black, [torch.randn(each.shape, generator=seeded(0)) for each in black]):
-        with FlopCounterMode(display=False) as counter:
-            call(classifier, images)
-        operations = max(operations, counter.get_total_flops())
-    return Cost(activations, operations)
+    with FlopCounterMode(display=False) as counter:
+        call(classifier, [torch.zeros(1, 3, each.size, each.size) for each in checkpoint.inputs])
+    return Cost(activations, counter.get_total_flops())
 
 
 def measured(script: BinaryIO, inputs: list[Preprocessing]) -> str:

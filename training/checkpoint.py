@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
         """Rebuild the classifier in evaluation mode, on the CPU."""
         if "pair" in self.card["recipe"]:
             recipe = self.card["recipe"]
-            thumbnails, photos = self._members()
+            thumbnails, photos = self.members()
             return join_pair(thumbnails, photos, recipe["pixels"], recipe["limit"])
         return self.single()
 
@@ -66,7 +66,7 @@ class Checkpoint(NamedTuple):
         classifier.load_state_dict(self.weights)
         return classifier.eval()
 
-    def _members(self) -> list["Checkpoint"]:
+    def members(self) -> list["Checkpoint"]:
         """Return the two checkpoints of a pair."""
         members = zip(("thumbnails.", "photos."), self.card["recipe"]["pair"], strict=True)
         return [
@@ -77,7 +77,7 @@ class Checkpoint(NamedTuple):
 
 def _inner(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
-        name.removeprefix(prefix).removeprefix("classifier."): value
+        name.removeprefix(prefix).removeprefix("asked.").removeprefix("classifier."): value
         for name, value in weights.items()
         if name.startswith(prefix)
     }

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from training.models import Network
 
 NEIGHBOURS = 5  # training images
-CLEAR = 1.5  # times the limit of detail, or less than one divided by it: then a single classifier answers
+CLEAR = 1.5  # an image with more than limit * CLEAR of detail, or less than limit / CLEAR, asks one classifier alone
 
 
 class Energy(nn.Module):
@@ -105,13 +105,43 @@ class Detail(nn.Module):
         return ((images - coarse).mean(dim=1).square().mean(dim=[1, 2]) + 1e-8).sqrt()
 
 
+class Member(nn.Module):
+    """A classifier of a Pair, which takes the images for all inputs. It is asked for no image that it has no part in.
+
+    Images and their parts (N,), 0 to 1, become the logarithms of its part of the probabilities (N, C), and its part of
+    the scores (N,).
+    """
+
+    def __init__(self, classifier: nn.Module, threshold: float, classes: int) -> None:
+        super().__init__()
+        self.asked, self.threshold, self.classes = classifier, threshold, classes
+
+    def forward(self, images: list[Tensor], part: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = part.nonzero().flatten()
+        if not torch.jit.is_scripting():
+            _always_ask(chosen)
+        log_probabilities = part.new_full([part.shape[0], self.classes], -math.inf)
+        scores = torch.zeros_like(part)
+        if chosen.shape[0] > 0:
+            logits, score = self.asked([each.index_select(0, chosen) for each in images])
+            mine = part.index_select(0, chosen)
+            log_probabilities = log_probabilities.index_copy(0, chosen, logits.log_softmax(dim=1) + mine.log()[:, None])
+            scores = scores.index_copy(0, chosen, mine * above(score, self.threshold))
+        return log_probabilities, scores
+
+
+def _always_ask(chosen: Tensor) -> None:
+    """Leave the choice out of an ONNX file, which asks for no images if there are none; that takes no time."""
+    if torch.compiler.is_exporting():
+        torch._check(chosen.shape[0] > 0)
+
+
 class Pair(nn.Module):
     """Two classifiers as one: the first for thumbnails, the second for photos; how sharp an image is decides.
 
     `photos` takes the images of number `place`. Those are sharp as far as they have more detail than their copies at
-    `pixels`: at `limit`, half of the answer comes from each classifier. Only the first is asked for an image with less
-    than limit / CLEAR, and only the second for one with more than limit * CLEAR; nearly all are. A score is the share
-    by which it is above the threshold of its classifier.
+    `pixels`: at `limit`, half of the answer comes from each classifier, and beyond limit * CLEAR all of it from one. A
+    score is the share by which it is above the threshold of its classifier.
     """
 
     def __init__(
@@ -125,36 +155,16 @@ class Pair(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        self.thumbnails, self.photos = thumbnails, OfOneInput(photos, place)
-        self.place, self.thresholds, self.classes = place, thresholds, classes
-        self.detail, self.log_limit = Detail(pixels), math.log(limit)
+        self.thumbnails = Member(thumbnails, thresholds[0], classes)
+        self.photos = Member(OfOneInput(photos, place), thresholds[1], classes)
+        self.detail, self.place, self.log_limit = Detail(pixels), place, math.log(limit)
         self.log_width = 2 * math.log(CLEAR)  # TorchScript sees no constants of the module
 
     def forward(self, images: list[Tensor]) -> tuple[Tensor, Tensor]:
         share = (0.5 + (self.detail(images[self.place]).log() - self.log_limit) / self.log_width).clamp(0, 1)
-        blurred, sharp = (share < 1).nonzero().flatten(), (share > 0).nonzero().flatten()
-        if not torch.jit.is_scripting():
-            _ask_both(blurred, sharp)
-        nothing = torch.full([share.shape[0], self.classes], -math.inf)
-        small, large, score = nothing, nothing, torch.zeros_like(share)
-        if blurred.shape[0] > 0:
-            logits, scores = self.thumbnails([each.index_select(0, blurred) for each in images])
-            part = (1 - share).index_select(0, blurred)
-            small = nothing.index_copy(0, blurred, logits.log_softmax(dim=1) + part.log()[:, None])
-            score = score.index_add(0, blurred, part * above(scores, self.thresholds[0]))
-        if sharp.shape[0] > 0:
-            logits, scores = self.photos([each.index_select(0, sharp) for each in images])
-            part = share.index_select(0, sharp)
-            large = nothing.index_copy(0, sharp, logits.log_softmax(dim=1) + part.log()[:, None])
-            score = score.index_add(0, sharp, part * above(scores, self.thresholds[1]))
-        return torch.logaddexp(small, large), score
-
-
-def _ask_both(blurred: Tensor, sharp: Tensor) -> None:
-    """Let an ONNX file ask both classifiers, if need be for no images, which is quick; it makes no choice."""
-    if torch.compiler.is_exporting():
-        torch._check(blurred.shape[0] > 0)
-        torch._check(sharp.shape[0] > 0)
+        small, small_score = self.thumbnails(images, 1 - share)
+        large, large_score = self.photos(images, share)
+        return torch.stack([small, large]).logsumexp(dim=0), small_score + large_score
 
 
 def above(scores: Tensor, threshold: float) -> Tensor:
