@@ -62,8 +62,8 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     """Write ONNX of 8-bit integers to `path`, with temperature and threshold fitted again on the validation images.
 
     The temperature goes into the logits; the threshold is also in the file's metadata. Raises NotWorthError, and
-    writes nothing, if it is less than LEAST_FASTER times as fast on this machine, or loses more than MOST_LOST; and
-    CheckpointError for a pair, because its validation images are for one of its networks.
+    writes nothing, if it is less than LEAST_FASTER times as fast on this machine, or loses more than MOST_LOST.
+    Raises CheckpointError for a pair, because its validation images are for one of its networks.
     """
     checkpoint.single()
     _, validation = images_of(checkpoint, data, checkpoint.inputs)
