@@ -245,8 +245,9 @@ def test_shadows_leave_room_for_those_who_wait(split: Callable[..., Any], file: 
 
 
 def test_shadows_are_forgotten_when_their_version_has_no_share_any_more(
-    split: Callable[..., Any], file: Path, backend: Versions
+    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(traffic, "TOGETHER_SECONDS", 1.0)  # in which the file goes
     split(CANARY, canary=False)
     file.unlink()
     wait_until(lambda: len(seen(file)) == 2)
