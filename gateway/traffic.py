@@ -39,8 +39,10 @@ class Split(TypedDict):
     """Which version gets which share (0 to 0.5) of the traffic, until when (seconds since 1970); as a canary or not.
 
     The command makes `until` later again and again, so that the share ends soon after the command, however that ends.
+    `roll` is the same in all of them, and in the answers, because some of an earlier roll may come late.
     """
 
+    roll: str
     version: str
     canary: bool
     share: float
@@ -56,6 +58,7 @@ class Compared(TypedDict):
 
     id: str
     version: str
+    roll: NotRequired[str]  # as written
     seconds: NotRequired[float]
     predicted_class: NotRequired[str]
     confidence: NotRequired[float]
@@ -67,8 +70,12 @@ class Shadow(NamedTuple):
     """An image for the new version, and what the served one has answered."""
 
     image: bytes
-    version: str
+    split: Split
     served: Compared
+
+    @property
+    def version(self) -> str:
+        return self.split["version"]
 
 
 def seen_file(file: Path) -> Path:
@@ -95,12 +102,12 @@ class Traffic:
         if not split or place >= (2 if split["canary"] else 1):
             return serve()
         if split["canary"] and place < 1:
-            return self._by_canary(split["version"], request, serve)
+            return self._by_canary(split, request, serve)
         served, compared = _timed(request, serve)
         if split["canary"]:
-            self._note(compared)  # as many as the canary has, to compare them with
+            self._note(split, compared)  # as many as the canary has, to compare them with
         else:
-            self._cast(Shadow(image, split["version"], compared))
+            self._cast(Shadow(image, split, compared))
         return served
 
     def _current(self) -> Split | None:
@@ -124,13 +131,13 @@ class Traffic:
         split = self._current()
         return split["version"] if split else None
 
-    def _by_canary(self, version: str, request: str, serve: Serve) -> Prediction:
+    def _by_canary(self, split: Split, request: str, serve: Serve) -> Prediction:
         try:
             prediction, compared = _timed(request, partial(serve, shared=self._canaries))
         except Exception as error:  # whatever its code raises, somebody waits for an answer
             prediction = serve()  # if that fails too, the image is to blame, or both
-            compared = {"id": request, "version": version, "failed": _reason(error)}
-        self._note(compared)
+            compared = {"id": request, "version": split["version"], "failed": _reason(error)}
+        self._note(split, compared)
         return prediction
 
     def _cast(self, shadow: Shadow) -> None:
@@ -139,10 +146,10 @@ class Traffic:
             self._gate.hold(len(shadow.image), MOST_HELD)
             self._shadows.put_nowait(shadow)
         except Busy:
-            self._note(shadow.served, _skipped(shadow))
+            self._note(shadow.split, shadow.served, _skipped(shadow))
         except Full:
             self._gate.release(len(shadow.image))
-            self._note(shadow.served, _skipped(shadow))
+            self._note(shadow.split, shadow.served, _skipped(shadow))
 
     def _ask_for_ever(self) -> None:
         while True:
@@ -151,7 +158,7 @@ class Traffic:
     def _ask(self, shadows: list[Shadow]) -> None:
         try:
             for shadow, compared in zip(shadows, self._asked(shadows), strict=True):
-                self._note(shadow.served, compared)
+                self._note(shadow.split, shadow.served, compared)
         except Exception:  # whatever it is, the next images have their turn
             logger.exception("A version that gets a share of the traffic answered what nobody understands.")
         finally:
@@ -176,7 +183,7 @@ class Traffic:
 
     def _asked(self, shadows: list[Shadow]) -> Iterator[Compared]:
         """Yield what the new version has answered, or for each image why not."""
-        if not self._is_time_for(shadows[0].version):
+        if not self._is_time_for(shadows[0].split["roll"]):
             yield from map(_skipped, shadows)
             return
         try:
@@ -192,10 +199,10 @@ class Traffic:
             else:
                 yield from map(_skipped, shadows)
 
-    def _is_time_for(self, version: str) -> bool:
-        """Wait until nobody else waits; returns False if that takes too long, or the version has no share any more."""
+    def _is_time_for(self, roll: str) -> bool:
+        """Wait until nobody else waits; returns False if that takes too long, or the roll has ended."""
         until = time.monotonic() + PATIENCE
-        while self._new_version() == version and time.monotonic() < until:
+        while (split := self._current()) and split["roll"] == roll and time.monotonic() < until:
             if not self._gate.waiting():
                 return True
             time.sleep(PAUSE)
@@ -222,8 +229,9 @@ class Traffic:
             return False
         return True
 
-    def _note(self, *compared: Compared) -> None:
+    def _note(self, split: Split, *compared: Compared) -> None:
         for each in compared:
+            each["roll"] = split["roll"]
             if each.get("failed", "") is not None:
                 count_compared(each["version"], failed="failed" in each)
         lines = "".join(f"{json.dumps(each)}\n" for each in compared)

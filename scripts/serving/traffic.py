@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, quantiles, variance
 from typing import BinaryIO
+from uuid import uuid4
 
 from gateway.traffic import LOOK_SECONDS, MAX_SEEN_BYTES, Compared, Split, seen_file
 from scripts.serving.deployment import Limits, Refused
@@ -66,26 +67,26 @@ def meet(live: Live, old: str, new: str, run: Path, limits: Limits, same_classes
     seen = seen_file(file)
     seen.unlink(missing_ok=True)
     answers = {old: Answers(), new: Answers()}
+    split: Split = {"roll": uuid4().hex, "version": new, "canary": live.canary, "share": live.share, "until": 0}
     with seen.open("x+b") as lines:
         try:
-            _give_share(live, new, file)
-            _follow(live, new, file, lines, answers, limits)
+            _give_share(split, file)
+            _follow(live, split, file, lines, answers, limits)
         finally:
             file.unlink(missing_ok=True)
             time.sleep(2 * LOOK_SECONDS)  # until no process of the gateway asks it any more
-        _read(lines, answers)
+        _read(lines, split, answers)
     _judge(live, old, new, answers, limits, same_classes, measured)
     return _report(old, new, answers)
 
 
-def _give_share(live: Live, new: str, file: Path) -> None:
-    until = time.time() + LEASE_SECONDS
-    split: Split = {"version": new, "canary": live.canary, "share": live.share, "until": until}
+def _give_share(split: Split, file: Path) -> None:
+    split["until"] = time.time() + LEASE_SECONDS
     write_whole(file, json.dumps(split))
 
 
-def _follow(live: Live, new: str, file: Path, lines: BinaryIO, answers: dict[str, Answers], limits: Limits) -> None:
-    started = time.monotonic()
+def _follow(live: Live, split: Split, file: Path, lines: BinaryIO, answers: dict[str, Answers], limits: Limits) -> None:
+    new, started = split["version"], time.monotonic()
     noted, given = 0, 0.0
     say(f"Version {new} {'answers' if live.canary else 'is asked for'} {100 * live.share:g}% of the requests now.")
     while (passed := time.monotonic() - started) < live.seconds:
@@ -93,9 +94,9 @@ def _follow(live: Live, new: str, file: Path, lines: BinaryIO, answers: dict[str
         if not file.exists():
             raise Refused("the server was started again meanwhile, and so ended it. Roll again.")
         if passed > given + LEASE_SECONDS / 3:
-            _give_share(live, new, file)
+            _give_share(split, file)
             given = passed
-        _read(lines, answers)
+        _read(lines, split, answers)
         _stop_early(new, answers[new], limits)
         if lines.tell() >= MAX_SEEN_BYTES:
             say("No more answers can be written down, so those that are there have to do.")
@@ -106,13 +107,13 @@ def _follow(live: Live, new: str, file: Path, lines: BinaryIO, answers: dict[str
             say(f"{passed / live.seconds:.0%} of the time: {counts}.")
 
 
-def _read(lines: BinaryIO, answers: dict[str, Answers]) -> None:
+def _read(lines: BinaryIO, split: Split, answers: dict[str, Answers]) -> None:
     for line in _whole_lines(lines):
         try:
             compared: Compared = json.loads(line)
         except ValueError:  # torn, on a disk that was full
             continue
-        if compared["version"] in answers:
+        if compared.get("roll") == split["roll"] and compared["version"] in answers:
             answers[compared["version"]].add(compared)
 
 

@@ -45,7 +45,8 @@ def test_nobody_waits_for_a_version_that_meets_live_traffic(
     for _ in range(times(1, 7)):
         before, during = (Ledger(stack.url, pictures) for _ in range(2))
         before.open_loop(RATE, SETTLING + seconds)
-        split: Split = {"version": "2.0", "canary": kind == "canary", "share": 0.1, "until": time.time() + 600}
+        canary, until = kind == "canary", time.time() + 600
+        split: Split = {"roll": "1", "version": "2.0", "canary": canary, "share": 0.1, "until": until}
         file.write_text(json.dumps(split))
         time.sleep(2 * LOOK_SECONDS)
         during.open_loop(RATE, SETTLING + seconds)

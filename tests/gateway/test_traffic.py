@@ -74,7 +74,7 @@ def split(file: Path, gate: Gate, backend: Versions, monkeypatch: pytest.MonkeyP
         def serve(version: str | None = None, shared: Batches | None = None) -> Prediction:
             return shared.predict(image) if shared else backend.predict(image, version)
 
-        settings = {"version": NEW, "canary": canary, "share": 0.2, "until": time.time() + seconds}
+        settings = {"roll": "1", "version": NEW, "canary": canary, "share": 0.2, "until": time.time() + seconds}
         write_whole(file, json.dumps(settings))
         monkeypatch.setattr(traffic, "LOOK_SECONDS", 0)
         monkeypatch.setattr(traffic, "random", lambda: place)
@@ -130,7 +130,7 @@ def test_nobody_waits_long_for_a_canary_that_is_slow(
     gate = Gate(calls=1, timeout=2)
     made = Traffic(file, gate, backend)
     monkeypatch.setattr(traffic, "random", lambda: 0.0)
-    settings = {"version": NEW, "canary": True, "share": 0.2, "until": time.time() + 60}
+    settings = {"roll": "1", "version": NEW, "canary": True, "share": 0.2, "until": time.time() + 60}
     write_whole(file, json.dumps(settings))
     backend.new = partial(time.sleep, 3)
 
@@ -173,7 +173,7 @@ def test_a_shadow_that_fails_harms_nobody(
     for expected in (1, 2):
         assert split(CANARY, canary=False)["version"] == OLD
         wait_until(lambda: len(seen(file)) == 2 * expected)  # noqa: B023
-        assert seen(file)[-1] == {"id": "a-request", "version": NEW, "failed": failed}
+        assert seen(file)[-1] == {"id": "a-request", "version": NEW, "failed": failed, "roll": "1"}
     gate.hold(MAX_HELD_BYTES)  # as nothing is held any more
 
 
@@ -288,7 +288,7 @@ def test_a_full_disk_costs_no_prediction(split: Callable[..., Any], file: Path) 
 
 def test_a_request_that_names_a_version_gets_it_and_the_split_goes_when_its_file_does(file: Path) -> None:
     picture = encode(draw("azure", 5))
-    settings = {"version": NEW, "canary": True, "share": 0.5, "until": time.time() + 60}
+    settings = {"roll": "1", "version": NEW, "canary": True, "share": 0.5, "until": time.time() + 60}
     write_whole(file, json.dumps(settings))
     with serving(TRAFFIC_FILE=str(file)) as url, patch.object(traffic, "random", lambda: 0.0):
 

@@ -137,16 +137,23 @@ def test_tells_time_certainty_and_on_how_much_both_agree() -> None:
 
 def test_reads_what_is_whole_and_the_rest_later() -> None:
     lines = io.BytesIO()
+    split: Split = {"roll": "1", "version": NEW, "canary": True, "share": 0.1, "until": 0}
     read = {NEW: Answers()}
-    line = json.dumps({"id": "1", "version": NEW, "failed": "Dead."}).encode()
-    other = json.dumps({"id": "1", "version": "7", "failed": "Dead."}).encode()
+    line, other, late = (
+        json.dumps({"id": "1", "version": version, "failed": "Dead.", "roll": roll}).encode()
+        for version, roll in ((NEW, "1"), ("7", "1"), (NEW, "of an earlier roll"))
+    )
     torn = b"{" + line + b"\n"
-    for piece, known in ((line[:10], 0), (line[10:] + b"\n" + other + b"\n" + torn + line, 1), (b"\n", 2)):
+    for piece, known in (
+        (line[:10], 0),
+        (line[10:] + b"\n" + other + b"\n" + late + b"\n" + torn + line, 1),
+        (b"\n", 2),
+    ):
         at = lines.tell()
         lines.seek(0, io.SEEK_END)
         lines.write(piece)
         lines.seek(at)
-        _read(lines, read)
+        _read(lines, split, read)
         assert len(read[NEW].failures) == known
 
 
@@ -158,7 +165,8 @@ def test_a_version_that_fails_is_taken_back_at_once(
 
     def fail() -> None:
         found.append(json.loads((tmp_path / FILE).read_text()))
-        seen_file(tmp_path / FILE).write_text('{"id": "1", "version": "2.0", "failed": "Dead."}\n' * LEAST)
+        line = {"id": "1", "version": NEW, "failed": "Dead.", "roll": found[0]["roll"]}
+        seen_file(tmp_path / FILE).write_text(f"{json.dumps(line)}\n" * LEAST)
 
     Timer(0.1, fail).start()
     with pytest.raises(Refused, match="fails on 20 of 20 live requests"):
@@ -199,7 +207,7 @@ def test_it_is_judged_by_what_was_written_if_no_more_can_be(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(traffic, "MAX_SEEN_BYTES", 50)
-    line = json.dumps({"id": "1", "version": NEW, "failed": None}) + "\n"
+    line = json.dumps({"id": "1", "version": NEW, "failed": None, "roll": "1"}) + "\n"
     _, why = while_it_has_a_share(tmp_path, lambda: seen_file(tmp_path / FILE).write_text(2 * line), seconds=60)
     assert "20 are needed" in why
     assert "No more answers can be written down" in capsys.readouterr().err
