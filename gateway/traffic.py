@@ -120,6 +120,8 @@ class Traffic:
     def _read(self) -> Split | None:
         try:
             split: Split = json.loads(self._file.read_text())
+            if not isinstance(split, dict) or Split.__required_keys__ - split.keys():  # of another release, perhaps
+                raise ValueError(f"it has not the keys {', '.join(Split.__annotations__)}")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:  # no reason to refuse a request

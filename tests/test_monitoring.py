@@ -57,7 +57,7 @@ def has_scraped(prometheus: str) -> bool:
 @pytest.fixture(scope="module")
 def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus, started as README says, that asks the running product every second."""
-    split = {"version": "2.0", "canary": True, "share": 0.5, "until": time.time() + 60}
+    split = {"roll": "1", "version": "2.0", "canary": True, "share": 0.5, "until": time.time() + 60}
     (stack.run / TRAFFIC).write_text(json.dumps(split))
     time.sleep(2 * LOOK_SECONDS)
     for _ in range(10):  # by whichever process of the gateway, and some by the canary, which is not there

@@ -245,12 +245,12 @@ def test_shadows_leave_room_for_those_who_wait(split: Callable[..., Any], file: 
 
 
 def test_shadows_are_forgotten_when_their_version_has_no_share_any_more(
-    split: Callable[..., Any], file: Path, backend: Versions, monkeypatch: pytest.MonkeyPatch
+    split: Callable[..., Any], file: Path, backend: Versions
 ) -> None:
-    monkeypatch.setattr(traffic, "TOGETHER_SECONDS", 1.0)  # in which the file goes
-    split(CANARY, canary=False)
-    file.unlink()
-    wait_until(lambda: len(seen(file)) == 2)
+    with patch.object(Gate, "waiting", return_value=1):  # until the file has gone
+        split(CANARY, canary=False)
+        file.unlink()
+        wait_until(lambda: len(seen(file)) == 2)
     assert seen(file)[1]["failed"] is None
     assert backend.asked == [OLD]
 
@@ -273,10 +273,11 @@ def test_a_split_ends_by_itself(split: Callable[..., Any], file: Path, backend: 
     assert not seen(file)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": "2.0", "canary": true, "share": 0.5, "until": 9e9}'])
 def test_a_file_that_cannot_be_read_costs_no_prediction(
-    file: Path, backend: Versions, gate: Gate, caplog: pytest.LogCaptureFixture
+    text: str, file: Path, backend: Versions, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file.write_text("{")
+    file.write_text(text)
     assert Traffic(file, gate, backend).predict(b"cat", "a-request", partial(backend.predict, b"cat"))["version"] == OLD
     assert "cannot be read, so no version gets a share" in caplog.text
 

@@ -140,6 +140,7 @@ def test_stops_if_no_image_can_be_answered(reply: Reply, ready: Reply, said: str
         (405, {"detail": "Not allowed"}),
     ],
 )
+@pytest.mark.usefixtures("_no_garbage")
 def test_another_service_at_the_address_is_called_that(reply: Reply) -> None:
     with (
         answering(lambda *_: reply) as address,

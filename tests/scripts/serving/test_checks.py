@@ -51,6 +51,7 @@ def gateway(url: str) -> tuple[bool, str]:
         (b'{"error": "unauthorized"}', 401),
     ],
 )
+@pytest.mark.usefixtures("_no_garbage")
 def test_another_program_on_the_port(body: bytes, status: int) -> None:
     with answering(body, status) as url:
         right, said = gateway(url)
