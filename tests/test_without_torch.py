@@ -83,8 +83,8 @@ def served(clone: Clone) -> Iterator[Served]:
         process.wait(60)
 
 
-def predict(url: str) -> requests.Response:
-    reply = requests.post(f"{url}/predict", files={"file": SHIP.read_bytes()})
+def predict(url: str, image: Path = SHIP) -> requests.Response:
+    reply = requests.post(f"{url}/predict", files={"file": image.read_bytes()})
     assert reply.ok, reply.text
     return reply
 
@@ -118,6 +118,13 @@ def test_it_predicts_explains_and_describes_itself(served: Served) -> None:
     assert (why["explained_class"], len(why["heat_map"]) > 1) == ("ship", True)
     classes = requests.get(f"{served.url}/classes").json()
     assert classes["total_classes"] == len(classes["classes"]) == 10
+
+
+def test_the_released_default_recognises_every_example_of_the_page(served: Served) -> None:
+    seen = {example.stem: predict(served.url, example).json() for example in SHIP.parent.iterdir()}
+    assert {name: (answer["predicted_class"], answer["in_distribution"]) for name, answer in seen.items()} == {
+        name: (name, True) for name in ("airplane", "automobile", "bird", "cat", "ship", "truck")
+    }
     assert requests.get(f"{served.url}/model").json()["name"] == RELEASED.stem
     assert "<html" in requests.get(served.url).text
 
