@@ -67,7 +67,7 @@ class Teacher:
         """Return the logits (N, C) of unchanged images, each averaged with its mirror image's."""
         size = batch_size(inputs)
         total = math.ceil(inputs.count / size)
-        batches = tqdm(inputs.batches(size, self.device), "the teacher's predictions", total, leave=False)
+        batches = tqdm(inputs.batches(size, self.device), "the teacher's predictions", total, leave=False, disable=None)
         return torch.cat([self._both_sides(batch).cpu() for batch in batches])
 
     def _both_sides(self, images: list[Tensor]) -> Tensor:
