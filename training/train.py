@@ -14,11 +14,13 @@ only the first one writes files:
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import click
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from training import commands, distributed
@@ -64,31 +66,48 @@ def train(
     if not distributed.equal(run.subject):
         raise RecipeError("The processes have different recipes, images or code; give all hosts the same.")
 
-    # Resume. Every process continues from the state that the first one reads.
-    if state := distributed.agreed(load(last) if last.exists() else None):
-        run.load_state_dict(state)
+    with _alone_in(output):
+        # Resume. Every process continues from the state that the first one reads.
+        if state := distributed.agreed(load(last) if last.exists() else None):
+            run.load_state_dict(state)
 
-    opened = [open_log(recipe, output) for open_log in logs] if first else []
+        opened = [open_log(recipe, output) for open_log in logs] if first else []
 
-    # Loop. The history is written before the state, so that no resumed run lacks a row of it.
-    _print_size(run)
-    saver = Saver(run, last, save_seconds)
-    while not run.finished:
-        row = run.train_epoch(saver.save_when_due)
+        # Loop. The history is written before the state, so that no resumed run lacks a row of it.
+        _print_size(run)
+        saver = Saver(run, last, save_seconds)
+        while not run.finished:
+            row = run.train_epoch(saver.save_when_due)
+            if first:
+                write_history(run.history, output)
+            saver.save()
+            _print(_line(run, row))
+            for log in opened:
+                _try(partial(log.add, run.history))
+
+        # Conclude.
         if first:
-            write_history(run.history, output)
-        saver.save()
-        _print(_line(run, row))
-        for log in opened:
-            _try(partial(log.add, run.history))
-
-    # Conclude.
-    if first:
-        made = conclude(run, data)
-        save_checkpoint(made, checkpoint)
-        for log in opened:
-            _try(partial(log.end, checkpoint, made))
+            made = conclude(run, data)
+            save_checkpoint(made, checkpoint)
+            for log in opened:
+                _try(partial(log.end, checkpoint, made))
     return checkpoint
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until the block ends. Raises RecipeError in all processes if one is in it."""
+    lock = FileLock(output / ".lock")
+    if distributed.rank() == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+    if not distributed.agreed(lock.is_locked):
+        raise RecipeError(f"Another process trains into {output}; wait for its end, or choose another --output.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _try(log: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from unittest.mock import Mock, patch
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -285,6 +286,12 @@ def test_a_log_that_fails_ends_no_training(few: Path, tmp_path: Path, capsys: py
     recipe = Recipe.model_validate({**QUICK_RECIPE, "epochs": 1})
     assert train(recipe, few, tmp_path / "mine", resume=False, logs=[lambda *_: broken]).exists()
     assert capsys.readouterr().err.count("training goes on. no server") == 2
+
+
+def test_two_runs_in_one_folder_are_refused(few: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(RecipeError, match="Another process trains into"):
+        train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path, resume=True)
+    assert not list(tmp_path.glob("*.*th"))
 
 
 def test_does_not_overwrite_or_mix_runs(trained: Path, dataset: Path) -> None:
