@@ -21,6 +21,7 @@ from training.archive import digest_sources, is_current, version_of
 
 pytestmark = pytest.mark.slow
 ARCHIVE = RELEASED.with_suffix(SUFFIXES[EMBEDDED])
+FAST = ARCHIVE.with_name(f"cifar10_whitened_resnet{SUFFIXES[EMBEDDED]}")
 PARTS = ["config.properties", "deploy", "gateway", "handler", "Makefile", "pyproject.toml", "README.md", "scripts"]
 PARTS += ["requirements.lock", "training", "ui"]
 PYTORCH = ("torch", "torchvision", "timm", "ts", "captum", "optuna", "matplotlib")
@@ -158,9 +159,10 @@ def test_a_command_that_needs_more_says_what_to_install(clone: Clone, command: s
     assert done.stderr.count("\n") == 1
 
 
-def test_the_released_archive_is_that_of_the_default_checkpoint() -> None:
+@pytest.mark.parametrize("archive", [ARCHIVE, FAST], ids=lambda archive: archive.name)
+def test_the_released_archives_are_those_of_their_checkpoints(archive: Path) -> None:
     """If this fails, run `classifier archive NAME -o model_store/NAME.onnx.zip` and commit both files."""
-    version = version_of(ARCHIVE)
+    version = version_of(archive)
     assert version
-    assert is_current(ARCHIVE, digest_sources(RELEASED, ARCHIVE, version))
-    assert ARCHIVE.stat().st_size < MAX_ARCHIVE_BYTES
+    assert is_current(archive, digest_sources(archive.with_name(f"{archive.name.split('.')[0]}.pth"), archive, version))
+    assert archive.stat().st_size < MAX_ARCHIVE_BYTES

@@ -8,6 +8,7 @@ it computes with 8-bit integers, and is refused unless that pays on this machine
 """
 
 import io
+import logging
 import time
 import warnings
 import zipfile
@@ -69,6 +70,7 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
 def export_onnx(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> None:
     """Write ONNX to `path`, for engines other than PyTorch; otherwise the same as `export`."""
     images, any_number = _random_images(checkpoint.inputs, RANDOM_LARGE_IMAGES), {0: torch.export.Dim("images")}
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of what the exporter does
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter itself uses deprecated functions
         program: Any = torch.onnx.export(
