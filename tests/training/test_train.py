@@ -45,7 +45,7 @@ def few(workspace: Path) -> Path:
 def test_writes_what_it_promises_and_says_how_it_went(trained: Path) -> None:
     written = {path.name for path in trained.iterdir()}
     histories = {"training_history.pth", "training_history.csv", "training_history.png"}
-    assert written == {"drawn.pth", "last.pth", "printed.txt"} | histories
+    assert written == {"drawn.pth", "last.pth", "printed.txt", ".lock"} | histories
     lines = (trained / "printed.txt").read_text().splitlines()
     assert lines[0] == "drawn: 360 images to train on, 40 for validation"
     assert lines[1].startswith("epoch 1/2: train loss ")
