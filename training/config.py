@@ -187,7 +187,9 @@ class Recipe(_Section):
     patience: int = Field(10, gt=0)  # epochs without improvement before training stops
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     num_workers: int = Field(0, ge=0)
-    mixed_precision: bool = False  # on a GPU: bfloat16, and a long run is compiled
+    # bfloat16 on a GPU, where a long run is compiled as well. `anywhere` means on a CPU that has it too: that pays for
+    # plain convolutions, but not for those by channel.
+    mixed_precision: Literal[False, True, "anywhere"] = False
     seed: int = Field(0, ge=0)
     split_seed: int = Field(42, ge=0)  # picks the validation images; compare or join only runs with the same one
 

@@ -46,14 +46,17 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device is a GPU that multiplies in bfloat16."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+def has_bfloat16(device: torch.device, count_cpu: bool) -> bool:
+    """Return whether a device multiplies in bfloat16: a GPU or, if a CPU counts too, one with AVX-512 or AMX for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return count_cpu and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """Let PyTorch compile a model for the GPU; without Triton or a C compiler, it stays as it is."""
-    possible = find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let PyTorch compile a model for a GPU; without Triton or a C compiler, it stays as it is, and on a CPU too."""
+    possible = device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
     return torch.compile(model) if possible else model  # type: ignore[return-value]
 
 

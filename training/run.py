@@ -90,13 +90,14 @@ class Run:
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.class_weights = class_weights(training, recipe.class_weights, self.device)
-        self.mixed_precision = recipe.mixed_precision and distributed.has_bfloat16(self.device)
+        anywhere = recipe.mixed_precision == "anywhere"
+        self.mixed_precision = bool(recipe.mixed_precision) and distributed.has_bfloat16(self.device, anywhere)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
             self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
         )
         if self.mixed_precision and recipe.epochs * len(Epoch(self.training, recipe, 1)) >= MIN_STEPS_TO_COMPILE:
-            self.parallel = distributed.compiled(self.parallel)
+            self.parallel = distributed.compiled(self.parallel, self.device)
         self.progress = dict(EPOCH_START)
         self.best: dict[str, Tensor] = {}
         self.history: list[Row] = []

@@ -68,14 +68,13 @@ def test_a_gpu_takes_bfloat16_and_compiles_a_long_run(
     dataset: Path, fine_tuning: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = make_run(dataset, **fine_tuning)
-    assert not exact.mixed_precision  # on a CPU
     compiled: list[nn.Module] = []
 
-    def note(model: nn.Module) -> nn.Module:
+    def note(model: nn.Module, device: torch.device) -> nn.Module:
         compiled.append(model)
         return model
 
-    monkeypatch.setattr("training.distributed.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("training.distributed.has_bfloat16", lambda device, count_cpu: True)
     monkeypatch.setattr("training.distributed.compiled", note)
     run = make_run(dataset, **fine_tuning)
     assert run.train_epoch()["train_loss"] == pytest.approx(exact.train_epoch()["train_loss"], rel=0.1)
@@ -84,3 +83,14 @@ def test_a_gpu_takes_bfloat16_and_compiles_a_long_run(
     assert not compiled
     make_run(dataset, **fine_tuning | {"epochs": 1000})
     assert len(compiled) == 1
+
+
+def test_a_cpu_takes_bfloat16_only_if_the_recipe_says_anywhere_and_it_has_that(
+    dataset: Path, fine_tuning: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has in (True, False):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda has=has: {"avx512_bf16": has})
+        assert not make_run(dataset, **fine_tuning).mixed_precision
+        run = make_run(dataset, **fine_tuning | {"mixed_precision": "anywhere", "epochs": 1000})
+        assert run.mixed_precision == has
+        assert run.parallel is run.model  # not compiled
