@@ -40,13 +40,21 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """Bring all singular values of a matrix near 1 (0.7 to 1.2), by five steps of a quintic Newton–Schulz iteration."""
+    """Bring all singular values of a matrix near 1 (0.7 to 1.2), by five steps of a quintic Newton–Schulz iteration.
+
+    A step multiplies the matrix by a polynomial of its Gram matrix. They are multiplied with each other first, because
+    the Gram matrix is the smaller one.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients, which are steep at 0
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
+    gram = wide @ wide.T
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factors = identity
     for _ in range(5):
-        gram = wide @ wide.T
-        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+        factor = a * identity + b * gram + c * gram @ gram
+        factors, gram = factor @ factors, factor @ gram @ factor
+    wide = factors @ wide
     return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 

@@ -77,7 +77,10 @@ class Run:
         self.recipe, self.training, self.validation = recipe, training.of(own), validation.of(own)
         self.memory_format = memory_format
         self.device = distributed.device()
-        self.teacher = Teacher(recipe.distillation, training, self.device) if recipe.distillation else None
+        anywhere = recipe.mixed_precision == "anywhere"
+        self.mixed_precision = bool(recipe.mixed_precision) and distributed.has_bfloat16(self.device, anywhere)
+        with self._precision():
+            self.teacher = Teacher(recipe.distillation, training, self.device) if recipe.distillation else None
         torch.manual_seed(recipe.seed)
         model = build(recipe.model_dump(), len(training.classes))
         if recipe.initial:
@@ -90,8 +93,6 @@ class Run:
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)
         self.parallel = distributed.parallel(self.model)
         self.class_weights = class_weights(training, recipe.class_weights, self.device)
-        anywhere = recipe.mixed_precision == "anywhere"
-        self.mixed_precision = bool(recipe.mixed_precision) and distributed.has_bfloat16(self.device, anywhere)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.schedule = make_schedule(
             self.optimizer, recipe.schedule, len(Epoch(self.training, recipe, 1)), recipe.epochs
@@ -154,6 +155,9 @@ class Run:
             self.best = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
         return row
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
+
     def _train_batches(self, number: int, save: Callable[[], None]) -> None:
         epoch, progress = Epoch(self.training, self.recipe, number), self.progress
         title = f"epoch {number}/{self.recipe.epochs}"
@@ -199,7 +203,7 @@ class Run:
         images = images[mine].to(self.device, memory_format=self.memory_format)
         indices = indices[mine]
         labels = labels[mine].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision):
+        with self._precision():
             logits = self.parallel(images)
             smoothing = self.recipe.label_smoothing
             loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing, reduction="sum")
