@@ -50,12 +50,12 @@ def has_bfloat16(device: torch.device, count_cpu: bool) -> bool:
     """Return whether a device multiplies in bfloat16: a GPU or, if a CPU counts too, one with AVX-512 or AMX for it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities()
-    return count_cpu and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    capabilities = torch.cpu.get_capabilities() if count_cpu and device.type == "cpu" else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let PyTorch compile a model for a GPU; without Triton or a C compiler, it stays as it is, and on a CPU too."""
+    """Let PyTorch compile a model for a GPU; without Triton or a C compiler, it stays as it is, as elsewhere."""
     possible = device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
     return torch.compile(model) if possible else model  # type: ignore[return-value]
 

@@ -68,6 +68,7 @@ def test_a_gpu_takes_bfloat16_and_compiles_a_long_run(
     dataset: Path, fine_tuning: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = make_run(dataset, **fine_tuning)
+    assert not exact.mixed_precision  # on a CPU
     compiled: list[nn.Module] = []
 
     def note(model: nn.Module, device: torch.device) -> nn.Module:
