@@ -81,18 +81,13 @@ class Version(TypedDict):
 
 
 class Deployed(TypedDict):
-    """A deployed version as operators see it: its archive, how many of its workers are ready, and how it batches.
-
-    `batch_size` is in images and `batch_delay` in ms.
-    """
+    """A deployed version as operators see it: its archive, and how many of its workers are ready."""
 
     version: str
     default: bool
     archive: str
     ready: int
     workers: int
-    batch_size: int
-    batch_delay: int
 
 
 Answer = Prediction | Refusal

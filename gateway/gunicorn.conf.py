@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from gevent import GreenletExit, get_hub
 from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client.multiprocess import mark_process_dead
 
+from gateway.sharing import Counts, SharingServer
+
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+SHARED = Counts()
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
 
 
@@ -52,6 +56,12 @@ class Worker(GeventWorker):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.waiting: dict[Any, float] = {}
+        self.place = SHARED.take()
+
+    def server_class(self, listener: Any, spawn: Any, **_: Any) -> SharingServer:
+        """Return what accepts the connections; gunicorn calls this in the process."""
+        has_more = partial(SHARED.has_more, self.place)
+        return SharingServer(has_more, listener, handle=partial(self.handle, listener), spawn=spawn)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection."""
@@ -59,8 +69,12 @@ class Worker(GeventWorker):
 
         server, port, *_ = listener.getsockname()
         place = {"SERVER_NAME": server, "SERVER_PORT": str(port), "REMOTE_ADDR": addr[0], "REMOTE_PORT": str(addr[1])}
-        with closing(client), suppress(OSError, GreenletExit):
-            Connection(client, self.wsgi, BASE | place, self).serve()
+        SHARED.add(self.place, 1)
+        try:
+            with closing(client), suppress(OSError, GreenletExit):
+                Connection(client, self.wsgi, BASE | place, self).serve()
+        finally:
+            SHARED.add(self.place, -1)
 
     def notify(self) -> None:
         """Give the sign of life, which comes every second. End what waits, if the process stops."""
@@ -94,6 +108,7 @@ def child_exit(server: Any, worker: Any) -> None:
     """Keep what a process has counted, and forget what waited in it."""
     COUNTS.mkdir(parents=True, exist_ok=True)  # for the next process: it may have been tidied away
     mark_process_dead(worker.pid)
+    SHARED.leave(worker.place)
     shutil.rmtree(COUNTS / "recent" / str(worker.pid), ignore_errors=True)
 
 

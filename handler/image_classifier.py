@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -43,7 +45,7 @@ class ImageClassifier(BaseHandler):
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
         read = self.classifier.read
-        return [[read(file) for file in request.values()] or [read(None)] for request in data]
+        return [[read(file) for file in self._files(*numbered)] or [read(None)] for numbered in enumerate(data)]
 
     def inference(self, data: list[list[Item]]) -> list[list[Reply]]:
         """Run the network on the readable images of all requests; returns the replies in the same order.
@@ -77,6 +79,14 @@ class ImageClassifier(BaseHandler):
         inputs = [torch.from_numpy(each).to(self.device) for each in images]
         logits, scores = self.model(inputs if len(inputs) > 1 else inputs[0])
         return logits.cpu().numpy(), scores.cpu().numpy()
+
+    def _files(self, index: int, request: dict[str, Any]) -> Iterable[Any]:
+        """Return the files of a request: the body, its pieces if a header has their lengths, or the parts of a form."""
+        lengths = self._header(index, "file-lengths")
+        if not lengths:
+            return request.values()
+        ends = list(accumulate(map(int, lengths.split(","))))
+        return [request["body"][start:end] for start, end in pairwise([0, *ends])]
 
     def _header(self, index: int, header: str) -> str:
         """Return a header of one request of the batch; TorchServe itself sets `explain`, to True or False."""

@@ -175,12 +175,12 @@ def _code() -> list[Path]:
 
 
 def _write_settings(batching: "Batching", path: Path) -> Path:
-    """Write TorchServe's settings: those of all archives, with the network's own batching."""
+    """Write TorchServe's settings: those of all archives, with more time for a slow network."""
     import yaml
 
     settings = yaml.safe_load(SETTINGS.read_text())
     timeout = max(settings["responseTimeout"], batching.timeout)
-    path.write_text(yaml.safe_dump(settings | {"batchSize": batching.size, "responseTimeout": timeout}))
+    path.write_text(yaml.safe_dump(settings | {"responseTimeout": timeout}))
     return path
 
 

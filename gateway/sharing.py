@@ -1,0 +1,64 @@
+"""New connections, shared out evenly among the processes of the gateway.
+
+Otherwise the process that wakes up first gets a connection, which is often the same one again. Then its clients wait
+while another process has little to do.
+"""
+
+from collections.abc import Callable
+from mmap import mmap
+from typing import Any
+
+from gevent.server import StreamServer
+
+PLACES = 256  # for processes, those that are ending included
+PATIENCE = 0.001  # seconds for a process with fewer connections to take the next one
+FREE, FIRST = 0, 1  # a place that no process has, and that of a process without a connection
+
+
+class Counts:
+    """How many connections each process has. All of them share its memory, if it is made before they are."""
+
+    def __init__(self) -> None:
+        self._places = memoryview(mmap(-1, 4 * PLACES)).cast("i")
+
+    def take(self) -> int:
+        """Take a place for a process."""
+        place = self._places.tolist().index(FREE)
+        self._places[place] = FIRST
+        return place
+
+    def leave(self, place: int) -> None:
+        self._places[place] = FREE
+
+    def add(self, place: int, connections: int) -> None:
+        self._places[place] += connections
+
+    def has_more(self, place: int) -> bool:
+        """Say whether the process has more connections than another one."""
+        return any(FREE < other < self._places[place] for other in self._places)
+
+
+class SharingServer(StreamServer):
+    """Takes a connection at once, or after PATIENCE if another process has fewer and has not taken it by then."""
+
+    max_accept = 1
+
+    def __init__(self, has_more: Callable[[], bool], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._has_more, self._patient = has_more, True
+
+    def do_read(self) -> Any:
+        """Accept a connection, or return None."""
+        if self._patient and self._has_more():
+            self.stop_accepting()
+            self._timer = self.loop.timer(PATIENCE)
+            self._timer.start(self._accept_what_is_left)
+            return None
+        return super().do_read()
+
+    def _accept_what_is_left(self) -> None:
+        if self.started:
+            self._patient = False
+            self.start_accepting()
+            self._do_read()
+            self._patient = True
