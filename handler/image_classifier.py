@@ -15,6 +15,7 @@ import torch
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
+from handler import memory
 from handler.predictor import Item, Predictor, Reply
 from handler.transforms import Normalised
 
@@ -31,6 +32,7 @@ class ImageClassifier(BaseHandler):
         logging.getLogger().setLevel(logging.WARNING)
         workers = context.model_yaml_config["minWorkers"]
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+        memory.keep()
         self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
         self.classifier = Predictor(Path(context.system_properties["model_dir"]), self._network)
         self.classifier.warm()

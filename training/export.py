@@ -26,6 +26,7 @@ from onnxscript import optimizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from handler import memory
 from handler.onnx_engine import open_network
 from handler.transforms import Preprocessing
 from training import commands
@@ -188,6 +189,7 @@ def milliseconds(model: Exported, inputs: list[Preprocessing], batch_size: int =
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    memory.keep()  # as a worker does
     images, times = _random_images(inputs, batch_size), list[float]()
     while len(times) < LEAST_ROUNDS or (len(times) < ROUNDS and sum(times) < MEASURING_SECONDS):
         started = time.thread_time()

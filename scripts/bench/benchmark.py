@@ -58,6 +58,8 @@ WARMING_SECONDS = 4
 TIMES_AS_LONG = {"large": 2}  # because only a few large images are answered a second
 CONFIG = ROOT / "config.properties"
 IDLE_CORES = 0.3  # of a core; LitServe looks for work all the time
+PARTS = {"gunicorn": "gateway", "ModelServer": "Java", "model_service_worker": "workers"}  # of the product, by command
+OTHER = "other"  # processes: those of a peer, for instance
 Figures = dict[str, float]
 
 
@@ -171,13 +173,19 @@ def settle(process: psutil.Process) -> None:
     """Wait until a system has finished the work of one load, so that it does not slow the next one."""
     busy = 1.0
     while busy > IDLE_CORES:
-        before = _cpu_seconds(process)
+        before = sum(cpu_seconds(process).values())
         time.sleep(0.5)
-        busy = (_cpu_seconds(process) - before) / 0.5
+        busy = (sum(cpu_seconds(process).values()) - before) / 0.5
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    return sum(sum(member.cpu_times()[:2]) for member in [process, *process.children(recursive=True)])
+def cpu_seconds(process: psutil.Process) -> dict[str, float]:
+    """Return the CPU time that a process and its children have taken, by PARTS."""
+    taken: dict[str, float] = defaultdict(float)
+    for member in [process, *process.children(recursive=True)]:
+        command = " ".join(member.cmdline())
+        part = next((part for word, part in PARTS.items() if word in command), OTHER)
+        taken[part] += sum(member.cpu_times()[:2])
+    return taken
 
 
 def memory(process: psutil.Process) -> float:
@@ -196,8 +204,11 @@ def measure(system: System, folder: Path, seconds: int, config: Path = CONFIG) -
             figures["torchserve small 32"] = load(*_torchserve(folder / "run", config, small, seconds))
         for image, connections in CELLS:
             settle(process)
-            duration = seconds * TIMES_AS_LONG.get(image, 1)
-            figures[f"{image} {connections}"] = load(url, folder / f"{image}.jpg", connections, duration, "file")
+            duration, before = seconds * TIMES_AS_LONG.get(image, 1), cpu_seconds(process)
+            loaded = load(url, folder / f"{image}.jpg", connections, duration, "file")
+            for part, taken in cpu_seconds(process).items():
+                loaded[f"cpu {part}"] = 1000 * (taken - before[part]) / (loaded["rate"] * duration)
+            figures[f"{image} {connections}"] = loaded
         figures["process"] = {"start": start, "memory": memory(process)}
     return figures
 
@@ -302,6 +313,22 @@ def table(measured: Rounds) -> str:
     return "\n".join(lines)
 
 
+def cpu_table(measured: Rounds) -> str:
+    """Return the milliseconds of a core for an answer as a Markdown table, medians; of the product by its parts."""
+    names = [name for name in SYSTEMS if name in measured]
+    parts = [(name, part) for name in names for part in (PARTS.values() if name == PRODUCT else [""])]
+    heads = [part if name == PRODUCT else name for name, part in parts]
+    lines = ["| image, connections | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for image, connections in CELLS:
+        cells = []
+        for name, part in parts:
+            rounds = measured[name][f"{image} {connections}"]
+            taken = (sum(value for key, value in each.items() if key.startswith(f"cpu {part}")) for each in rounds)
+            cells.append(f"{median(taken):.2f}")
+        lines.append(f"| {image}, {connections} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(measured: Rounds, path: Path) -> None:
     """Draw answers a second, a group of bars for each image and number of connections."""
     names = [name for name in SYSTEMS if name in measured]
@@ -383,7 +410,7 @@ def main(
         measured = run(Path(folder), rounds, seconds, contenders, config)
     write_whole(output.with_suffix(".json"), json.dumps(measured, indent=1))
     draw(measured, output.with_suffix(".png"))
-    print(table(measured))
+    print(table(measured), "milliseconds of a core for an answer:", cpu_table(measured), sep="\n\n")
     if set(SYSTEMS) <= measured.keys():
         print("", *(f"{name}: {value:.2f} (aim {aim})" for name, value, aim in verdicts(measured)), sep="\n")
 

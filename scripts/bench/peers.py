@@ -38,7 +38,7 @@ class Model:
     def __init__(self, folder: Path, draft: bool) -> None:
         self.draft = draft
         card = json.loads((folder / "model_card.json").read_text())
-        self.classes, (self.input,) = card["classes"], inputs_of(card)
+        self.classes, self.inputs = card["classes"], inputs_of(card)
         self.load(folder)
 
     def load(self, folder: Path) -> None:
@@ -47,21 +47,24 @@ class Model:
             self.network = torch.jit.load(folder / "network.pt").eval()
 
     @torch.inference_mode()
-    def logits(self, images: Normalised) -> Tensor:
-        """Run the network on (N, 3, S, S); returns (N, C)."""
-        return self.network(torch.from_numpy(images))[0]
+    def logits(self, images: list[Normalised]) -> Tensor:
+        """Run the network on (N, 3, S, S), for each of its inputs; returns (N, C)."""
+        tensors = [torch.from_numpy(each) for each in images]
+        return self.network(tensors if len(tensors) > 1 else tensors[0])[0]
 
     def probabilities(self, images: list[bytes]) -> Tensor:
         """Predict the bytes of image files; returns (N, C)."""
-        pixels = np.stack([self.decode(image) for image in images])
-        return self.logits(self.input.normalise(pixels)).softmax(dim=1)
+        columns = zip(*map(self.decode, images), strict=True)
+        batch = [each.normalise(np.stack(pixels)) for each, pixels in zip(self.inputs, columns, strict=True)]
+        return self.logits(batch).softmax(dim=1)
 
-    def decode(self, file: bytes) -> Pixels:
-        """Decode and resize as most would write it; returns uint8 of shape (3, S, S)."""
+    def decode(self, file: bytes) -> list[Pixels]:
+        """Decode and resize as most would write it; returns uint8 of shape (3, S, S) for each input."""
         image = Image.open(io.BytesIO(file))
         if self.draft:
-            image.draft(None, (max(LEAST_DECODED, 2 * self.input.size),) * 2)
-        return self.input.pixels(image.convert("RGB"))
+            image.draft(None, (max(LEAST_DECODED, *(2 * each.size for each in self.inputs)),) * 2)
+        decoded = image.convert("RGB")
+        return [each.pixels(decoded) for each in self.inputs]
 
     def answer(self, probabilities: Tensor) -> dict[str, Any]:
         named = dict(zip(self.classes, probabilities.tolist(), strict=True))
@@ -77,10 +80,10 @@ class OnnxModel(Model):
 
     def load(self, folder: Path) -> None:
         self.session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
-        self.name = self.session.get_inputs()[0].name
+        self.names = [each.name for each in self.session.get_inputs()]
 
-    def logits(self, images: Normalised) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {self.name: images})[0])
+    def logits(self, images: list[Normalised]) -> Tensor:
+        return torch.from_numpy(self.session.run(None, dict(zip(self.names, images, strict=True)))[0])
 
 
 def flask(folder: Path, port: int, draft: bool) -> None:

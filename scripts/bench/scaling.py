@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gateway.limits import MAX_WAITING_IMAGES
-from scripts.bench.capacity import DAY, DEFAULT, Assumptions, capacity, dollars, measured, pods_for, table, tables
+from scripts.bench.capacity import DAY, FAST, Assumptions, capacity, dollars, measured, pods_for, table, tables
 from training.commands import command, output
 from training.files import save_figure, write_whole
 
@@ -177,7 +177,7 @@ def assumptions(function: Callable[..., None]) -> Callable[..., None]:
 def main(seed: int, output: Path, **assumed: float | None) -> None:
     plan = Assumptions(**{name: value for name, value in assumed.items() if value is not None})
     arrivals = np.random.default_rng(seed).poisson(rates(plan)).astype(float)
-    days = {strategy.name: simulate(strategy, arrivals, capacity(DEFAULT)) for strategy in strategies(plan)}
+    days = {strategy.name: simulate(strategy, arrivals, capacity(FAST)) for strategy in strategies(plan)}
     results = {name: summary(day, arrivals, plan) for name, day in days.items()}
     write_whole(output.with_suffix(".json"), json.dumps({"assumed": asdict(plan), "simulated": results}, indent=1))
     save_figure(draw(arrivals, {name: days[name] for name in DRAWN}), output.with_suffix(".png"), dpi=110)

@@ -24,6 +24,7 @@ def test_holds_model_handler_classes_and_card(archive: Path, checkpoint: Path) -
             "drawn.pt",
             "handler/__init__.py",
             "handler/explanation.py",
+            "handler/memory.py",
             "handler/onnx_engine.py",
             "handler/predictor.py",
             "handler/transforms.py",

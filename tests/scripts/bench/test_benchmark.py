@@ -1,15 +1,17 @@
 """The benchmark's peers answer as the product does, and its figures are worked out as it says."""
 
 import io
+import json
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+import torch
 from PIL import Image
 
-from handler.transforms import read_pixels
+from handler.transforms import Preprocessing, read_pixels
 from scripts.bench import benchmark
 from scripts.bench.benchmark import CELLS, EMBEDDED, PRODUCT, System, load, measure, photograph, prepare, systems
 from scripts.bench.peers import Model
@@ -60,10 +62,26 @@ def test_peers_answer_as_the_product_does(name: str, folder: Path, config: Path,
 def test_peers_may_decode_as_the_product_does(folder: Path) -> None:
     whole, reduced = (Model(folder, draft) for draft in (False, True))
     photo = photograph((640, 480), seed=1)
-    (ours,) = read_pixels(photo, [reduced.input])
-    assert (reduced.decode(photo) == ours).all()
-    assert (whole.decode(photo) != ours).any()
+    (ours,) = read_pixels(photo, reduced.inputs)
+    assert (reduced.decode(photo)[0] == ours).all()
+    assert (whole.decode(photo)[0] != ours).any()
     assert reduced.predict(photo)["predicted_class"] == whole.predict(photo)["predicted_class"]
+
+
+class SizeOfInputs(torch.nn.Module):
+    """A network with two inputs, which answers how large they are."""
+
+    def forward(self, images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        sides = torch.stack([each.mean(dim=[1, 2, 3]) * 0 + each.shape[3] for each in images], dim=1)
+        return sides, sides[:, 0]
+
+
+def test_peers_take_a_network_with_several_inputs(tmp_path: Path) -> None:
+    inputs = [Preprocessing(size)._asdict() for size in (32, 64)]
+    (tmp_path / "model_card.json").write_text(json.dumps({"classes": ["small", "large"], "preprocessing": inputs}))
+    torch.jit.script(SizeOfInputs()).save(str(tmp_path / "network.pt"))
+    answer = Model(tmp_path, draft=True).predict(photograph((640, 480), seed=1))
+    assert answer["predicted_class"] == "large"
 
 
 def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
@@ -78,15 +96,15 @@ def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> Non
 
 def test_what_a_load_left_behind_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = iter([0.0, 0.5, 0.5, 0.9, 0.9, 0.91])  # seconds of CPU, before and after each look
-    monkeypatch.setattr(benchmark, "_cpu_seconds", lambda process: next(busy))
+    monkeypatch.setattr(benchmark, "cpu_seconds", lambda process: {"gateway": next(busy)})
     benchmark.settle(psutil.Process())
     assert list(busy) == []
 
 
 def test_the_cpu_of_all_processes_of_a_system_counts() -> None:
     counting = "(while ((number++ < 300000)); do :; done; read); :"  # in a child of the system
-    with subprocess.Popen(["bash", "-c", counting], stdin=subprocess.PIPE) as system:
-        wait_until(lambda: benchmark._cpu_seconds(psutil.Process(system.pid)) > 0.1)
+    with subprocess.Popen(["bash", "-c", counting, "gunicorn"], stdin=subprocess.PIPE) as system:
+        wait_until(lambda: benchmark.cpu_seconds(psutil.Process(system.pid))["gateway"] > 0.1)
         system.communicate(b"\n")
 
 
@@ -108,10 +126,11 @@ def test_photographs_are_as_large_as_said_and_alike_for_a_seed() -> None:
 
 
 def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_path: Path) -> None:
+    cpu = {"cpu gateway": 0.5, "cpu Java": 0.25}
     measured: benchmark.Rounds = {
         name: {
             cell: [
-                {"rate": rate * slow, "p50": 10 / rate, "p99": 20 / rate, "start": 5, "memory": 100}
+                {"rate": rate * slow, "p50": 10 / rate, "p99": 20 / rate, "start": 5, "memory": 100, **cpu}
                 for slow in (1, 2, 3)
             ]
             for cell in [*(f"{image} {count}" for image, count in CELLS), "process", "files", "torchserve small 32"]
@@ -135,5 +154,6 @@ def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_pat
     assert values["medium, 32 connections, embedded, the same"] == 2.25
     assert values["small, 32 connections, embedded, rate to that of FastAPI with ONNX"] == 2
     assert "| large, 8 | 1,600 (0.0, 0.0) | 1,800 (0.0, 0.0) | 200 (0.1, 0.2) |" in benchmark.table(measured)
+    assert "| large, 8 | 0.50 | 0.25 | 0.00 | 0.75 | 0.75 |" in benchmark.cpu_table(measured)
     benchmark.draw(measured, tmp_path / "chart.png")
     assert Image.open(tmp_path / "chart.png").size[0] > 1000
