@@ -5,6 +5,7 @@ begins with it, and before its body is read.
 """
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from threading import Event, Lock, Semaphore, Thread
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from flask import Flask
-from gevent import Timeout
+from gevent import Timeout, sleep
 from werkzeug.exceptions import RequestTimeout
 
 from gateway import context, limits, metrics
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 PATHS = ("/predict", "/predict_base64", "/explain")
+TOGETHER = 0.05  # seconds; refusals that wait leave together, because each time that the process wakes up costs
 Work = TypeVar("Work")
 
 
@@ -222,11 +224,26 @@ class Body:
             gate.slow_bodies -= 1
 
 
+class Pace:
+    """When the next refusals may leave, so that a flood takes little time from those who are answered."""
+
+    def __init__(self) -> None:
+        self._next = 0.0  # as monotonic has it
+
+    def wait(self) -> None:
+        """Wait until a refusal may leave: REFUSALS_A_SECOND at once, more of them after REFUSAL_SECONDS at most."""
+        now = time.monotonic()
+        leaves = min(max(self._next, now), now + limits.REFUSAL_SECONDS)
+        self._next = leaves + 1 / limits.REFUSALS_A_SECOND
+        if leaves > now:
+            sleep(math.ceil(leaves / TOGETHER) * TOGETHER - now)
+
+
 class Admission:
     """WSGI middleware around `app`. A page is refused by its Body, in Flask, which knows what CORS allows."""
 
     def __init__(self, app: Flask) -> None:
-        self._app, self._next = app, app.wsgi_app
+        self._app, self._next, self._pace = app, app.wsgi_app, Pace()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         length = environ.get("CONTENT_LENGTH")
@@ -247,6 +264,7 @@ class Admission:
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
+        self._pace.wait()
         status, body = 503, _refusal(message)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), ID: access.id, **RETRY_AFTER}
         start_response(f"{status} SERVICE UNAVAILABLE", list(headers.items()))

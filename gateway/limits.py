@@ -29,6 +29,9 @@ MAX_BATCH_BYTES = 1024 * 1024
 MAX_BATCH_PIXELS = 4_000_000
 MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
 MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
+REFUSALS_A_SECOND = (
+    500  # for want of a place; more of them wait, because each connection asks again when it has its own
+)
 MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
 
 # Of time.
@@ -37,3 +40,4 @@ BODY_SECONDS = 120  # for a whole body to arrive
 READ_SECONDS = 20  # for the next 64 kB of it,
 HURRIED_READ_SECONDS = 3  # if many bodies are late: their connections may be needed
 MANY_SLOW_BODIES = 32
+REFUSAL_SECONDS = 0.25  # that a refusal waits at most

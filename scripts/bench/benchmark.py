@@ -344,7 +344,7 @@ def draw(measured: Rounds, path: Path) -> None:
         axis.set_xticks(np.arange(len(counts)) + 0.3, [f"{count}" for count in counts])
         axis.set_xlabel("connections")
     axes[0].set_ylabel("answers a second")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     save_figure(figure, path, dpi=110)
 
 

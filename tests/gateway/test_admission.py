@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from gevent.socket import socketpair
 from werkzeug.test import TestResponse
 
-from gateway import app, limits
-from gateway.admission import Body, Gate, SlowBody
+from gateway import admission, app, limits
+from gateway.admission import Body, Gate, Pace, SlowBody
 from gateway.app import create_app
 from gateway.backend import Answer, Busy, Prediction, TooSlow
 from gateway.limits import SMALL_IMAGE_BYTES
@@ -270,3 +270,15 @@ def test_nothing_is_read_beyond_the_bound(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Busy):
         body.read(400)
     assert stream.tell() == 1200
+
+
+def test_few_refusals_leave_at_once_and_those_of_a_flood_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(admission, "sleep", waits.append)
+    pace = Pace()
+    pace.wait()
+    assert not waits
+    for _ in range(1000):
+        pace.wait()
+    assert waits[0] <= admission.TOGETHER
+    assert limits.REFUSAL_SECONDS <= max(waits) <= limits.REFUSAL_SECONDS + admission.TOGETHER
