@@ -29,9 +29,7 @@ MAX_BATCH_BYTES = 1024 * 1024
 MAX_BATCH_PIXELS = 4_000_000
 MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
 MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
-REFUSALS_A_SECOND = (
-    500  # for want of a place; more of them wait, because each connection asks again when it has its own
-)
+REFUSALS_A_SECOND = 500  # for want of a place; more of them wait, because their connections then ask less often
 MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
 
 # Of time.
