@@ -9,8 +9,8 @@ import numpy as np
 from handler import memory
 
 def layers():
-    for _ in range(10):
-        first = np.full(2**21, 1.0, np.float32)  # 8 MB
+    for _ in range(100):
+        first = np.full(2**18, 1.0, np.float32)  # 1 MB, too little for a huge page
         second = first + 1
 
 if sys.argv[1] == "keep":
@@ -28,5 +28,4 @@ def faults(how: str) -> int:
 
 
 def test_the_kernel_clears_the_pages_of_a_layer_once() -> None:
-    assert faults("keep") < 100
-    assert faults("give back") > 1000
+    assert 10 * faults("keep") < faults("give back")
