@@ -47,7 +47,8 @@ class ImageClassifier(BaseHandler):
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
         read = self.classifier.read
-        return [[read(file) for file in self._files(*numbered)] or [read(None)] for numbered in enumerate(data)]
+        requests = [self._files(index, request) for index, request in enumerate(data)]
+        return [[read(file) for file in files] or [read(None)] for files in requests]
 
     def inference(self, data: list[list[Item]]) -> list[list[Reply]]:
         """Run the network on the readable images of all requests; returns the replies in the same order.
