@@ -3,6 +3,7 @@
 scripts/serving/product.py adds address and log, and the folder PROMETHEUS_MULTIPROC_DIR.
 """
 
+import ctypes
 import gc
 import os
 import resource
@@ -23,6 +24,19 @@ from gateway.sharing import Counts, SharingServer
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 SHARED = Counts()
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
+LARGEST_KEPT, LEAST_RETURNED = 4 * 2**20, 8 * 2**20  # bytes; most photos from a camera are smaller than the first
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Have glibc keep what a request frees for the next one, but give back what a very large one took.
+
+    Otherwise the kernel clears each page again: 4,000 of them for a photo of 12 megapixels, a sixth of its CPU time.
+    Another C library does as it likes.
+    """
+    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
+        set_option(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        set_option(M_TRIM_THRESHOLD, LEAST_RETURNED)
 
 
 def connections(wanted: int) -> int:
@@ -38,6 +52,7 @@ def connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(1, (soft - OTHER_DESCRIPTORS) // 2))
 
 
+keep_memory()  # here, so that each process has it from its parent
 wsgi_app = "gateway.app:create_app()"
 workers = 2
 worker_connections = connections(2000)

@@ -236,7 +236,6 @@ def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, mem
         if path := os.environ.get(name):
             environment[name] = str(Path(path).absolute())
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / "metrics")
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # else glibc keeps for later what a large request has taken
     return Service("Gateway", command, ROOT, environment, log, reopens=True)
 
 

@@ -1,7 +1,10 @@
-"""Connections that are kept, and how they end when the gateway stops."""
+"""Connections and memory that are kept, and how connections end when the gateway stops."""
 
 import json
+import resource
 import runpy
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +15,48 @@ from tests.gateway.test_request_log import gateway_alone
 from tests.stack import GATEWAY, ROOT, listens, wait_until
 
 BALANCER_IDLE = 60  # seconds for which the balancers of the large clouds keep a connection, as they are installed
+
+PHOTOS = """
+import runpy, sys
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+
+def photo(megabytes):
+    body = b"".join([bytes(2**16) for _ in range(16 * megabytes)])
+    return body[100:]
+
+def faults():
+    photo(2)
+    before = getrusage(RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        photo(2)
+    return getrusage(RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+if sys.argv[1] == "keep":
+    runpy.run_path("gateway/gunicorn.conf.py")
+print(faults())
+before = resident()
+photo(60)
+print(resident() - before)
+"""
+
+
+def pages(how: str) -> list[int]:
+    """Return how many pages the kernel clears for 20 photos of 2 MB, and how many more 60 MB leave behind."""
+    command = [sys.executable, "-c", PHOTOS, how]
+    return [int(line) for line in subprocess.check_output(command, cwd=ROOT, text=True).split()]
+
+
+def test_keeps_the_memory_of_a_photo_for_the_next_one_and_gives_back_that_of_a_huge_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "anywhere")
+    cleared, left = pages("keep")
+    assert 10 * cleared < pages("give back")[0]
+    assert left * resource.getpagesize() < 10 * 2**20
 
 
 def test_keeps_a_connection_for_longer_than_balancers_do(monkeypatch: pytest.MonkeyPatch) -> None:
