@@ -66,6 +66,13 @@ class Checkpoint(NamedTuple):
         classifier.load_state_dict(self.weights)
         return classifier.eval()
 
+    def check_trained(self) -> None:
+        """Raise CheckpointError if the weights are not those of a single training."""
+        if not {"architecture", "optimizer"} <= self.card["recipe"].keys():
+            raise CheckpointError(
+                f"{self.card['name']} was not trained by one recipe; name a checkpoint that 'classifier train' made."
+            )
+
     def members(self) -> list["Checkpoint"]:
         """Return the two checkpoints of a pair."""
         members = zip(("thumbnails.", "photos."), self.card["recipe"]["pair"], strict=True)
@@ -175,11 +182,16 @@ def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | N
 def images_of(checkpoint: Checkpoint, data: Path | None, inputs: list[Preprocessing]) -> tuple[Images, Images]:
     """Return the images that a checkpoint was trained on and its validation images, for some inputs.
 
-    Raises CheckpointError if `data` holds other images.
+    Raises CheckpointError if `data` holds other images, or if it has none.
     """
     recipe = checkpoint.card["recipe"]
     while members := recipe.get("members") or [member["recipe"] for member in recipe.get("pair", ())]:
         recipe = members[0]
+    if "validation_fraction" not in recipe:
+        raise CheckpointError(
+            f"{checkpoint.card['name']} was not trained here, so it has no validation images; name a checkpoint that "
+            "'classifier train' made."
+        )
     training, validation = stratified_split(
         load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
     )

@@ -44,7 +44,7 @@ def classes_of(root: Path) -> list[str]:
 
 
 def of_folder(folder: Path) -> Photos:
-    """Return all photos of train or test, which is a folder of classes."""
+    """Return all photos of a folder of classes, such as train or test."""
     classes, findings = _sorted_into_classes(folder, classes_in(folder))
     notes = _notes(folder, findings)
     if folder.name == "train":
@@ -81,9 +81,11 @@ def _validation_keys(paths: list[Path], labels: list[int], accepted: set[str]) -
 
 
 def of_classes(root: Path, split: str) -> Photos:
-    """Return the photos of a split that is made here."""
-    classes, findings = _sorted_into_classes(root, classes_in(root))
+    """Return the photos of a split that is made here, or all that are `unseen` if it was never made."""
     places_file = root / PLACES_FILE
+    if split == "unseen" and not places_file.exists():
+        return of_folder(root)
+    classes, findings = _sorted_into_classes(root, classes_in(root))
     findings.others = [path for path in findings.others if path != places_file]
     rows = [(path, name) for name, paths in classes.items() for path in paths]
     made = by_content(rows, list(classes), split, places_file)

@@ -293,6 +293,14 @@ def make_recipe(values: Any, name: str) -> Recipe:
     return _made(values, f"{name} cannot be followed.")
 
 
+def stored_recipe(values: Any, name: str) -> Recipe:
+    """Make the recipe that a card or a run has kept. Raises RecipeError if fields are wrong, and calls it `name`.
+
+    Fields that are younger get their defaults, and those without effect stay, because earlier versions kept them.
+    """
+    return _validated(values, f"{name} cannot be followed.")
+
+
 def _made(values: Any, beginning: str) -> Recipe:
     """Make a recipe of plain values. Raises RecipeError, whose message starts with `beginning`."""
     recipe = _validated(values, beginning)

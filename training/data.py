@@ -71,7 +71,7 @@ def _checksum(values: Pixels) -> int:
 
 
 def load_images(root: Path | None, split: str, preprocessing: list[Preprocessing]) -> Images:
-    """Load the `train` or `test` images of `root`, a folder or CSV; see training.photos. If it is None, load CIFAR-10.
+    """Load the images of a split of `root`, a folder or CSV; see training.photos.photos_of. If None, load CIFAR-10.
 
     The images are made as each input of a network takes them, by its `preprocessing`. CIFAR-10 is downloaded if needed.
 
@@ -140,8 +140,9 @@ def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images
     validation = [(keys < fraction).nonzero().flatten()]
     for label, name in enumerate(images.classes):
         members = (by_chance & (images.labels == label)).nonzero().flatten()
-        if not len(members) and (images.labels == label).any():
-            continue  # all have keys
+        if not len(members) and (images.labels == label).any():  # all have keys
+            _check_both_sides(name, keys[images.labels == label] < fraction)
+            continue
         if len(members) < 2:
             raise DataError(f"Class '{name}' has {len(members)} image(s) to train on; give it two or more.")
         shuffled = members[torch.randperm(len(members), generator=generator)]
@@ -154,12 +155,16 @@ def stratified_split(images: Images, fraction: float, seed: int) -> tuple[Images
 def _split_by_keys(images: Images, validating: Tensor) -> tuple[Images, Images]:
     """Return training and validation images. Raises DataError if a class lacks one of them."""
     for label, name in enumerate(images.classes):
-        if len(validating[images.labels == label].unique()) == 1:
-            raise DataError(
-                f"Class '{name}' has no photo left for validation, or none to train on. Add photos, or change "
-                "validation_fraction."
-            )
+        _check_both_sides(name, validating[images.labels == label])
     return images.subset((~validating).nonzero().flatten()), images.subset(validating.nonzero().flatten())
+
+
+def _check_both_sides(name: str, validating: Tensor) -> None:
+    if len(validating.unique()) == 1:
+        raise DataError(
+            f"Class '{name}' has no photo left for validation, or none to train on. Add photos, or change "
+            "validation_fraction."
+        )
 
 
 def seeded(*keys: int) -> Generator:

@@ -28,10 +28,10 @@ from training.metrics import predict
 
 def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
     """Make one checkpoint of several. Raises CheckpointError if their classes or training images differ."""
+    for member in members:
+        member.check_trained()
     cards = [member.card for member in members]
     recipe = cards[0]["recipe"]
-    if any("members" in card["recipe"] for card in cards):
-        raise CheckpointError("An ensemble cannot be a member of another; name its members instead.")
     inputs = distinct_inputs({"members": [card["recipe"] for card in cards]})
     training, validation = stratified_split(
         load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]

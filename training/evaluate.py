@@ -2,10 +2,11 @@
 
     classifier evaluate cifar10_pair
     classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
+    classifier evaluate runs/mine/mine.pth --data new-images
 
 prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its
 report.json has all figures. Its report.md shows them, with pictures of the confusion, the reliability and the worst
-mistakes, if any.
+mistakes, if any. Of a folder that training has split, those for the test are measured; of another one, all are.
 """
 
 import json
@@ -195,7 +196,7 @@ fitted on none of these kinds. 1 is best, and 0.5 is chance:
 def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"
     loaded = load_checkpoint(checkpoint)
-    images = load_images(data, "test", loaded.inputs)
+    images = load_images(data, "unseen", loaded.inputs)
     if images.classes != loaded.card["classes"]:
         shown, known = (", ".join(names) for names in (images.classes, loaded.card["classes"]))
         raise Stopped(

@@ -18,12 +18,15 @@ def of_table(table: Path, split: str) -> Photos:
     if len(classes) < 2:
         raise DataError(f"Training needs at least two classes; {table} has only {', '.join(classes) or 'none'}.")
     if splits is None:
-        return by_content(rows, classes, split, table.with_name(f"{table.stem}.{PLACES_FILE}"))
+        places_file = table.with_name(f"{table.stem}.{PLACES_FILE}")
+        if split == "unseen" and not places_file.exists():
+            return Photos([path for path, _ in rows], [classes.index(label) for _, label in rows], classes, [], [])
+        return by_content(rows, classes, split, places_file)
     for wanted in ("train", "test"):
         have = {label for (_, label), part in zip(rows, splits, strict=True) if part == wanted}
         if missing := [name for name in classes if name not in have]:
             raise DataError(f"{table} has no row of class '{missing[0]}' with the split {wanted}; add one.")
-    wanted_splits = ("test",) if split == "test" else ("train", "validation")
+    wanted_splits = ("train", "validation") if split == "train" else ("test",)
     chosen = [(row, part) for row, part in zip(rows, splits, strict=True) if part in wanted_splits]
     keys = [ALWAYS_VALIDATION if part == "validation" else ALWAYS_TRAIN for _, part in chosen]
     return Photos(

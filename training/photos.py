@@ -14,9 +14,12 @@ from training.split import Photos
 
 
 def photos_of(root: Path, split: str) -> Photos:
-    """Find the photos of a split, `train` (with those for validation) or `test`. Raises DataError."""
+    """Find the photos of a split: `train` (with those for validation), `test` or `unseen`. Raises DataError.
+
+    No training saw the last: they are the photos for the test, or all of them if no training has split them.
+    """
     if root.is_file():
         return photo_table.of_table(root, split)
     if class_folders.has_splits(root):
-        return class_folders.of_folder(root / split)
+        return class_folders.of_folder(root / ("train" if split == "train" else "test"))
     return class_folders.of_classes(root, split)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from training import distributed
 from training.checkpoint import build, copy_initial, current_commit
-from training.config import Recipe, RecipeError
+from training.config import Recipe, RecipeError, stored_recipe
 from training.data import Epoch, Images, seeded
 from training.distillation import Teacher
 from training.head import fit_head
@@ -234,7 +234,8 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state. Raises RecipeError if it belongs to another recipe or other inputs."""
-        if state["recipe"] != self.recipe.model_dump():
+        kept = stored_recipe(state["recipe"], "The recipe of the run to resume")
+        if kept.model_dump() != self.recipe.model_dump():
             raise RecipeError("The run to resume has another recipe; choose another --output.")
         inputs = state.get("inputs") or {"training": state["fingerprint"]}  # older runs know only the training images
         changed = [INPUT_NAMES[name] for name, value in inputs.items() if value != self.inputs[name]]

@@ -91,7 +91,7 @@ def by_content(rows: list[tuple[Path, str]], classes: list[str], split: str, pla
     chosen = [
         (path, classes.index(label), digest, places[label][digest.hex()])
         for path, label, digest in found
-        if is_for_test(places[label][digest.hex()]) == (split == "test")
+        if is_for_test(places[label][digest.hex()]) != (split == "train")
     ]
     return Photos(
         [path for path, _, _, _ in chosen],
@@ -174,7 +174,7 @@ def _keep_places(file: Path, kept: dict[str, dict[str, int]], places: dict[str, 
     except OSError as error:
         return [
             f"{file} cannot be written ({error.strerror}), so the split is not kept: if you add photos later, a few "
-            "others may change sides."
+            "others may change sides, and 'classifier evaluate' measures all photos, those that were trained on too."
         ]
     return []
 

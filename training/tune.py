@@ -44,6 +44,7 @@ from tqdm import tqdm
 from training import commands
 from training.config import Recipe, RecipeError, changed, load_recipe, read_yaml, with_settings
 from training.data import Images, load_images, stratified_split
+from training.distillation import inputs_to_load
 from training.files import save_figure, write_whole
 from training.outcome import Stopped
 from training.run import Run
@@ -69,12 +70,12 @@ def load_space(path: Path, recipe: Recipe) -> Space:
             raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
         if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
             raise RecipeError(f"The recipe's {field} of {value} is not in {path}; add it there.")
-    _refuse_without_effect(path, space, recipe)
+    _refuse_useless(path, space, recipe)
     return space
 
 
-def _refuse_without_effect(path: Path, space: Space, recipe: Recipe) -> None:
-    """Raise RecipeError for a field of the space that changes nothing, whatever the other fields are.
+def _refuse_useless(path: Path, space: Space, recipe: Recipe) -> None:
+    """Raise RecipeError for a field that changes nothing, whatever the other fields are, or that needs other images.
 
     Changing one field at a time is enough, because one other field decides whether a field has an effect.
     """
@@ -82,9 +83,13 @@ def _refuse_without_effect(path: Path, space: Space, recipe: Recipe) -> None:
         field: values if isinstance(values, list) else [values["low"], values["high"]]
         for field, values in space.items()
     }
-    variants = [changed(recipe, {field: bound}, drop=True) for field in space for bound in bounds[field]]
+    variants = [(field, changed(recipe, {field: bound}, drop=True)) for field in space for bound in bounds[field]]
+    loaded = inputs_to_load(recipe)
+    for field, variant in variants:
+        if any(each not in loaded for each in inputs_to_load(variant)):
+            raise RecipeError(f"{path}: all trials share the images that the recipe needs; remove {field}.")
     for field, reason in recipe.without_effect().items():
-        if field in space and all(field in variant.without_effect() for variant in variants):
+        if field in space and all(field in variant.without_effect() for _, variant in variants):
             raise RecipeError(f"{path}: {field} has no effect {reason}; remove it from the space.")
 
 
@@ -294,8 +299,9 @@ def tune(
     recipe = changed(full_recipe, {"epochs": epochs, "smaller_images": []})
     fields = load_space(space, recipe)
     opened = open_storage(storage)
-    images = load_images(data, "train", [recipe.preprocessing])
-    searched = open_study(study or recipe.name, opened, fields, recipe, images.fingerprint(), grid)
+    images = load_images(data, "train", inputs_to_load(recipe))
+    fingerprint = images.of([recipe.preprocessing]).fingerprint()
+    searched = open_study(study or recipe.name, opened, fields, recipe, fingerprint, grid)
     parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
     count = math.prod(len(values) for values in fields.values()) if grid else trials
     # A journal does not tell whether a trial still runs or has lost its process.

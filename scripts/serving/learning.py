@@ -11,14 +11,15 @@ from scripts.serving import served
 from scripts.serving.defaults import SUFFIXES
 from scripts.serving.deployment import Limits
 from scripts.serving.versions import manage
-from training.archive import next_version, pack
+from training.archive import next_version, pack, version_of
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.config import Recipe, make_recipe
+from training.config import Recipe, stored_recipe
 from training.data import read_files
 from training.folders import from_feedback
 from training.metrics import predict
 from training.outcome import Outcome, Stopped, say
 from training.photos import photos_of
+from training.split import raise_any
 from training.train import train
 
 HEAD_FIRST = {"weight_decay": 0.1}  # for new classes, as training/recipes/photos.yaml has it
@@ -81,9 +82,9 @@ def learn(options: Options) -> Outcome:
 def make_plan(options: Options, before: Checkpoint) -> Plan:
     """Look at the photos and the served versions. Raises Stopped if nothing can be learned."""
     card = before.card
-    if not {"architecture", "optimizer"} <= card["recipe"].keys():
-        raise Stopped(f"{card['name']} was not trained by one recipe; name a checkpoint that 'classifier train' made.")
+    before.check_trained()
     train_photos, test_photos = (photos_of(options.photos, split) for split in ("train", "test"))
+    raise_any([*train_photos.problems, *test_photos.problems])
     classes = train_photos.classes
     if missing := [name for name in card["classes"] if name not in classes]:
         raise Stopped(
@@ -116,7 +117,7 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
     names = [path.name for path in sorted([*train_photos.paths, *test_photos.paths])]
     subject = zlib.crc32(" ".join([str(options.checkpoint.resolve()), *names]).encode())
     return Plan(
-        recipe=make_recipe(values, f"The recipe of {card['name']}"),
+        recipe=stored_recipe(values, f"The recipe of {card['name']}"),
         output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",
         version=version,
         to_train_on=len(train_photos.paths),
@@ -173,7 +174,14 @@ def _right(checkpoint: Checkpoint, photos: list[tuple[Path, str]]) -> int:
 
 def _roll(plan: Plan, checkpoint: Path, options: Options) -> str:
     """Pack the checkpoint into the model store, and roll it in; returns a sentence. Raises Stopped if it is refused."""
-    stored = (options.run / served.STORE).resolve() / f"{plan.output.name}{SUFFIXES[served.backend(options.run)]}"
+    store, suffix = (options.run / served.STORE).resolve(), SUFFIXES[served.backend(options.run)]
+    stored = place_for(plan.version, store, plan.output.name, suffix)
     pack(checkpoint, stored, plan.version, STDERR)
     limits = asdict(Limits(tolerance=options.tolerance, new_classes=bool(plan.new_classes)))
     return manage("roll", options.config, options.run, archive=str(stored), sample=options.photos, **limits).text
+
+
+def place_for(version: str, store: Path, name: str, suffix: str) -> Path:
+    """Return where to pack a version: not over an archive of another one, which may be served or rolled back to."""
+    archive = store / f"{name}{suffix}"
+    return archive if version_of(archive) in (None, version) else store / f"{name}-{version}{suffix}"

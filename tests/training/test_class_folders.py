@@ -121,3 +121,12 @@ def test_feedback_changes_the_side_of_no_other_photo(split: Path) -> None:
     assert before[1] <= validation
     assert before[0] <= training
     assert {name.split("-")[0] for name in validation - before[1]} == {"brown"}  # a class of nothing else
+
+
+def test_one_photo_of_a_class_is_too_few_to_learn_it(split: Path) -> None:
+    owl = split / "train" / "owl" / "owl.png"
+    owl.parent.mkdir()
+    owl.write_bytes(encode(draw("blue", 1)))
+    (split / FEEDBACK_FILE).write_text(json.dumps({"file": owl.name}))
+    with pytest.raises(DataError, match="Class 'owl' has no photo left for validation, or none to train on"):
+        stratified_split(load_images(split, "train", SMALL), 0.2, 1)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,12 @@ def test_reliability_has_a_row_for_every_confidence_that_occurs() -> None:
     assert [row["images"] for row in rows] == [1, 2, 1]
     assert [row["accuracy"] for row in rows] == [1, 0.5, 1]
     assert [row["confidence"] for row in rows] == pytest.approx([0.6, 0.9, 1.0])
+
+
+def test_measures_all_photos_of_a_folder_that_no_training_has_split(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    new = shutil.copytree(dataset / "test", tmp_path / "new")
+    printed = run_module("training.evaluate", checkpoint, "--data", new, "--output", tmp_path / "report")
+    assert " on 80 test images; " in printed
+    assert not (new / "split.csv").exists()

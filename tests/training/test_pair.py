@@ -11,8 +11,9 @@ from tests.drawing import TEN
 from tests.training.test_pretrained import SMALL
 from training.batching import Cost, cost_of
 from training.card import describe_in_words
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, images_of, load_checkpoint, save_checkpoint
 from training.classifier import CLEAR, Detail, above
+from training.ensemble import join
 from training.export import open_onnx, optimised
 from training.imagenet import Merge, imagenet
 from training.inputs import Inputs, normalise, read_all
@@ -140,6 +141,17 @@ def test_costs_both_networks_between_them(both: Path, checkpoint: Path, photos: 
 def test_integers_are_refused(both: Path, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="both is a pair of networks; name one of them: drawn or photos"):
         export_int8(load_checkpoint(both), tmp_path / "both.onnx", dataset)
+
+
+def test_joins_only_what_was_trained_here(both: Path, checkpoint: Path, photos: Path, dataset: Path) -> None:
+    trained = load_checkpoint(checkpoint)
+    for other in (both, photos):
+        loaded = load_checkpoint(other)
+        for members in ([loaded, trained], [trained, loaded]):
+            with pytest.raises(CheckpointError, match=f"{loaded.card['name']} was not trained by one recipe"):
+                join(members, dataset, "all")
+    with pytest.raises(CheckpointError, match="photos was not trained here, so it has no validation images"):
+        images_of(load_checkpoint(photos), dataset, trained.inputs)
 
 
 def test_an_outlier_is_what_the_one_that_answers_takes_for_one(both: Path, photos: Path) -> None:

@@ -114,9 +114,27 @@ def test_a_folder_that_cannot_be_written_is_noted(photos: Path, monkeypatch: pyt
     monkeypatch.setattr("training.split.write_whole", refuse)
     (note,) = photos_of(photos, "train").notes
     assert "split.csv cannot be written (Permission denied), so the split is not kept" in note
+    assert "'classifier evaluate' measures all photos" in note
 
 
 def test_a_damaged_split_is_refused(photos: Path) -> None:
     (photos / "split.csv").write_text("class,place,sha256\nred,first,00\n")
     with pytest.raises(DataError, match=r"split\.csv.*cannot be read. Restore it, or delete it"):
         photos_of(photos, "train")
+
+
+def test_photos_that_were_never_split_are_all_unseen(photos: Path) -> None:
+    everything = set(photos.rglob("*.png"))
+    assert set(photos_of(photos, "unseen").paths) == everything
+    assert not (photos / "split.csv").exists()
+    tested = photos_of(photos, "test").paths
+    assert photos_of(photos, "unseen").paths == tested
+    assert set(tested) < everything
+
+
+def test_so_are_those_of_a_table(photos: Path) -> None:
+    table = photos / "photos.csv"
+    rows = [f"{path.relative_to(photos)},{path.parent.name}" for path in sorted(photos.rglob("*.png"))]
+    table.write_text("\n".join(["file,label", *rows]))
+    assert len(photos_of(table, "unseen").paths) == len(rows)
+    assert photos_of(table, "test").paths == photos_of(table, "unseen").paths

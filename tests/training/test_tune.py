@@ -278,9 +278,10 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
         ({"schedule.warmup": {"low": 0.1, "high": 0.5}}, "schedule.warmup has no effect with schedule step; remove it"),
         ({"optimizer.name": ["adam", "sgd"], "optimizer.other_lr": [0.05, 0.1]}, "optimizer.other_lr has no effect"),
         ({"distillation.temperature": [2.0, 4.0]}, "The recipe has no field 'distillation.temperature'"),
+        ({"input.fit": ["squeeze", "crop"]}, "all trials share the images that the recipe needs; remove input.fit."),
     ],
 )
-def test_refuses_a_space_that_varies_a_field_without_effect(tmp_path: Path, space: dict, sentence: str) -> None:
+def test_refuses_a_space_that_varies_what_no_trial_could_use(tmp_path: Path, space: dict, sentence: str) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump(space))
     with pytest.raises(RecipeError, match=sentence.replace(".", "[.]")):

@@ -13,7 +13,7 @@ import yaml
 from playwright.sync_api import Page, expect
 
 from scripts.serving.defaults import EMBEDDED
-from scripts.serving.learning import Options, make_plan
+from scripts.serving.learning import Options, make_plan, place_for
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import draw, encode
 from tests.screenshot import keep
@@ -180,6 +180,29 @@ def test_a_new_class_gets_a_place_in_the_head(before: Path, photos: Path) -> Non
     assert plan.new_classes == ["pink"]
     assert plan.recipe.head_first is not None
     assert all(name != "pink" for _, name in plan.old)
+
+
+def test_learns_from_checkpoints_of_earlier_versions(before: Path, photos: Path) -> None:
+    """Their cards have fields without effect, which a recipe file may not have."""
+    older = load_checkpoint(before / "run" / "drawn.pth")
+    older.card["recipe"]["schedule"]["warmup"] = 0.3
+    del older.card["recipe"]["class_weights"]
+    assert make_plan(options(before, photos), older).recipe.class_weights == 0
+
+
+def test_names_the_photos_that_cannot_be_learned_from(before: Path, photos: Path) -> None:
+    shutil.copy(photos / "azure" / "azure_0.png", photos / "lime" / "same.png")
+    with pytest.raises(Stopped, match=r"is a copy of .*, which has another class"):
+        make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
+
+
+@pytest.mark.slow
+def test_packs_over_no_archive_of_another_version(before: Path, tmp_path: Path) -> None:
+    archive, name = tmp_path / "learned.onnx.zip", ("learned", ".onnx.zip")
+    assert place_for("1.0", tmp_path, *name) == archive
+    run_module("training.archive", before / "run" / "drawn.pth", "--version", "1.0", "--output", archive)
+    assert place_for("1.0", tmp_path, *name) == archive  # of a try that was cut short
+    assert place_for("2.0", tmp_path, *name) == tmp_path / "learned-2.0.onnx.zip"
 
 
 def test_a_new_class_needs_photos_to_test_it_with(before: Path, photos: Path, tmp_path: Path) -> None:
