@@ -37,6 +37,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # network drives and memory cards may have no permissions
             temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path) if error.filename in (None, name) else error.filename
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

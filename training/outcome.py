@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # scripts/doctor.py has to run in Pythons too old for the rest
 
+import errno
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 
 STOPPED = 2  # the exit status of a command that ended before its end
 INTERRUPTED = "Interrupted."
+REFUSED = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS)  # by the file system
 
 
 class Stopped(Exception):
@@ -28,12 +30,21 @@ def end(command: Callable[[], Outcome | None], as_json: bool = False, interrupte
     """Carry out a command and return its exit status. Prints its result, or else why it was stopped."""
     try:
         outcome = command() or Outcome()
-    except (Stopped, KeyboardInterrupt, BrokenPipeError) as error:  # the last if nobody reads the notes meanwhile
-        reason = interrupted if isinstance(error, KeyboardInterrupt) else str(error)
+    except (Stopped, KeyboardInterrupt, OSError) as error:
+        reason = interrupted if isinstance(error, KeyboardInterrupt) else _reason(error)
         outcome = Outcome(STOPPED, "", {"error": reason})
         _print(reason, sys.stderr)
     text = json.dumps(outcome.document, indent=2) if as_json else outcome.text
     return outcome.status if not text or _print(text, sys.stdout) else STOPPED
+
+
+def _reason(error: Stopped | OSError) -> str:
+    """Return the sentence of an error that is no mistake of ours; raises any other one."""
+    if isinstance(error, (Stopped, BrokenPipeError)):  # the last if nobody reads the notes meanwhile
+        return str(error)
+    if error.errno not in REFUSED:
+        raise error
+    return f"{error.filename or 'A file'} cannot be used ({error.strerror}); make room, allow it, or name another."
 
 
 def say(note: str) -> None:

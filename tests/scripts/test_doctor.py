@@ -60,6 +60,13 @@ def test_a_model_has_the_name_by_which_you_serve_it(tmp_path: Path, capsys: pyte
     assert str(archive) in said["archive"]
 
 
+def test_an_archive_that_the_next_start_makes_is_not_missed(checkpoint: Path, tmp_path: Path) -> None:
+    fresh = Path(shutil.copy(checkpoint, tmp_path))
+    _, found = doctor(fresh, "--url", f"http://127.0.0.1:{free_ports(1)[0]}", "--run", tmp_path)
+    said = f"{fresh.with_suffix('.mar')} is not there yet; 'classifier serve' makes it of {fresh}"
+    assert found["archive"] == (True, said)
+
+
 def test_looks_for_the_archive_of_the_backend_that_served_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,11 @@
 """How every command ends: with one JSON document or text, or with one sentence where it stops."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from training.files import written_whole
 from training.outcome import Outcome, Stopped, end
 
 
@@ -31,3 +33,20 @@ def test_says_in_a_sentence_why_it_stops(
 def test_a_command_that_has_printed_its_result_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert end(lambda: print("accuracy 93 %")) == 0
     assert capsys.readouterr().out == "accuracy 93 %\n"
+
+
+def test_a_mistake_of_ours_shows_where_it_is() -> None:
+    with pytest.raises(FileNotFoundError):
+        end(lambda: Path("missing").unlink())
+
+
+def test_names_the_file_for_which_there_is_no_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        with written_whole(tmp_path / "report.md") as file, Path("/dev/full").open("w") as full:
+            file.touch()
+            full.write("figures")
+
+    assert end(fill) == 2
+    reason = f"{tmp_path}/report.md cannot be used (No space left on device); make room, allow it, or name another.\n"
+    assert capsys.readouterr().err == reason
+    assert not list(tmp_path.iterdir())
