@@ -322,9 +322,8 @@ def of_jpeg(data: bytes) -> Essence:
         if marker == END or at + length > len(data):
             break
         if marker == SCAN:
-            scans = data.count(bytes([0xFF, SCAN]), at - 2)
-            if scans > MAX_SCANS:
-                raise Damaged(f"There are {scans} scans.")
+            if data.count(bytes([0xFF, SCAN]), at - 2) > MAX_SCANS and _has_too_many_scans(data, at - 2):
+                raise Damaged(f"There are more than {MAX_SCANS} scans.")
             at_once = progressive or content[:1] < bytes([components])
             return Essence(b"".join([*kept, data[at - 2 :]]), orientation, at_once)
         if marker == APP1 and content.startswith(b"Exif\0\0") and orientation == UPRIGHT:
@@ -335,6 +334,19 @@ def of_jpeg(data: bytes) -> Essence:
             kept.append(data[at - 2 : at + max(length, 2)])
         at += max(length, 2)  # a shorter length is wrong; the segment counts as empty
     raise Damaged("There is no scan.")
+
+
+def _has_too_many_scans(data: bytes, at: int) -> bool:
+    """Count the scans of a JPEG from `at` to its end, behind which phones put a film."""
+    scans = 0
+    while scans <= MAX_SCANS and (match := JPEG_AFTER_ROWS.search(data, at)):
+        marker, at = match[1][0], match.end()
+        if marker == END:
+            break
+        if marker not in MARKERS_WITHOUT_CONTENT:
+            scans += marker == SCAN
+            at += max(int.from_bytes(data[at : at + 2]), 2)
+    return scans > MAX_SCANS
 
 
 def _is_of_pixels(marker: int, content: bytes) -> bool:

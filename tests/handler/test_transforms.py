@@ -179,7 +179,10 @@ def test_refuses_too_many_pixels_unread(side: int) -> None:
 
 
 def test_ignores_what_follows_the_image() -> None:
-    assert channels(encode(Image.new("RGB", (8, 8), "red")) + b"trailing bytes") == [255, 0, 0]
+    red = Image.new("RGB", (8, 8), "red")
+    assert channels(encode(red) + b"trailing bytes") == [255, 0, 0]
+    film = b"ftypmp42" + b"\xff\xda\0\x08" * 1000  # as in a phone's motion photo
+    assert channels(encode(red, "JPEG") + film) == channels(encode(red, "JPEG"))
 
 
 # Metadata that is broken, and what only looks broken
@@ -452,8 +455,9 @@ def test_a_jpeg_has_a_limit_of_its_own_and_a_progressive_one_another() -> None:
 def test_a_jpeg_of_more_scans_than_any_has_is_refused_unread() -> None:
     whole = encode(PICTURE, "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xc4") : -2]
-    with pytest.raises(ImageError, match="cannot be read"):
-        decode_image(whole[:-2] + last * 50 + whole[-2:])
+    for between in (b"", b"\xff\x01"):  # which has no content, though it looks as if the scans were that
+        with pytest.raises(ImageError, match="cannot be read"):
+            decode_image(whole[:-2] + between + last * 50 + whole[-2:])
 
 
 @pytest.mark.parametrize("head", [b"\xff\xd8", b"GIF89a" + bytes(7), PNG[:8], b"RIFF\xff\xff\xff\xffWEBP"])
