@@ -68,6 +68,7 @@ class Line(Generic[Work]):
         self._lock, self._came = Lock(), SimpleQueue[None]()
         self._gauge = metrics.IMAGES_WAITING.labels(size)
         self.images = 0  # that wait
+        self._late_since: float | None = None  # monotonic, if no work has been done in time since then
 
     def full(self) -> bool:
         return self.images >= limits.MAX_WAITING_IMAGES
@@ -84,13 +85,23 @@ class Line(Generic[Work]):
             self._turns.append(turn)
             self._count(images)
         self._came.put(None)
+        outcome = self._outcome(turn)
+        late = isinstance(outcome, (Busy, TooSlow))
+        self._late_since = (self._late_since or time.monotonic()) if late else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def stuck(self) -> bool:
+        """Return whether nothing has been answered for the time of a request, although there was work."""
+        return self._late_since is not None and time.monotonic() > self._late_since + self._timeout
+
+    def _outcome(self, turn: Turn[Work]) -> Any:
         if not turn.done.wait(self._timeout / 2):
             if self._leave(turn):
-                raise Busy
+                return Busy()
             if not turn.done.wait(self._timeout / 2):
-                raise TooSlow
-        if isinstance(turn.outcome, Exception):
-            raise turn.outcome
+                return TooSlow()
         return turn.outcome
 
     def take(self) -> list[Turn[Work]]:
@@ -263,6 +274,7 @@ class Admission:
             body.release()
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+        context.enter(environ.get("HTTP_TRACEPARENT", ""))
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
         self._pace.wait()
         status, body = 503, _refusal(message)

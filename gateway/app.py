@@ -35,6 +35,7 @@ class Setting(NamedTuple):
     name: str
     default: str | int
     help: str
+    least: int = 0  # of a number
 
 
 SETTINGS = (
@@ -43,9 +44,9 @@ SETTINGS = (
     Setting("TORCHSERVE", "", "the URLs of several nodes with commas between them, or one URL that leads to them all"),
     Setting("TOKEN_FILE", "token", "a file with the token of these nodes; a changed token is followed"),
     Setting("MODEL_DIR", "", "an unpacked archive, or several with versions.json, which the gateway then runs itself"),
-    Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model"),
-    Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else"),
-    Setting("CORS_ORIGINS", "*", "the web pages that may call the gateway, a JSON list; by default any page"),
+    Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model", 1),
+    Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else", 1),
+    Setting("CORS_ORIGINS", "*", "the web pages that may read its answers, a JSON list; by default any page"),
     Setting("MODEL_NAME", "classifier", "the model's name in the Open Inference Protocol, below /v2/models"),
     Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
     Setting("OPEN_METRICS", 0, "1 answers /metrics without an API key"),
@@ -111,7 +112,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     app.config.update({setting.name: setting.default for setting in SETTINGS})
     app.config.from_prefixed_env("GATEWAY")
     app.config.update(config or {})
-    _check_numbers(app.config)
+    _check(app.config)
     app.json = StrictJSON(app)
     backend = _backend(app.config)
     gate = Gate(app.config["CALLS"], app.config["TIMEOUT"])
@@ -135,12 +136,18 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     return app
 
 
-def _check_numbers(config: Config) -> None:
-    """Raise ValueError if a setting that is a number by default is none, because each request would fail of it."""
-    for name, default, _ in SETTINGS:
+def _check(config: Config) -> None:
+    """Raise ValueError if a setting that is a number by default is none, because each request would fail of it.
+
+    A text that looks like a number becomes a text again.
+    """
+    for name, default, _, least in SETTINGS:
         value = config[name]
-        if isinstance(default, int) and (not isinstance(value, (int, float)) or value < 0):
-            raise ValueError(f"GATEWAY_{name} is {value!r}, and has to be a number such as {default}.")
+        if isinstance(default, int):
+            if not isinstance(value, (int, float)) or value < least or (name == "CALLS" and value % 1):
+                raise ValueError(f"GATEWAY_{name} is {value!r}, and has to be a number such as {default}.")
+        elif isinstance(value, (int, float)):
+            config[name] = json.dumps(value)
 
 
 def _add_slash() -> Response:

@@ -102,6 +102,7 @@ class Connection:
         self._parser = HttpRequestParser(self)
         self._arrived: deque[Request] = deque()  # those whose heads are complete
         self._failure: Refused | None = None  # of what comes behind them
+        self._beside = 0  # bytes since the last head or piece of a body: of a head, of trailers, between chunks
         self._environ: dict[str, Any]
         self._begin()
 
@@ -122,20 +123,22 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
 
-    def receive(self) -> int:
-        """Wait for the next bytes, and read them; returns how many. Raises OSError if there are none, or no HTTP."""
+    def receive(self) -> None:
+        """Wait for the next bytes, and read them. Raises OSError if there are none, or no HTTP."""
         if self._failure:
             raise ConnectionError("The body is no HTTP.")
         data = self._socket.recv(PIECE_BYTES)
         if not data:
             raise ConnectionError("The client has closed the connection.")
+        self._beside += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:  # is not done: what was asked in HTTP/1.1 is answered
             self._last.keep_alive = False
         except HttpParserError:
             self._failure = self._failure or Refused(HTTPStatus.BAD_REQUEST)
-        return len(data)
+        if self._beside > limits.MAX_HEAD_BYTES:
+            self._failure = self._failure or Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     # The parser calls these.
 
@@ -154,6 +157,8 @@ class Connection:
             environ[key] = f"{environ[key]},{text}" if key in environ else text
 
     def on_headers_complete(self) -> None:
+        self._beside = 0
+        self._check(len(self._arrived) < limits.MAX_UNANSWERED, HTTPStatus.TOO_MANY_REQUESTS)
         environ, version = self._environ, self._parser.get_http_version()
         environ["REQUEST_METHOD"] = self._parser.get_method().decode()
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
@@ -163,6 +168,7 @@ class Connection:
         self._arrived.append(self._last)
 
     def on_body(self, piece: bytes) -> None:
+        self._beside = 0
         self._last.add(piece)
 
     def on_message_complete(self) -> None:
@@ -179,31 +185,30 @@ class Connection:
     def _next(self) -> Request:
         """Return the next request when its head is there. Raises Refused, or OSError if none comes."""
         if not (self._arrived or self._failure):
-            self._receive_head(limits.MAX_HEAD_BYTES - self._wait())
+            self._wait()
+            self._receive_head()
         if not self._arrived:
             raise self._failure or Refused(HTTPStatus.BAD_REQUEST)
         return self._arrived.popleft()
 
-    def _wait(self) -> int:
-        """Wait for the first bytes of a request; returns how many came."""
+    def _wait(self) -> None:
+        """Wait for the first bytes of a request."""
         self._socket.settimeout(self._process.keep_seconds)
         self._process.waiting[self] = time.monotonic()
         try:
-            return self.receive()
+            self.receive()
         finally:
             del self._process.waiting[self]
 
-    def _receive_head(self, left: int) -> None:
-        """Receive the rest of a head, of at most `left` bytes. Raises Refused."""
+    def _receive_head(self) -> None:
+        """Receive the rest of a head. Raises Refused if it does not come in time."""
         until = time.monotonic() + limits.READ_SECONDS
         while not (self._arrived or self._failure):
             self._socket.settimeout(max(until - time.monotonic(), 0.001))
             try:
-                left -= self.receive()
+                self.receive()
             except TimeoutError:
                 raise Refused(HTTPStatus.REQUEST_TIMEOUT) from None
-            if left < 0:
-                raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _answer(self, request: Request) -> bool:
         """Answer a request; returns whether another one may follow."""
@@ -235,7 +240,9 @@ class Connection:
             lines.append(f"Content-Length: {len(body)}\r\n")
         lines.append("Connection: close\r\n\r\n" if close else "Connection: keep-alive\r\n\r\n")
         head = "".join(lines).encode("latin-1")
-        self._socket.sendall(head if head_alone else head + body)
+        reply = head if head_alone else head + body
+        for start in range(0, len(reply), PIECE_BYTES):  # each piece has the time of a read, for clients far away
+            self._socket.sendall(reply[start : start + PIECE_BYTES])
 
     def _read_rest(self, request: Request) -> bool:
         """Read what is left of a refused body, so that its client, who may still be sending, hears the answer."""
@@ -251,7 +258,7 @@ def _date(now: int) -> str:
     return formatdate(now, usegmt=True)
 
 
-@lru_cache(1000)
+@lru_cache(64)  # clients send some 30 names, but a hostile one may be as long as a head
 def _key(name: bytes) -> str:
     """Return the key of a header in WSGI; empty for a name that could be taken for another one's."""
     if b"_" in name:

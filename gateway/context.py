@@ -18,6 +18,11 @@ USABLE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 NICENESS: ContextVar[int] = ContextVar("niceness", default=0)
 
 
+def enter(traceparent: str) -> None:
+    """Begin a request, whose connection may have had another one. It tells its place, if that can be used."""
+    PLACE.set(traceparent if USABLE.fullmatch(traceparent) else "")
+
+
 @contextmanager
 def set_to(variable: ContextVar[Value], value: Value) -> Iterator[None]:
     """Do the work of the block with this value."""

@@ -82,7 +82,7 @@ def _head(body: bytes, begin: int) -> tuple[str, str | None, int]:
         raise ValueError("The head of a part does not end.")
     for line in FOLD.sub(b" ", body[begin : end.start()]).splitlines():
         if line[: len(DISPOSITION)].lower() == DISPOSITION:
-            value = line[len(DISPOSITION) :].decode()
+            value = line[len(DISPOSITION) :].decode(errors="replace")  # some clients write it in other codes
             if usual := USUAL.fullmatch(value):
                 return usual[1], usual[2], end.end()
             _, options = parse_options_header(value)

@@ -17,7 +17,8 @@ MAX_FOLDER_NAME_BYTES = 200  # of a class in feedback, which becomes a folder
 MAX_NOTE_LENGTH = 1000  # characters, of feedback
 MAX_URL_BYTES = 4096
 MAX_HEADERS = 100
-MAX_HEAD_BYTES = 64 * 1024  # of a request: its URL and headers
+MAX_HEAD_BYTES = 64 * 1024  # of a request: its URL and headers, and what stands between the pieces of its body
+MAX_UNANSWERED = 100  # requests that a connection may send before it has read an answer
 MAX_TORCHSERVE_BYTES = 10_500_000  # of a body that TorchServe and nginx take: images and what stands around them
 
 # Of a gateway process. Each process has its own.

@@ -81,10 +81,7 @@ def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
         g.access = Access(request.headers.get(ID, ""))
-        place = request.environ.get("HTTP_TRACEPARENT", "")
-        context.PLACE.set(
-            place if place and context.USABLE.fullmatch(place) else ""
-        )  # the connection may have had another
+        context.enter(request.environ.get("HTTP_TRACEPARENT", ""))
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from gateway import bodies, limits, metrics
 from gateway.admission import Gate
-from gateway.backend import Answer, Backend, BackendError, Busy, Details, Explanation, Prediction
+from gateway.backend import Answer, Backend, BackendError, Busy, Details, Explanation, Prediction, TooSlow
 from gateway.batches import Batches
 from gateway.error_handlers import RETRY_AFTER, reason
 from gateway.pixels import is_small
@@ -86,8 +86,9 @@ def ready() -> ResponseReturnValue:
 def _probe() -> ResponseReturnValue:
     try:
         run_model(PROBE.read_bytes())  # not counted, because it is no user's image
-    except Busy:
-        pass  # with others, who would all lose their gateways if a flood made them unready
+    except Busy:  # with others, who would all lose their gateways if a flood made them unready
+        if gate().small.stuck():
+            return {"status": "unavailable", "reason": str(TooSlow())}, 503, RETRY_AFTER
     except BackendError as error:
         return {"status": "unavailable", "reason": reason(error)}, 503, RETRY_AFTER
     return {"status": "ready"}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from handler.transforms import decode_upright
 from scripts.batch.rows import legible
 from training.files import written_whole
 
@@ -51,8 +52,6 @@ def _end_of(file: str) -> str:
 
 
 def _picture(file: Path) -> Image.Image:
-    from handler.transforms import decode_upright  # loads PyTorch, which few runs need
-
     upright = decode_upright(
         file.read_bytes(), lambda image: image.convert("RGB")
     )  # takes every image that has a prediction

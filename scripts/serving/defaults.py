@@ -8,6 +8,7 @@ CONFIG = ROOT / "config.properties"
 RUN = ROOT / ".run"  # the folder that 'classifier serve' runs in
 URL_FILE = "url"  # in it: the gateway's address, now or the last time
 SCRATCH = "scratch"  # in it: the unpacked models
+METRICS = "metrics"  # and what the processes of the gateway have counted
 MEMORY = "memory"  # in it: a link to a folder in memory, for what is small, and written on a full disk too
 HOST, PORT = "127.0.0.1", 5001
 BACKENDS = TORCHSERVE, EMBEDDED = "torchserve", "embedded"

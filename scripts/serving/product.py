@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import embedded, served, signals, traffic
 from scripts.serving.archives import check_archive
-from scripts.serving.defaults import MEMORY, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
+from scripts.serving.defaults import MEMORY, METRICS, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
 from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
 from training.archive import archive_of
 from training.project import ROOT
@@ -130,8 +130,9 @@ def _memory(run: Path) -> Iterator[Path]:
 
 
 def keep_memory(memory: Path, run: Path) -> None:
-    """Make the folder in memory if it is not there, and in it a short way to the unpacked models."""
+    """Make the folder in memory if it is not there: in it those of the gateway, and a short way to unpacked models."""
     memory.mkdir(0o700, parents=True, exist_ok=True)
+    (memory / METRICS).mkdir(exist_ok=True)
     if not (memory / SCRATCH).is_symlink():
         (memory / SCRATCH).symlink_to(run.resolve() / SCRATCH)
 
@@ -235,7 +236,7 @@ def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, mem
     for name in ("GATEWAY_API_KEYS_FILE", "GATEWAY_FEEDBACK_DIR"):  # from where you stand, which is not where it runs
         if path := os.environ.get(name):
             environment[name] = str(Path(path).absolute())
-    environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / "metrics")
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / METRICS)
     return Service("Gateway", command, ROOT, environment, log, reopens=True)
 
 

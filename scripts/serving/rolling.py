@@ -91,7 +91,9 @@ def rollback(deployment: Deployment, run: Path) -> str:
             _ask(deployment, new, image, Limits.seconds)
         return "It answers."
 
-    return _replace(deployment, old, before["archive"], run, check)
+    kept = [version["archive"] for version in deployment.versions() if version["version"] == before["version"]]
+    loaded = before["version"] if kept == [before["archive"]] else None  # as if a roll was interrupted at its end
+    return _replace(deployment, old, before["archive"], run, check, loaded)
 
 
 def _tests_of(sample: Path) -> Path:
@@ -126,14 +128,26 @@ def _served(deployment: Deployment) -> dict[str, str]:
     raise Unavailable(NO_MODEL)
 
 
-def _replace(deployment: Deployment, old: dict[str, str], archive: str, run: Path, check: Callable[[str], str]) -> str:
-    """Register `archive`, serve it unless `check` raises, and unregister the old version once it is idle."""
+def _replace(
+    deployment: Deployment,
+    old: dict[str, str],
+    archive: str,
+    run: Path,
+    check: Callable[[str], str],
+    loaded: str | None = None,
+) -> str:
+    """Register `archive`, serve it unless `check` raises, and unregister the old version once it is idle.
+
+    `loaded` is the version of the archive if it is still registered.
+    """
     with ExitStack() as undo:
-        try:
-            new = register(deployment, archive, run)
-        except (TooSlow, Unavailable):
-            raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
-        undo.callback(_take_back, deployment, new)
+        new = loaded
+        if not new:
+            try:
+                new = register(deployment, archive, run)
+            except (TooSlow, Unavailable):
+                raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
+            undo.callback(_take_back, deployment, new)
         result = check(new)
         deployment.set_default(new)
         undo.pop_all()

@@ -24,6 +24,7 @@ from tests.stack import wait_until
 
 SMALL = tiny(b"small")
 LARGE = bytes(SMALL_IMAGE_BYTES + 1)
+TRACE = f"00-{32 * 'a'}-{16 * 'b'}-01"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
@@ -185,13 +186,13 @@ def test_is_told_to_come_again(
     page: dict[str, str],
 ) -> None:
     monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 0)
-    reply = upload(client, path, SMALL, **{"X-Request-ID": "mine", **page})
+    reply = upload(client, path, SMALL, **{"X-Request-ID": "mine", "traceparent": TRACE, **page})
     assert (reply.status_code, reply.headers["Retry-After"], reply.headers["X-Request-ID"]) == (503, "1", "mine")
     assert reply.get_json() == {"error": "Too many images are waiting.", "success": False}
     assert reply.headers.get("Access-Control-Allow-Origin") == page.get("Origin")
     gevent.sleep(0)  # a turn of the loop, which writes the log
     line = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert (line["id"], line["route"], line["status"]) == ("mine", path, 503)
+    assert (line["id"], line["route"], line["status"], line["traceparent"]) == ("mine", path, 503, TRACE)
 
 
 def test_a_full_gateway_is_ready_because_another_one_would_be_full_too(
@@ -200,6 +201,20 @@ def test_a_full_gateway_is_ready_because_another_one_would_be_full_too(
     monkeypatch.setattr(limits, "MAX_WAITING_IMAGES", 0)
     for path in ("/live", "/ready"):
         assert client.get(path).status_code == 200
+
+
+def test_a_gateway_whose_model_answers_nobody_is_not_ready(
+    torchserve: Counting, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = gate_of(client).small
+    monkeypatch.setattr(small, "_timeout", 0.2)
+    assert client.get("/ready").status_code == 503  # its own call takes too long
+    assert client.get("/ready").status_code == 200  # others have the call
+    wait_until(small.stuck)
+    assert client.get("/ready").status_code == 503
+    torchserve.go_on.set()
+    wait_until(lambda: client.get("/ready").status_code == 200)
+    assert not small.stuck()
 
 
 def test_who_waits_too_long_is_told_to_come_again_and_keeps_no_place() -> None:

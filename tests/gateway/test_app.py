@@ -76,11 +76,25 @@ def test_each_setting_is_documented() -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["10%", ".1", "1GB", "False", "-1"])
-def test_a_number_that_is_none_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("GATEWAY_FEEDBACK_SHARE", value)
-    with pytest.raises(ValueError, match=r"GATEWAY_FEEDBACK_SHARE is .* has to be a number such as 0"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("FEEDBACK_SHARE", value) for value in ("10%", ".1", "1GB", "False", "-1")),
+        ("CALLS", "0"),
+        ("CALLS", "1.5"),
+        ("TIMEOUT", "0"),
+    ],
+)
+def test_a_number_that_is_none_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    with pytest.raises(ValueError, match=rf"GATEWAY_{name} is .* has to be a number such as \d"):
         create_app()
+
+
+def test_a_name_may_look_like_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_MODEL_NAME", "42")
+    config = {"TORCHSERVE_CONFIG": str(write_config(tmp_path / "config.properties"))}
+    assert create_app(config).config["MODEL_NAME"] == "42"
 
 
 def test_a_setting_of_the_environment_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,20 @@ def test_a_body_that_is_torn_is_an_error_for_its_reader(client: socket, body: by
     assert received(client) == b""  # the application of this test does not answer then
 
 
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"1;"], ids=["trailer", "extension"])
+def test_what_stands_beside_a_body_has_an_end(client: socket, endless: bytes) -> None:
+    client.sendall(b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + endless)
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        client.sendall(b"x" * 100 * limits.MAX_HEAD_BYTES)
+
+
+def test_who_reads_no_answer_may_not_go_on_asking(client: socket) -> None:
+    client.sendall(b"GET /before HTTP/1.1\r\n\r\n" * 1000)
+    before, _, refusal = received(client).rpartition(b"HTTP/1.1 ")
+    assert len(answers(before)) == limits.MAX_UNANSWERED
+    assert refusal.startswith(b"429 ")
+
+
 def test_a_body_that_was_given_up_is_not_waited_for(client: socket) -> None:
     client.sendall(b"POST /slow HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo")
     started = time.monotonic()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
 from scripts.serving.deployment import Limits, Refused
 from scripts.serving.rolling import _ask, _compare, _images, _tests_of, _two_digits, in_store, register
+from scripts.serving.versions import manage
 from tests.archives import BAD_HANDLERS, numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import TEN, add_photos, draw, draw_dataset, encode
@@ -162,6 +164,16 @@ def test_ctrl_c_while_workers_start_leaves_no_version_behind(rolling: Stack, mon
     monkeypatch.setattr(Management, "_wait_for_workers", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         rolling.torchserve.register("second.mar")
+    assert served(rolling) == [("1.0", "first.mar")]
+
+
+def test_ctrl_c_while_the_old_version_drains_leaves_a_way_back(rolling: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Management, "drain", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            manage("roll", rolling.config, rolling.run, archive="third.mar", sample=None, **asdict(Limits()))
+    assert sorted(served(rolling)) == [("1.0", "first.mar"), ("2.0", "third.mar")]
+    assert "Version 1.0 of first.mar is served" in models(rolling, "rollback")
     assert served(rolling) == [("1.0", "first.mar")]
 
 

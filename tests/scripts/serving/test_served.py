@@ -79,6 +79,7 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert version(stack) == "1.0"
 
         shutil.rmtree((stack.run / "memory").resolve())  # as what tidies temporary folders may
+        wait_until(lambda: requests.get(f"{stack.url}/metrics").ok)
         kill(stack.processes(WORKER)[0])
         kill(next(process for process in stack.processes(GATEWAY) if process.ppid() != stack.process.pid))
         wait_until(stack.workers)
