@@ -95,17 +95,21 @@ page.choosing = (() => {
 
   for (const example of EXAMPLES) example.button.addEventListener("click", () => takeExample(example));
 
+  const isTyped = ({ target }) => target.closest?.("input:not([type=file]), textarea");
+
   for (const type of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(type, (event) => {
+      if (isTyped(event) && !event.dataTransfer.types.includes("Files")) return; // a text into a field
       event.preventDefault();
       element("drop").classList.toggle("over", type === "dragover");
       if (type === "drop") takeTransfer(event.dataTransfer, "No file was dropped. Save the image, then drop its file.");
     });
   }
 
-  document.addEventListener("paste", ({ clipboardData }) =>
-    takeTransfer(clipboardData, "You pasted no image. Copy an image, not its text or address."),
-  );
+  document.addEventListener("paste", (event) => {
+    if (isTyped(event)) return;
+    takeTransfer(event.clipboardData, "You pasted no image. Copy an image, not its text or address.");
+  });
 
   return { take, choose, refusal, offerExamples };
 })();

@@ -23,40 +23,58 @@ page.predicting = (() => {
     requests--;
   }
 
-  // One version after another, so that the time of each is its own.
-  async function predict({ file, name }, versions) {
+  // One version after another, so that the time of each is its own. What was `kept` is not asked again.
+  async function predict({ file, name, kept }, versions) {
     const error = await page.choosing.refusal(file);
     if (error) return [{ answer: { error } }];
     const replies = [];
     for (const version of versions) {
+      const had = kept?.find((reply) => reply.version === version);
+      if (had) {
+        replies.push(had);
+        continue;
+      }
       const path = version ? `predict?version=${encodeURIComponent(version)}` : "predict";
       const started = performance.now();
       const { lost, id, ...answer } = await page.server.post(path, file, name);
-      replies.push({ path, answer, id, lost, milliseconds: performance.now() - started });
+      replies.push({ version, path, answer, id, lost, milliseconds: performance.now() - started });
     }
     return replies;
   }
 
   function settle(entry, replies) {
+    const isNew = !entry.replies?.some((reply) => reply.lost) || replies.some((reply, at) => differs(reply, entry.replies[at]));
+    entry.kept = null;
+    if (!isNew) return; // so that what is typed beside it stays
     entry.replies = replies;
     entry.explanations = new Map();
     entry.summary.textContent = page.result.failure(entry) || page.result.summary(entry);
     if (entry === state.chosen) page.result.display();
   }
 
+  function differs(reply, before) {
+    return reply !== before && !(reply.lost && before?.lost && reply.answer.error === before.answer.error);
+  }
+
   // Entries without replies are in the queue already.
   function predictAgain(entries) {
     const settled = entries.filter(({ replies }) => replies);
     for (const entry of settled) {
-      entry.replies = null;
+      entry.replies = entry.kept = null;
       entry.summary.textContent = "…";
     }
     if (settled.includes(state.chosen)) page.result.display();
     enqueue(settled);
   }
 
+  // If one of two versions has answered, its answer stays on show meanwhile.
   function retryLost() {
-    predictAgain(state.entries.filter(({ replies }) => replies?.some(({ lost }) => lost)));
+    const isLost = ({ lost }) => lost;
+    const entries = state.entries.filter(({ replies, kept }) => !kept && replies?.some(isLost));
+    predictAgain(entries.filter(({ replies }) => replies.every(isLost)));
+    const partly = entries.filter(({ replies }) => replies);
+    for (const entry of partly) entry.kept = entry.replies.filter((reply) => !reply.lost);
+    enqueue(partly);
   }
 
   return { enqueue, predictAgain, retryLost };

@@ -7,6 +7,7 @@ page.server = (() => {
   const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
   const KEY = "classifier-key"; // in the storage of this visit
   const MAY_PASS = [401, 429, 503]; // another key, or a later try, may succeed
+  const OF_A_PROXY = [502, 504]; // which a proxy says while the server starts again
   const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
 
   function post(path, file, name, fields = {}) {
@@ -38,14 +39,16 @@ page.server = (() => {
       showStatus();
       return { error: UNREACHABLE, lost: true };
     }
-    try {
-      const answer = await response.json();
+    const { status } = response;
+    const answer = await response.json().catch(() => null); // null for what is no JSON
+    if (answer && (response.ok || typeof answer.error === "string")) {
       const id = response.headers.get("X-Request-ID");
-      return { ...answer, id, ...(MAY_PASS.includes(response.status) && { lost: true }) };
-    } catch {
-      const error = `The server's answer is not JSON (status ${response.status}). Check whether a proxy sent it.`;
-      return { error };
+      return { ...answer, id, ...(MAY_PASS.includes(status) && { lost: true }) };
     }
+    if ([...MAY_PASS, ...OF_A_PROXY].includes(status)) {
+      return { error: `A proxy answered instead of the server (status ${status}).`, lost: true };
+    }
+    return { error: `The server's answer is not JSON (status ${status}). Check whether a proxy sent it.` };
   }
 
   async function checkStatus() {

@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from gateway.backend import Answer, Refusal
+from gateway.limits import MAX_IMAGE_BYTES
 from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE
 from training.outcome import Stopped
 
@@ -153,7 +154,8 @@ class Gateway:
         for delay in READ_DELAYS:  # a network drive may be away for a moment
             self.stop.wait(delay)
             try:
-                return path.read_bytes()
+                with path.open("rb") as file:
+                    return file.read(MAX_IMAGE_BYTES + 1)  # which is enough to be told that it is too large
             except (FileNotFoundError, PermissionError, IsADirectoryError, ValueError) as error:
                 return error  # the last for a name that no file can have
             except OSError as error:

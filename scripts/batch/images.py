@@ -45,7 +45,8 @@ def _without_mark(content: bytes) -> bytes:
 def absent_of(names: list[str], paths: Sequence[str]) -> set[str]:
     """Return which of `names_of` are paths that stand in the --list alone, but are not there."""
     listed = set(names[len(paths) :]).difference(paths)
-    return {name for name in listed if not (os.path.exists(name) or glob.has_magic(name) or "://" in name)}
+    # Brackets are more often part of a name than of a pattern.
+    return {name for name in listed if not (os.path.exists(name) or {"*", "?"} & set(name) or "://" in name)}
 
 
 def list_once(named: list[Path], absent: Collection[Path]) -> list[Path]:
@@ -67,11 +68,12 @@ def list_images(named: Iterable[Path]) -> list[Path]:
 def find_images(named: Iterable[Path], aloud: bool = True) -> Iterator[Path]:
     """Yield each file, and the images below each folder and of each glob in order. Raises Stopped.
 
-    At the end it prints the files that it left out, unless `aloud` is false.
+    At the end it prints the files that it left out, unless `aloud` is false; then it raises OSError for a place that
+    cannot be reached now.
     """
     everything = Findings()
     for path in named:
-        findings = _look(path)
+        findings = _look(path, aloud)
         yield from findings.images
         everything.add(findings)
     for line in everything.notes() if aloud else ():
@@ -87,7 +89,7 @@ def count_others(named: Iterable[Path], but: Collection[Path | None] = ()) -> Co
     return extensions_of(files.difference(but))
 
 
-def _look(path: Path) -> Findings:
+def _look(path: Path, aloud: bool = True) -> Findings:
     """Find the images of one named place. Raises Stopped if it does not exist."""
     try:
         mode = path.stat().st_mode
@@ -96,6 +98,8 @@ def _look(path: Path) -> Findings:
             return match(path)
         if error.errno in (ENOENT, ENOTDIR):
             raise Stopped(f"There is no file or folder {path}.") from None
+        if not aloud:
+            raise
         raise Stopped(f"{path} cannot be read ({error.strerror}); name another, or make it readable.") from None
     return find(path) if S_ISDIR(mode) else Findings([path])
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from training.outcome import Stopped
 
 
@@ -18,6 +20,24 @@ def check_output(option: str, path: Path, suffixes: Iterable[str]) -> None:
         raise Stopped(f"{path} is a folder; name a file with {option}.")
     if not os.access(path.parent, os.W_OK):
         raise Stopped(f"You may not write into the folder {path.parent}; name another with {option}.")
+
+
+@contextmanager
+def alone_with(output: Path) -> Iterator[None]:
+    """Keep other commands from the rows of an output until the block ends. Raises Stopped if one has them."""
+    lock = FileLock(output.with_name(f".{output.name}.lock"), blocking=False)
+    with writing(output):
+        try:
+            lock.acquire()
+        except Timeout:  # an OSError, too
+            raise Stopped(
+                f"Another command writes to {output} now; wait for its end, or name another output."
+            ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

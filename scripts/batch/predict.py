@@ -6,7 +6,8 @@ Rows are gathered in <output>.part, which becomes the output at the end; a run t
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from scripts.batch.client import Gateway, GatewayGone, may_pass
 from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
-from scripts.batch.output import check_output, writing
+from scripts.batch.output import alone_with, check_output, writing
 from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
@@ -102,18 +103,29 @@ def predict_images(images: list[Path], gateway: Gateway, classes: list[str], out
         say(f"Continuing after the {len(rows.final):,} images in {journal.path}; remove it to start over.")
     states = {image: state_of(image) for image in images}
     groups = [left for group in groups if (left := [path for path in group if str(path) not in rows.final])]
-    for _ in range(MAX_LOOKS):
-        for final, again in predict_all(gateway, groups, classes, top_k, done=len(rows.final)):
-            rows.add(final, again)
-        if not any(is_unsettled(image, state, rows) for image, state in states.items()):
-            break
-        time.sleep(SETTLED_SECONDS)
-        changed = {image: state_of(image) for image, state in states.items() if state_of(image) != state}
-        states |= changed
-        rows.reopen(set(map(str, changed)))
-        groups = list(grouped(changed))
+    try:
+        for _ in range(MAX_LOOKS):
+            for final, again in predict_all(gateway, groups, classes, top_k, done=len(rows.final)):
+                rows.add(final, again)
+            if not any(is_unsettled(image, state, rows) for image, state in states.items()):
+                break
+            time.sleep(SETTLED_SECONDS)
+            changed = changed_since(states)
+            states |= changed
+            rows.reopen(set(map(str, changed)))
+            groups = list(grouped(changed))
+    except BaseException:  # the next run could not tell which files changed before the last row was written
+        with suppress(Stopped):  # from a full disk, which has been said
+            rows.reopen({str(image) for image, state in changed_since(states).items() if state})
+        raise
     rows.write(output, list(map(str, images)), names)
     return rows
+
+
+def changed_since(states: Mapping[Path, State | None]) -> dict[Path, State | None]:
+    """Return the states of the images that have others now."""
+    now = {image: state_of(image) for image in states}
+    return {image: state for image, state in now.items() if state != states[image]}
 
 
 def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
@@ -123,19 +135,24 @@ def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
     return bool(refused_when_new) or state_of(image) != state
 
 
-def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path, top_k: int | None = None) -> Rows:
-    """Append the predictions of images in `paths` that the output lacks, until a signal. Raises Stopped."""
+def follow(named: list[Path], gateway: Gateway, classes: list[str], output: Path, top_k: int | None = None) -> Rows:
+    """Append the predictions of images in the `named` places that the output lacks, until a signal. Raises Stopped."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: gateway.stop.set())
-    journal = Journal(output, FORMS[output.suffix](columns(classes, top_k)))
+    form = FORMS[output.suffix](columns(classes, top_k))
+    journal, before = Journal(output, form), Journal(output.with_name(f"{output.name}.part"), form)
     kept = journal.read_valid()
+    if before.path.exists() and before.is_older_than(output):  # a run has left images to ask again
+        asked = {row[0] for row in before.read()}
+        kept = [row for row in kept if not row[ERROR] or row[0] in asked]
+        before.path.unlink()
     journal.keep(kept)
     rows = Rows(journal, kept)
     done = {file: state_of(Path(file)) for file in rows.final}
     later: dict[str, float] = {}  # when to try again each image that could not be predicted
     why = ""
     say(f"Watching; {len(done):,} images are in {output} already. Press Ctrl-C to stop.")
-    for states in arrivals(paths, done, later, gateway.stop):
+    for states in arrivals(named, done, later, gateway.stop):
         rows.reopen(set(map(str, states)))
         try:
             for final, again in predict_all(gateway, list(grouped(states)), classes, top_k):
@@ -153,6 +170,8 @@ def follow(paths: list[Path], gateway: Gateway, classes: list[str], output: Path
                 why = str(error)
                 say(f"{why} Trying again every {AWAY_SECONDS} s.")
             gateway.stop.wait(AWAY_SECONDS)
+    changed = changed_since({Path(file): state for file, state in done.items()})
+    rows.reopen({str(file) for file, state in changed.items() if state})
     return rows
 
 
@@ -168,13 +187,16 @@ def predict_by_gateway(options: Options) -> Done:
     paths, absent = list(map(Path, names)), set(map(Path, absent_of(names, options.paths)))
     gateway = Gateway(options.url, options.connections, options.token_file, options.key_file)
     classes = gateway.classes()
+    if options.watch:
+        if absent:
+            say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
+        named = [path for path in paths if path not in absent]
+    else:
+        named = list_once(paths, absent)
     try:
-        if options.watch:
-            if absent:
-                say(f"Left out, because they are not there: {few(sorted(legible(str(path)) for path in absent))}.")
-            rows = follow([path for path in paths if path not in absent], gateway, classes, output, options.top_k)
-        else:
-            rows = predict_images(list_once(paths, absent), gateway, classes, output, options.top_k)
+        with alone_with(output):
+            work = follow if options.watch else predict_images
+            rows = work(named, gateway, classes, output, options.top_k)
     except GatewayGone as error:
         raise Stopped(f"{error} Run the same command again to continue.") from None
     others = count_others(paths, but={output, options.contact_sheet})

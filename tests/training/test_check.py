@@ -14,8 +14,10 @@ import torch
 from PIL import Image, ImageFilter
 from playwright.sync_api import Page, expect
 
+from handler.transforms import Preprocessing
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import THREE, draw_photo, encode
+from training.curation.examine import _look
 from training.curation.labels import wrong_labels
 
 EACH, SWAPPED = 40, 12
@@ -55,6 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     (root / "lime/tiny.png").write_bytes(encode(photo("lime", 1002).resize((24, 18))))
     (root / "azure/broken.jpg").write_bytes(b"no photo")
     (root / "azure/notes.txt").write_text("azure things")
+    (root / "beside.jpg").write_bytes(encode(photo("red", 1), "JPEG"))
     return Photos(root, swapped)
 
 
@@ -88,7 +91,15 @@ def test_finds_pictures_that_stand_out(found: dict[str, Any]) -> None:
 def test_names_what_cannot_be_read_or_is_left_out(found: dict[str, Any]) -> None:
     assert found["photos"] == 3 * EACH + 5
     assert [*found["unreadable"]] == ["azure/broken.jpg"]
-    assert found["skipped"] == ["azure/notes.txt"]
+    assert sorted(found["skipped"]) == ["azure/notes.txt", "beside.jpg"]
+
+
+def test_the_size_is_that_of_the_file_not_of_the_picture_that_is_looked_at(tmp_path: Path) -> None:
+    large = tmp_path / "large.jpg"
+    large.write_bytes(encode(photo("red", 1).resize((3000, 2000)), "JPEG"))
+    looked = _look(tmp_path, Preprocessing(32), (large, "red", "train"))
+    assert not isinstance(looked, str)
+    assert looked[0].size == (3000, 2000)
 
 
 @pytest.fixture

@@ -154,3 +154,14 @@ def test_says_of_a_file_that_is_gone_that_it_cannot_be_read(served: Page, tmp_pa
     photo.unlink()
     served.context.set_offline(False)
     expect(served.get_by_role("alert")).to_contain_text("cannot be read", timeout=10_000)
+
+
+def test_a_text_may_be_pasted_into_a_field(served: Page) -> None:
+    served.set_input_files("#file", upload())
+    expect(served.locator(".predicted")).to_have_text("green")
+    for field in ("#key", "#remark"):
+        served.locator(field).evaluate(
+            "field => field.dispatchEvent(new ClipboardEvent('paste',"
+            " { bubbles: true, clipboardData: new DataTransfer() }))"
+        )
+    expect(served.get_by_role("alert")).to_have_count(0)

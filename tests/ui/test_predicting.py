@@ -1,6 +1,10 @@
 """The queue of images: the page asks again for predictions that it missed."""
 
-from playwright.sync_api import Page, expect
+import re
+from collections import Counter
+
+import pytest
+from playwright.sync_api import Page, Route, expect
 
 from tests.drawing import draw, encode
 from tests.stack import Stack
@@ -28,3 +32,48 @@ def test_asks_again_when_the_model_is_back(served: Page, stack: Stack) -> None:
     finally:
         stack.torchserve.scale(2)  # other tests share it
     expect(served.locator(".predicted")).to_have_text("green", timeout=10_000)
+
+
+@pytest.mark.parametrize("status", [429, 502])
+def test_asks_again_when_a_proxy_had_no_answer(served: Page, status: int) -> None:
+    refusals = iter(["<html>Try later.</html>", '{"message": "Try later."}'])
+
+    def refuse(route: Route) -> None:
+        if body := next(refusals, None):
+            route.fulfill(status=status, body=body)
+        else:
+            route.fallback()
+
+    served.route("**/predict", refuse)
+    served.set_input_files("#file", [upload(), upload(encode(draw("blue", 3)))])
+    expect(served.get_by_role("alert")).to_have_text(
+        f"A proxy answered instead of the server (status {status}). The page tries again when the server is ready."
+    )
+    expect(served.locator(".predicted")).to_have_text("green", timeout=10_000)
+    expect(served.locator("#visit")).to_contain_text("blue")
+
+
+def test_of_two_versions_only_the_lost_one_is_asked_again_and_what_is_typed_stays(served: Page) -> None:
+    versions = [{"version": "1.0", "default": True}, {"version": "2.0", "default": False}]
+    served.route("**/models", lambda route: route.fulfill(json={"models": versions}))
+    busy = {"error": "Too many images are waiting.", "success": False}
+    asked = Counter[str]()
+
+    def answer(route: Route) -> None:
+        version = "2.0" if "version" in route.request.url else "1.0"
+        asked[version] += 1
+        if version == "1.0" or asked["2.0"] == 3:
+            route.continue_(url=route.request.url.partition("?")[0])
+        else:
+            route.fulfill(status=503, json=busy)
+
+    served.route(re.compile("/predict"), answer)
+    served.locator("#compare").select_option("2.0", timeout=10_000)
+    served.set_input_files("#file", upload())
+    expect(served.locator("#agreement")).to_have_text("One version did not answer.")
+    served.locator("#right").evaluate("field => field.value = 'owl'")
+    served.wait_for_timeout(6000)  # in which the page has asked again
+    assert asked["2.0"] == 2
+    assert served.locator("#right").evaluate("field => field.value") == "owl"
+    expect(served.locator("#agreement")).to_contain_text("The versions agree", timeout=10_000)
+    assert asked == {"1.0": 1, "2.0": 3}

@@ -1,6 +1,7 @@
 """Look at each photo once: whether it can be read, how it looks, and what the network makes of it."""
 
 import hashlib
+import io
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,6 +111,8 @@ def _listed(root: Path) -> tuple[list[str], list[tuple[Path, str, str]], Finding
             parts = path.relative_to(root / split).parts
             if len(parts) > 1:
                 rows.append((path, parts[0], split))
+            else:
+                all_findings.others.append(path)  # outside the classes
     all_findings.others = [path for path in all_findings.others if path.name != PLACES_FILE]
     return classes_of(root), rows, all_findings
 
@@ -155,7 +158,7 @@ def _look(root: Path, preprocessing: Preprocessing, row: tuple[Path, str, str]) 
         label=label,
         split=split,
         digest=hashlib.sha256(content).hexdigest(),
-        size=image.size,
+        size=_size(content, image),
         brightness=float(grey.mean()),
         contrast=float(grey.std()),
         sharpness=float(np.std(edges)),
@@ -163,6 +166,15 @@ def _look(root: Path, preprocessing: Preprocessing, row: tuple[Path, str, str]) 
         small=np.asarray(image.resize((SMALL, SMALL), Image.Resampling.BOX)),
     )
     return photo, torch.from_numpy(preprocessing.pixels(image))
+
+
+def _size(content: bytes, decoded: Image.Image) -> tuple[int, int]:
+    """Return width and height of a photo, which was decoded at a part of them if it is a large JPEG."""
+    try:
+        with Image.open(io.BytesIO(content)) as stored:
+            return stored.size
+    except (OSError, Image.DecompressionBombError):  # it is decoded in another way
+        return decoded.size
 
 
 def _pretrained() -> tuple[Network, nn.Module, Preprocessing]:

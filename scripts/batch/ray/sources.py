@@ -32,11 +32,16 @@ class Source(NamedTuple):
 
 def find_sources(named: list[str], absent: Collection[str] = ()) -> Iterator[Source]:
     """Yield the images that paths, globs and URLs name, and paths that are known to be absent. Raises Stopped."""
-    stores = [name for name in named if name.endswith(".parquet")]
+    stores = [name for name in named if _path_of(name).endswith(".parquet")]
     files = [name for name in named if name not in stores]
     if files:
         yield find_files(files, absent)
     yield from map(find_stored, stores)
+
+
+def _path_of(name: str) -> str:
+    """Return a name without the options of a URL."""
+    return name.partition("?")[0] if "://" in name else name
 
 
 def find_files(named: list[str], absent: Collection[str]) -> Source:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.keys import add_client
+from gateway.limits import MAX_IMAGE_BYTES
 from scripts.batch import client
 from scripts.batch.client import NO_ANSWER, Gateway, GatewayGone, may_pass
 from tests.drawing import draw, encode
@@ -46,6 +47,14 @@ def test_a_file_that_cannot_be_read_fails_alone(stack: Stack, tmp_path: Path) ->
     assert gone == {"error": "No such file or directory", "status": NO_ANSWER, "success": False}
     assert may_pass(folder)
     assert may_pass(impossible)
+
+
+def test_a_file_of_many_gigabytes_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**36)
+    content = Gateway("http://127.0.0.1:9", 1)._read(tmp_path / "huge.png")
+    assert isinstance(content, bytes)
+    assert len(content) == MAX_IMAGE_BYTES + 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

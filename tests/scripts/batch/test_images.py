@@ -103,11 +103,11 @@ def test_a_list_may_begin_with_a_byte_order_mark(encoding: str, tmp_path: Path) 
 
 
 def test_a_path_that_is_missing_from_a_list_keeps_its_place_and_one_that_was_typed_does_not(photos: Path) -> None:
-    listed = ["none.jpg", "photos/deep", f"{'long' * 100}.jpg", "photos/*.bmp", "typed.jpg"]
+    listed = ["none.jpg", "photos/deep", f"{'long' * 100}.jpg", "photos/*.bmp", "typed.jpg", "photos/b[1].jpg"]
     Path("list.txt").write_text("\n".join(listed))
     typed = ["photos/b.jpg", "typed.jpg"]
     names = names_of(typed, "list.txt")
-    assert absent_of(names, typed) == {"none.jpg", listed[2]}
+    assert absent_of(names, typed) == {"none.jpg", listed[2], "photos/b[1].jpg"}
     found = list_once(
         list(map(Path, ["photos/b.jpg", *listed[:4], "photos/b.jpg"])), {Path("none.jpg"), Path(listed[2])}
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.batch.output import check_output
+from scripts.batch.output import alone_with, check_output
 from training.outcome import Stopped
 
 
@@ -19,3 +19,16 @@ def test_refuses_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(Stopped, match=sentence):
             check_output("--output", path, [".csv", ".jsonl"])
+
+
+def test_two_commands_do_not_write_the_same_rows(tmp_path: Path) -> None:
+    output = tmp_path / "a.csv"
+    with (
+        alone_with(output),
+        pytest.raises(Stopped, match=r"Another command writes to .*; wait for its end"),
+        alone_with(output),
+    ):
+        pass
+    with alone_with(output), alone_with(tmp_path / "b.csv"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -417,6 +417,53 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
 
 
 @pytest.mark.usefixtures("_impatient")
+def test_a_file_that_changed_before_the_gateway_went_away_is_asked_again(
+    photos: Path, tmp_path: Path, here: Here
+) -> None:
+    output, well = tmp_path / "out.csv", False
+
+    def going_away(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if b"photo 70" not in body or well:
+            return predicted(request, body)
+        (photos / "03.png").write_bytes(b"photo 99")
+        os.utime(photos / "03.png", (2, 2))  # long before the last row was written
+        return 404, {"error": "away"}
+
+    with answering(going_away) as address:
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 2
+        well = True
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 0
+    assert {Path(row["file"]).name: float(row["confidence"]) for row in rows(output)}["03.png"] == 99
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_impatient", "_own_signals")
+def test_watching_asks_again_for_what_an_earlier_run_could_not_ask(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
+) -> None:
+    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.1)
+    output, well = tmp_path / "out.csv", False
+
+    def slow_for_one(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        return (504, {"error": "slow"}) if b"photo 07" in body and not well else predicted(request, body)
+
+    with answering(slow_for_one) as address:
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 1
+        well, gateway = True, Gateway(f"http://{address}", 1)
+
+        def operate() -> None:
+            wait_until(lambda: not any(row["error"] for row in rows(output)) and len(rows(output)) == 80)
+            gateway.stop.set()
+
+        operator = threading.Thread(target=operate)
+        operator.start()
+        follow([photos], gateway, ["red"], output)
+        operator.join()
+    assert sorted(float(row["confidence"]) for row in rows(output)) == list(range(80))
+    assert not (tmp_path / "out.csv.part").exists()
+
+
+@pytest.mark.usefixtures("_impatient")
 def test_other_images_may_follow_a_run_that_has_ended(photos: Path, tmp_path: Path, here: Here) -> None:
     (tmp_path / "list.txt").write_text(f"{photos / '01.png'}\n{tmp_path / 'gone.png'}\n")
     with answering(predicted) as address:

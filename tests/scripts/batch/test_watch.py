@@ -13,7 +13,6 @@ from threading import Event
 import pytest
 
 from scripts.batch import watch
-from scripts.batch.images import find_images
 from scripts.batch.watch import State, arrivals, state_of
 from tests.stack import wait_until
 from training.outcome import Stopped
@@ -108,14 +107,15 @@ def test_a_network_drive_may_be_away_for_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "one.png").touch()
-    failures = iter([OSError(errno.ESTALE, "Stale file handle", "/drive")] * 3)
+    failures, stat = iter([OSError(errno.ESTALE, "Stale file handle", "/drive")] * 3), Path.stat
 
-    def find(named: list[Path], aloud: bool) -> Iterator[Path]:
-        for failure in failures:
-            raise failure
-        return find_images(named, aloud)
+    def look(path: Path, **options: bool) -> os.stat_result:
+        if path == tmp_path:
+            for failure in failures:
+                raise failure
+        return stat(path, **options)
 
-    monkeypatch.setattr(watch, "find_images", find)
+    monkeypatch.setattr(Path, "stat", look)
     assert list(next(arrivals([tmp_path], {}, {}, Event()))) == [tmp_path / "one.png"]
     assert capsys.readouterr().err == "/drive cannot be looked through now (Stale file handle); trying again.\n"
 
