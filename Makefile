@@ -68,7 +68,7 @@ faults: .venv/test tools archive ## kill, flood and mislead it for more than an 
 	@FAULTS=long $(VENV)/python -m pytest tests/faults tests/scripts/serving/test_rolling.py tests/scripts/serving/test_embedded.py tests/scripts/batch/test_predict.py tests/training/test_files.py tests/training/test_distributed.py tests/training/test_train.py::test_killed_again_and_again_equals_uninterrupted tests/test_locks.py
 
 bench: .venv/test tools ## measure CHECKPOINT as it is served against what one would build instead
-	@$(CLASSIFIER) bench serving $(call quoted,CHECKPOINT) --config $(call quoted,CONFIG) --output docs/benchmark
+	@$(CLASSIFIER) bench serving $(call quoted,CHECKPOINT) --config $(call quoted,CONFIG)
 
 docs: .venv/test ## build the documentation's site into build/site
 	@DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --quiet

@@ -12,4 +12,4 @@ rest=$(mktemp)
 trap 'rm -f "$rest"' EXIT
 sed '/^\(torch\|torchvision\|triton\|nvidia-[^=]*\|cuda-[^=]*\)==/,/[^\\]$/d' "$lock" > "$rest"
 "$@" --require-hashes --no-deps --requirement "$rest"
-grep --only-matching '^torch\(vision\)\?==[0-9.]*' "$lock" | xargs "$@" --no-deps --index-url "$TORCH_INDEX"
+grep --only-matching '^torch\(vision\)\?==[0-9.]*' "$lock" | xargs --no-run-if-empty "$@" --no-deps --index-url "$TORCH_INDEX"

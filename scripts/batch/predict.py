@@ -207,7 +207,7 @@ def predict_by_ray(options: Options) -> Done:
     """Have an archive predict the images on all machines of a Ray cluster, where skipped files are not counted."""
     if options.watch or not options.archive:
         raise Stopped(
-            "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.mar, and no --watch."
+            "--engine ray takes an --archive, such as model_store/cifar10_whitened_resnet.onnx.zip, and no --watch."
         )
     if not find_spec("ray"):
         raise Stopped("Ray is not installed; install it with '.venv/bin/pip install \"ray[data]\"'.")

@@ -252,6 +252,13 @@ def test_a_node_refuses_an_archive_of_another_digest(tmp_path: Path) -> None:
     assert "other.mar: FAILED" in done.stdout
 
 
+def test_an_index_for_torch_installs_the_rest_where_there_is_no_torch(tmp_path: Path) -> None:
+    command = ["sh", str(ROOT / "deploy" / "install.sh"), str(LOCKS["embedded"]), "echo"]
+    environment = os.environ | {"TORCH_INDEX": "the-index"}
+    said = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    assert re.fullmatch(r"--require-hashes --no-deps --requirement \S+\n", said)
+
+
 def test_a_node_serves_under_the_name_the_gateway_asks_for() -> None:
     assert f'-m "{MODEL}=$ARCHIVE"' in (ROOT / "deploy/torchserve.sh").read_text()
     assert f"/models/{MODEL}" in (ROOT / "deploy/ready.py").read_text()

@@ -121,6 +121,12 @@ def test_selectors_find_their_pods(overlay: str) -> None:
         assert each["spec"]["scaleTargetRef"]["name"] in of_kind(overlay, "Deployment")
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_node_has_the_memory_for_the_large_calls_of_all_gateways(overlay: str) -> None:
+    (heap,) = re.findall(r"-Xmx(\d+)g", (ROOT / "deploy" / "torchserve.properties").read_text())
+    assert of_kind(overlay, "Deployment")["gateway"]["spec"]["replicas"] * 512 <= int(heap) * 1024
+
+
 def fits(peer: Object, labels: dict[str, str], namespace: str) -> bool:
     """Say whether one entry of a policy's `from` or `to` is such a pod, in a namespace or else in the policy's own."""
     if "namespaceSelector" in peer:
