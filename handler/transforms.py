@@ -68,6 +68,7 @@ EXIF_NUMBER_FORMATS = {3: "H", 4: "I"}  # by EXIF's code: numbers of 16 and 32 b
 Pixels = NDArray[np.uint8]
 Normalised = NDArray[np.float32]
 Colour = tuple[float, float, float]  # red, green and blue, from 0 to 1
+Part = tuple[float, float, float, float]  # of an image: left, top, right and bottom, as shares of its width and height
 
 
 class Preprocessing(NamedTuple):
@@ -101,6 +102,12 @@ class Preprocessing(NamedTuple):
         else:
             resized = image.resize(square, method)
         return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+    def part(self, width: int, height: int) -> Part:
+        """Return which part of an image of this size `pixels` shows. The bars of `pad` lie outside of 0 to 1."""
+        middle = {"squeeze": (width, height), "crop": 2 * (min(width, height),), "pad": 2 * (max(width, height),)}
+        across, down = middle[self.fit][0] / width / 2, middle[self.fit][1] / height / 2
+        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
 
     def normalise(self, pixels: Pixels) -> Normalised:
         """Turn pixels of 0 to 255, shape (..., 3, H, W), into the values that the network takes."""
@@ -172,8 +179,13 @@ def test_transform(image: Image.Image, preprocessing: Preprocessing) -> Normalis
 
 def read_pixels(data: bytes, inputs: list[Preprocessing]) -> list[Pixels]:
     """Decode an image file to the pixels of each input of a network. Raises ImageError as `decode_image` does."""
-    image = decode_image(data, max(each.size for each in inputs))
+    image = decode_for(data, inputs)
     return [each.pixels(image) for each in inputs]
+
+
+def decode_for(data: bytes, inputs: list[Preprocessing]) -> Image.Image:
+    """Decode an image file as large as the largest input needs. Raises ImageError as `decode_image` does."""
+    return decode_image(data, max(each.size for each in inputs))
 
 
 def _check_size(size: tuple[int, int], limit: int) -> None:

@@ -83,7 +83,7 @@ def _lay_out_for_torchserve(checkpoint: "Checkpoint", batching: "Batching", cont
             model_name=name,
             serialized_file=str(model),
             handler=str(TORCHSERVE_HANDLER),
-            extra_files=str(_stage(checkpoint, batching, build / "stage")),
+            extra_files=str(_stage(checkpoint, batching, build / ".stage")),  # which no model is called
             config_file=str(_write_settings(batching, build / SETTINGS.name)),
             version=version,
             export_path=str(build),

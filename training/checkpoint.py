@@ -140,7 +140,7 @@ def distinct_inputs(recipe: dict[str, Any]) -> list[Preprocessing]:
 
 
 def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -> nn.Module:
-    """Copy the weights that a recipe names as `initial` into a network; those of the head only for the same classes.
+    """Copy the weights that a recipe names as `initial` into a network; those of a linear head for the same classes.
 
     Returns the head that they had. Raises CheckpointError or PretrainedError if they are missing, or of another
     architecture.
@@ -155,7 +155,7 @@ def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -
         raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.single().network
     network.features.load_state_dict(given.features.state_dict())
-    if checkpoint.card["classes"] == classes:
+    if checkpoint.card["classes"] == classes and isinstance(given.head, nn.Linear):  # others join classes of ImageNet
         network.head.load_state_dict(given.head.state_dict())
     return given.head
 

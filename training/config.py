@@ -218,8 +218,8 @@ class Recipe(_Section):
             raise ValueError("head_first and freeze_norms need a trained network; set initial, or remove them")
         if any(stage.size >= self.input.size for stage in self.smaller_images):
             raise ValueError(f"smaller_images are not smaller than input.size, {self.input.size}; make them so")
-        if self.smaller_images and self.architecture == "cnn":
-            raise ValueError("cnn takes images of one size only; remove smaller_images")
+        if self.smaller_images and (self.architecture == "cnn" or pretrained.takes_one_size(self.architecture)):
+            raise ValueError(f"{self.architecture} takes images of one size only; remove smaller_images")
         if self.augment.crop_padding >= self.input.size:
             raise ValueError(f"augment.crop_padding moves images out of sight; make it less than {self.input.size}")
         if self.augment.mixes and self.distillation and self.distillation.view == "original":

@@ -88,6 +88,7 @@ def imagenet(architecture: str, initial: str, name: str, merge: Merge | None = N
     network = build(recipe, len(classes)).eval()
     head = copy_initial(network, recipe, classes)
     if merge:
+        pretrained.check_head(head, architecture)
         numbers = [number for group in merge.classes.values() for number in group]
         rows = {name: value[numbers] for name, value in head.state_dict().items()}
         cast(Merged, network.head).finer.load_state_dict(rows)

@@ -74,10 +74,20 @@ def copy_imagenet(network: Network, architecture: str, size: int, folder: Path |
     model.reset_classifier(0)
     network.features.load_state_dict(model.state_dict())
     if classes == imagenet_classes():
-        if not isinstance(head, nn.Linear) or head.weight.shape != network.head.weight.shape:
-            raise PretrainedError(f"The weights of {architecture} have no head for ImageNet's 1,000 classes.")
+        check_head(head, architecture)
         network.head.load_state_dict(head.state_dict())
     return head
+
+
+def check_head(head: nn.Module, architecture: str) -> None:
+    """Raise PretrainedError if a head of timm's is not for ImageNet's own classes."""
+    if not isinstance(head, nn.Linear) or len(head.weight) != len(imagenet_classes()):
+        raise PretrainedError(f"The weights of {architecture} have no head for ImageNet's 1,000 classes.")
+
+
+def takes_one_size(architecture: str) -> bool:
+    """Return whether an architecture takes images of the size alone that it was made for."""
+    return is_timm(architecture) and bool(_settings(architecture).fixed_input_size)
 
 
 def imagenet_classes() -> list[str]:

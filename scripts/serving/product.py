@@ -74,7 +74,7 @@ def serve(
             settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
         else:
             shutil.rmtree(run / SCRATCH, ignore_errors=True)
-            (run / SCRATCH).mkdir()
+            (run / SCRATCH).mkdir(exist_ok=True)
             embedded.begin([run / served.STORE / archive for archive in served.archives(run)], memory / SCRATCH)
             settings = {"MODEL_DIR": memory / SCRATCH}
         (run / traffic.FILE).unlink(missing_ok=True)  # of a roll that ended with an earlier server

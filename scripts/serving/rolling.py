@@ -93,6 +93,9 @@ def rollback(deployment: Deployment, run: Path) -> str:
 
     kept = [version["archive"] for version in deployment.versions() if version["version"] == before["version"]]
     loaded = before["version"] if kept == [before["archive"]] else None  # as if a roll was interrupted at its end
+    digest = served.digest(run, before["archive"])
+    if not loaded and digest and before.get("digest", digest) != digest:
+        raise Refused(f"{before['archive']} was built again since it was served; roll it instead.")
     return _replace(deployment, old, before["archive"], run, check, loaded)
 
 
@@ -151,7 +154,9 @@ def _replace(
         result = check(new)
         deployment.set_default(new)
         undo.pop_all()
-    served.record(deployment, run, {"old": old, "new": {"archive": archive, "version": new}})
+    digest = served.digest(run, old["archive"])
+    kept = old | ({"digest": digest} if digest else {})
+    served.record(deployment, run, {"old": kept, "new": {"archive": archive, "version": new}})
     deployment.drain(old["version"])
     deployment.unregister(old["version"])
     served.record(deployment, run)

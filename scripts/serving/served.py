@@ -85,6 +85,12 @@ def record(deployment: Deployment, run: Path, last_roll: dict[str, Version] | No
         state["last_roll"] = last_roll or state["last_roll"]
 
 
+def digest(run: Path, archive: str) -> str | None:
+    """Return the digest of an archive of the store, or None if it is gone."""
+    path = run / STORE / archive
+    return _digest(path) if digest_path(path).is_file() else None
+
+
 def backend(run: Path) -> str:
     """Return which of BACKENDS serves in `run`, now or the last time."""
     name: str = _read(run)["backend"]

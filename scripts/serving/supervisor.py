@@ -55,7 +55,7 @@ class Service:
     def start(self) -> None:
         if self.scratch:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            self.scratch.mkdir()
+            self.scratch.mkdir(exist_ok=True)  # network drives may have kept something
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command + self.arguments(),

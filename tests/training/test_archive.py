@@ -126,3 +126,9 @@ def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path)
     with pytest.raises(CommandFailed) as end:
         run_module(module, tmp_path / "none.pth")
     assert str(end.value) == f"There is no checkpoint {tmp_path}/none.pth; 'classifier train' makes one.\n"
+
+
+@pytest.mark.slow
+def test_a_model_may_have_any_name(checkpoint: Path, tmp_path: Path) -> None:
+    run_module("training.archive", checkpoint, "--output", tmp_path / "stage.mar")
+    assert module.version_of(tmp_path / "stage.mar") == "1.0"

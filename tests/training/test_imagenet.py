@@ -3,14 +3,15 @@ from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 
 from tests.conftest import run_module
 from tests.training.test_pretrained import LITE0, pictures
 from training.checkpoint import load_checkpoint
 from training.config import RecipeError
-from training.imagenet import imagenet, load_merge
+from training.imagenet import Merge, imagenet, load_merge
 from training.metrics import predict
-from training.pretrained import imagenet_classes
+from training.pretrained import PretrainedError, imagenet_classes
 from training.project import MERGES
 
 CATS = ("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat")
@@ -54,3 +55,11 @@ def test_what_merges_no_classes_is_refused(values: Any, words: str, tmp_path: Pa
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(RecipeError, match=words):
         load_merge(path)
+
+
+@pytest.mark.parametrize("head", [nn.Linear(2, 21_841), nn.Identity()], ids=["ImageNet-21k", "none"])
+def test_joins_no_classes_of_another_numbering(head: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.imagenet.copy_initial", lambda *_: head)
+    merge = Merge(threshold=0.0, classes={"cat": [281], "dog": [207]})
+    with pytest.raises(PretrainedError, match="have no head for ImageNet's 1,000 classes"):
+        imagenet(LITE0, "imagenet", "x", merge)

@@ -5,13 +5,22 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 
 from tests.conftest import run_module
 from tests.drawing import TEN
 from tests.training.test_pretrained import SMALL
 from training.batching import Cost, cost_of
 from training.card import describe_in_words
-from training.checkpoint import Checkpoint, CheckpointError, images_of, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    build,
+    copy_initial,
+    images_of,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.classifier import CLEAR, Detail, above
 from training.ensemble import join
 from training.export import open_onnx, optimised
@@ -152,6 +161,15 @@ def test_joins_only_what_was_trained_here(both: Path, checkpoint: Path, photos: 
                 join(members, dataset, "all")
     with pytest.raises(CheckpointError, match="photos was not trained here, so it has no validation images"):
         images_of(load_checkpoint(photos), dataset, trained.inputs)
+
+
+def test_joined_classes_may_be_trained_further(photos: Path) -> None:
+    joined = load_checkpoint(photos)
+    recipe = {"architecture": SMALL, "initial": str(photos), "input": joined.card["recipe"]["input"], "dropout": 0.0}
+    network = build(recipe, len(TEN))
+    assert not isinstance(copy_initial(network, recipe, joined.card["classes"]), nn.Linear)
+    kept = joined.single().network.features.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in network.features.state_dict().items())
 
 
 def test_an_outlier_is_what_the_one_that_answers_takes_for_one(both: Path, photos: Path) -> None:

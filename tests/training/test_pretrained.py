@@ -83,6 +83,10 @@ def test_a_recipe_takes_the_input_of_timm_where_it_names_none() -> None:
         ({"architecture": "resnet18", "initial": "imagenet"}, "initial: imagenet needs an architecture timm/<name>"),
         ({"architecture": "resnet18", "freeze_norms": True}, "need a trained network; set initial"),
         ({"architecture": "resnet18", "head_first": {}}, "need a trained network; set initial"),
+        (
+            {"architecture": "timm/vit_tiny_patch16_224", "smaller_images": [{"epochs": 1, "size": 160}]},
+            "vit_tiny_patch16_224 takes images of one size only; remove smaller_images",
+        ),
     ],
 )
 def test_says_what_is_wrong(change: dict, sentence: str) -> None:

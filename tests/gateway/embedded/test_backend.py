@@ -65,7 +65,7 @@ def test_a_process_that_dies_is_started_again(local: Stack) -> None:
 
 
 def test_an_image_that_crashes_the_decoder_costs_a_process_and_not_the_gateway(archive: Path, tmp_path: Path) -> None:
-    poison, reads = b"crash", "return read_pixels(bytes(file), self.inputs)"
+    poison, reads = b"crash", "image = decode_for(bytes(file), self.inputs)"
     crashes = f"if file == {poison!r}: __import__('os').abort()\n            {reads}"
     rebuild(archive, tmp_path / "crashes.mar", {"handler/predictor.py": (reads, crashes)})
     with serve(tmp_path / "crashes.mar", tmp_path, EMBEDDED) as stack:

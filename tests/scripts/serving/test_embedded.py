@@ -33,8 +33,8 @@ ROLLS = times(4, 40)  # every other one a rollback
 BAD_CODE = {
     "confused": ("handler/onnx_engine.py", "return logits, scores", "return -logits, scores"),
     "unsure": ("handler/onnx_engine.py", "return logits, scores", "return logits / 4, scores"),
-    "raising": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise RuntimeError('raw')"),
-    "refusing": ("handler/predictor.py", "return read_pixels(bytes(file), self.inputs)", "raise ImageError('None.')"),
+    "raising": ("handler/predictor.py", "image = decode_for(bytes(file), self.inputs)", "raise RuntimeError('raw')"),
+    "refusing": ("handler/predictor.py", "image = decode_for(bytes(file), self.inputs)", "raise ImageError('None.')"),
     "broken": ("handler/onnx_engine.py", "predictor.warm()", "raise RuntimeError('no weights')"),
     "dying": ("handler/onnx_engine.py", "predictor.warm()", "__import__('os')._exit(3)"),
     "sleeping": (

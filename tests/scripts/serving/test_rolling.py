@@ -24,6 +24,7 @@ from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
+from training.files import digest_path
 from training.outcome import Stopped
 from training.photos import photos_of
 from training.split import DataError
@@ -34,7 +35,7 @@ PAUSE = 0.02  # seconds between a client's requests, which leaves something of t
 PICTURE = encode(draw("azure", 5))
 
 # An archive that refuses the image of the clients, and no other.
-READ = "return read_pixels(bytes(file), self.inputs)"
+READ = "image = decode_for(bytes(file), self.inputs)"
 FUSSY = {"handler/predictor.py": (READ, f"if len(file) == {len(PICTURE)}: raise ImageError('No.')\n            {READ}")}
 
 
@@ -174,6 +175,18 @@ def test_ctrl_c_while_the_old_version_drains_leaves_a_way_back(rolling: Stack, m
             manage("roll", rolling.config, rolling.run, archive="third.mar", sample=None, **asdict(Limits()))
     assert sorted(served(rolling)) == [("1.0", "first.mar"), ("2.0", "third.mar")]
     assert "Version 1.0 of first.mar is served" in models(rolling, "rollback")
+    assert served(rolling) == [("1.0", "first.mar")]
+
+
+def test_a_rollback_serves_no_archive_that_nobody_has_measured(rolling: Stack, archive: Path) -> None:
+    first = rolling.run / "model_store" / "first.mar"
+    before = {path: path.read_bytes() for path in (first, digest_path(first))}
+    models(rolling, "roll", "third.mar")
+    rebuild(archive, first, numbered("1.0") | FUSSY)
+    assert "first.mar was built again since it was served; roll it" in models(rolling, "rollback", succeeds=False)
+    for path, content in before.items():
+        path.write_bytes(content)
+    models(rolling, "rollback")
     assert served(rolling) == [("1.0", "first.mar")]
 
 
