@@ -55,6 +55,11 @@ class Images(NamedTuple):
         """Return the images for some of the inputs."""
         return self._replace(inputs=self.inputs.of(preprocessing))
 
+    def beside(self, others: "Images") -> "Images":
+        """Return the same images with the inputs of `others` behind their own."""
+        ours, theirs = self.inputs, others.inputs
+        return self._replace(inputs=Inputs(ours.preprocessing + theirs.preprocessing, ours.pixels + theirs.pixels))
+
     def subset(self, indices: Tensor) -> "Images":
         return Images(self.inputs.subset(indices), self.labels[indices], self.classes)
 

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,25 +12,34 @@ from tqdm import tqdm
 from handler.transforms import Preprocessing
 from training.checkpoint import load_checkpoint
 from training.config import Distillation, Recipe, RecipeError
-from training.data import Images
+from training.data import Images, load_images
 from training.inputs import Inputs, call, renormalise
 from training.metrics import batch_size
 from training.project import from_recipe
 
 
-def inputs_to_load(recipe: Recipe) -> list[Preprocessing]:
-    """Return the input of a recipe's network and, if its teacher looks at the unchanged images, the teacher's."""
-    needed = [recipe.preprocessing]
-    if recipe.distillation and recipe.distillation.view == "original":
-        needed += load_checkpoint(from_recipe(recipe.distillation.teacher)).inputs
-    return list(dict.fromkeys(needed))
+def inputs_of_teacher(recipe: Recipe) -> list[Preprocessing]:
+    """Return the inputs of a recipe's teacher if it looks at the unchanged images, and not as the network does."""
+    if not recipe.distillation or recipe.distillation.view != "original":
+        return []
+    inputs = load_checkpoint(from_recipe(recipe.distillation.teacher)).inputs
+    return inputs if inputs != [recipe.preprocessing] else []
+
+
+def with_teacher(images: Images, recipe: Recipe, data: Path | None) -> Images:
+    """Load the training `images` of a recipe's network for its teacher, too, if it needs others. Raises DataError.
+
+    Each network gets them as without the other one: a large JPEG is decoded as large as the largest input needs.
+    """
+    others = inputs_of_teacher(recipe)
+    return images.beside(load_images(data, "train", others)) if others else images
 
 
 class Teacher:
     """A trained network that predicts every image as the student sees it, or every unchanged image once.
 
     Its size and normalisation may differ from the student's. `training` has the student's input first, and those of
-    `inputs_to_load` behind it. `digest` is a checksum of its checkpoint's file.
+    `inputs_of_teacher` behind it. `digest` is a checksum of its checkpoint's file.
     """
 
     def __init__(self, settings: Distillation, training: Images, device: torch.device) -> None:

@@ -37,7 +37,10 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
         load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
     )
     for member in members:
-        card, seen = member.card, training.of(member.inputs)
+        # A large JPEG is decoded as large as the largest input needs, and a member was trained without the others.
+        alone = load_images(data, "train", member.inputs) if member.inputs != inputs else None
+        parts = stratified_split(alone, recipe["validation_fraction"], recipe["split_seed"]) if alone else [training]
+        card, seen = member.card, parts[0]
         if card["data"]["fingerprint"] != seen.fingerprint() or card["classes"] != seen.classes:
             raise CheckpointError(
                 f"{card['name']} was not trained on these images, or on another split of them; "

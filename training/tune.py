@@ -17,6 +17,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Collection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from tqdm import tqdm
 from training import commands
 from training.config import Recipe, RecipeError, changed, load_recipe, read_yaml, with_settings
 from training.data import Images, load_images, stratified_split
-from training.distillation import inputs_to_load
+from training.distillation import inputs_of_teacher, with_teacher
 from training.files import save_figure, write_whole
 from training.outcome import Stopped
 from training.run import Run
@@ -84,9 +85,8 @@ def _refuse_useless(path: Path, space: Space, recipe: Recipe) -> None:
         for field, values in space.items()
     }
     variants = [(field, changed(recipe, {field: bound}, drop=True)) for field in space for bound in bounds[field]]
-    loaded = inputs_to_load(recipe)
     for field, variant in variants:
-        if any(each not in loaded for each in inputs_to_load(variant)):
+        if any(of(variant) != of(recipe) for of in (inputs_of_teacher, attrgetter("preprocessing"))):
             raise RecipeError(f"{path}: all trials share the images that the recipe needs; remove {field}.")
     for field, reason in recipe.without_effect().items():
         if field in space and all(field in variant.without_effect() for _, variant in variants):
@@ -299,7 +299,7 @@ def tune(
     recipe = changed(full_recipe, {"epochs": epochs, "smaller_images": []})
     fields = load_space(space, recipe)
     opened = open_storage(storage)
-    images = load_images(data, "train", inputs_to_load(recipe))
+    images = with_teacher(load_images(data, "train", [recipe.preprocessing]), recipe, data)
     fingerprint = images.of([recipe.preprocessing]).fingerprint()
     searched = open_study(study or recipe.name, opened, fields, recipe, fingerprint, grid)
     parts = stratified_split(images, recipe.validation_fraction, recipe.split_seed)

@@ -15,7 +15,7 @@ from tests.handler.test_image_classifier import handle
 from training.checkpoint import load_checkpoint
 from training.config import Distillation, Recipe
 from training.data import load_images, read_files
-from training.distillation import Teacher, inputs_to_load
+from training.distillation import Teacher, with_teacher
 from training.inputs import normalise, renormalise, to_pixels
 from training.metrics import predict
 from training.run import Run
@@ -96,9 +96,8 @@ def test_its_explanation_hides_the_same_part_from_all_members(unpacked: Path, tm
 def test_a_student_learns_from_a_teacher_of_another_size(both: Path, dataset: Path, view: str) -> None:
     distillation = {"teacher": str(both), "weight": 1.0, "view": view}
     recipe = Recipe.model_validate(QUICK_RECIPE | {"distillation": distillation})
-    needed = inputs_to_load(recipe)
-    assert len(needed) == (2 if view == "original" else 1)
-    images = load_images(dataset, "train", needed)
+    images = with_teacher(load_images(dataset, "train", [recipe.preprocessing]), recipe, dataset)
+    assert len(images.inputs.preprocessing) == (3 if view == "original" else 1)
     run = Run(recipe, images._replace(labels=images.labels.roll(7)), images)
     for _ in range(2):
         run.train_epoch()
@@ -107,6 +106,22 @@ def test_a_student_learns_from_a_teacher_of_another_size(both: Path, dataset: Pa
     )
     said = predict(run.average.module, images.of([recipe.preprocessing]).inputs)
     assert (said.argmax(dim=1) == taught[0].argmax(dim=1)).double().mean() > 0.6
+
+
+def test_a_teacher_of_another_size_changes_no_image_of_its_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            large = draw(name, number).resize((640, 480))
+            (tmp_path / name / f"{number}.jpg").write_bytes(encode(large, "JPEG"))
+    recipe, theirs = Recipe.model_validate(QUICK_RECIPE), Preprocessing(224)
+    monkeypatch.setattr("training.distillation.inputs_of_teacher", lambda recipe: [theirs])
+    ours = [recipe.preprocessing]
+    alone = load_images(tmp_path, "train", ours)
+    assert with_teacher(alone, recipe, tmp_path).of(ours).fingerprint() == alone.fingerprint()
+    assert load_images(tmp_path, "train", [*ours, theirs]).of(ours).fingerprint() != alone.fingerprint()
 
 
 def test_a_larger_student_shows_a_smaller_teacher_its_own_images(checkpoint: Path, dataset: Path) -> None:
