@@ -24,19 +24,19 @@ from gateway.sharing import Counts, SharingServer
 COUNTS = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 SHARED = Counts()
 OTHER_DESCRIPTORS = 56  # of a process: logs, metrics, pipes, and its calls to the model
-LARGEST_KEPT, LEAST_RETURNED = 4 * 2**20, 8 * 2**20  # bytes; most photos from a camera are smaller than the first
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def keep_memory() -> None:
-    """Have glibc keep what a request frees for the next one, but give back what a very large one took.
+def keep_memory(largest: int, least_returned: int) -> None:
+    """Have glibc keep pieces of up to `largest` bytes that are freed, and at most `least_returned` at the heap's end.
 
-    Otherwise the kernel clears each page again: 4,000 of them for a photo of 12 megapixels, a sixth of its CPU time.
-    Another C library does as it likes.
+    So what a request frees serves the next one, but what a very large one took is given back. Otherwise the kernel
+    clears each page again: 4,000 of them for a photo of 12 megapixels, a sixth of its CPU time. Another C library does
+    as it likes.
     """
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        set_option(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        set_option(M_TRIM_THRESHOLD, LEAST_RETURNED)
+        set_option(M_MMAP_THRESHOLD, largest)
+        set_option(M_TRIM_THRESHOLD, least_returned)
 
 
 def connections(wanted: int) -> int:
@@ -52,7 +52,7 @@ def connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else min(wanted, max(1, (soft - OTHER_DESCRIPTORS) // 2))
 
 
-keep_memory()  # here, so that each process has it from its parent
+keep_memory(2**20, 2**17)  # little while a model is loaded, which leaves much that no request needs
 wsgi_app = "gateway.app:create_app()"
 workers = 2
 worker_connections = connections(2000)
@@ -128,6 +128,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Spare the collector what lives as long as the process, and let it come a tenth as often."""
+    """Keep memory from now on. Spare the collector what lives as long as the process; let it come a tenth as often."""
+    keep_memory(4 * 2**20, 8 * 2**20)  # most photos from a camera are smaller
     gc.freeze()
     gc.set_threshold(10_000)

@@ -1,6 +1,6 @@
 """Join checkpoints into one that predicts their weighted mean. You export, archive and serve it like any other.
 
-    classifier ensemble runs/cnn/cifar10_cnn_enhanced.pth runs/whitened_cnn/cifar10_whitened_cnn.pth -o runs/both.pth
+    classifier ensemble runs/a/a.pth runs/b/b.pth -o runs/both.pth
 
 The weights are fitted on the validation images, which must be the same for all members.
 """

@@ -1,7 +1,7 @@
 """Join a checkpoint for thumbnails with one for photos. You export, archive and serve it like any other.
 
     classifier imagenet --merge cifar10 -o runs/photos.pth
-    classifier pair runs/lite0/cifar10_lite0.pth runs/photos.pth -o runs/pair.pth
+    classifier pair runs/mine/mine.pth runs/photos.pth -o runs/pair.pth
 
 The first answers for images with no more detail than its own training images, the second for sharper ones. The limit
 between them accepts nearly all validation images of the first as thumbnails. Near the limit, both have a part.

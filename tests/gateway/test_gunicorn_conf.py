@@ -36,7 +36,7 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 if sys.argv[1] == "keep":
-    runpy.run_path("gateway/gunicorn.conf.py")
+    runpy.run_path("gateway/gunicorn.conf.py")["post_worker_init"](None)
 print(faults())
 before = resident()
 photo(60)
