@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
-from optuna import create_study, load_study
+from optuna import Study, create_study, load_study
 from optuna.storages import InMemoryStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import create_engine, inspect
@@ -142,9 +143,12 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
         process.start()
         return process
 
+    @cache  # each would keep a connection for itself, and PostgreSQL takes a hundred
+    def study() -> Study:
+        return load_study(study_name="drawn", storage=database)
+
     def running() -> list[FrozenTrial]:
-        trials = load_study(study_name="drawn", storage=database).get_trials(states=(TrialState.RUNNING,))
-        return [trial for trial in trials if trial.params]
+        return [trial for trial in study().get_trials(states=(TrialState.RUNNING,)) if trial.params]
 
     engine = create_engine(database)
 
@@ -166,9 +170,8 @@ def test_machines_share_a_study_and_one_that_dies_loses_no_trial(
         process.join()
         assert process.exitcode == 0
 
-    study = load_study(study_name="drawn", storage=database)
-    ended = counted(study, ENDED)
-    (died,) = study.get_trials(states=(TrialState.FAIL,))
+    ended = counted(study(), ENDED)
+    (died,) = study().get_trials(states=(TrialState.FAIL,))
     (again,) = (trial for trial in ended if RetryHeartbeatStaleTrialCallback.retry_history(trial) == [died.number])
     assert died.params.items() <= again.params.items()  # it may have died before it had them all
     assert len(ended) == 6
