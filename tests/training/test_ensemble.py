@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import QUICK_RECIPE, run_module
+from tests.drawing import draw, encode
 from training.checkpoint import CheckpointError, load_checkpoint
 from training.config import Recipe
 from training.data import load_images
@@ -59,3 +60,18 @@ def test_members_of_other_images_are_refused(checkpoint: Path, second: Path, dat
     stranger.card["data"]["fingerprint"] = [1, 2]
     with pytest.raises(CheckpointError, match="second was not trained on these images"):
         join([load_checkpoint(checkpoint), stranger], dataset, "both")
+
+
+def test_members_of_other_sizes_were_trained_on_the_same_jpeg_photos(tmp_path: Path) -> None:
+    """The decoder makes a large JPEG smaller for the small one than for both together."""
+    for name in ("red", "blue"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            large = draw(name, number).resize((640, 480))
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(encode(large, "JPEG"))
+    members = []
+    for size, architecture in ((32, "cnn"), (160, "whitened_cnn")):
+        changes = {"name": architecture, "architecture": architecture, "input": {"size": size}, "epochs": 1}
+        recipe = Recipe.model_validate(QUICK_RECIPE | changes | {"augment": {}, "validation_fraction": 0.3})
+        members.append(load_checkpoint(train(recipe, tmp_path / "photos", tmp_path / architecture, resume=False)))
+    assert len(join(members, tmp_path / "photos", "both").inputs) == 2
