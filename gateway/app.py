@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     default: str | int
     help: str
     least: int = 0  # of a number
+    whole: bool = False
 
 
 SETTINGS = (
@@ -45,7 +46,13 @@ SETTINGS = (
     Setting("TOKEN_FILE", "token", "a file with the token of these nodes; a changed token is followed"),
     Setting("MODEL_DIR", "", "an unpacked archive, or several with versions.json, which the gateway then runs itself"),
     Setting("TIMEOUT", TIMEOUT, "seconds for an answer, half of them to wait for the model, half for the model", 1),
-    Setting("CALLS", 2, "calls to the model at once in each process, with small images and with everything else", 1),
+    Setting(
+        "CALLS",
+        2,
+        "calls to the model at once in each process, with small images and with everything else",
+        1,
+        whole=True,
+    ),
     Setting("CORS_ORIGINS", "*", "the web pages that may read its answers, a JSON list; by default any page"),
     Setting("MODEL_NAME", "classifier", "the model's name in the Open Inference Protocol, below /v2/models"),
     Setting("API_KEYS_FILE", "", "a file of API keys, which 'classifier key' makes; without it everyone may ask"),
@@ -141,10 +148,11 @@ def _check(config: Config) -> None:
 
     A text that looks like a number becomes a text again.
     """
-    for name, default, _, least in SETTINGS:
+    for name, default, _, least, whole in SETTINGS:
         value = config[name]
         if isinstance(default, int):
-            if not isinstance(value, (int, float)) or value < least or (name == "CALLS" and value % 1):
+            number = isinstance(value, (int, float)) and math.isfinite(value)
+            if not number or value < least or (whole and not isinstance(value, int)):
                 raise ValueError(f"GATEWAY_{name} is {value!r}, and has to be a number such as {default}.")
         elif isinstance(value, (int, float)):
             config[name] = json.dumps(value)

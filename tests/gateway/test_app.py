@@ -82,7 +82,9 @@ def test_each_setting_is_documented() -> None:
         *(("FEEDBACK_SHARE", value) for value in ("10%", ".1", "1GB", "False", "-1")),
         ("CALLS", "0"),
         ("CALLS", "1.5"),
+        ("CALLS", "1.0"),
         ("TIMEOUT", "0"),
+        *(("TIMEOUT", value) for value in ("NaN", "Infinity")),
     ],
 )
 def test_a_number_that_is_none_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
