@@ -3,7 +3,6 @@
 Rows are gathered in <output>.part, which becomes the output at the end; a run that was killed continues after them.
 """
 
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from scripts.batch.output import alone_with, check_output, writing
 from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
+from scripts.serving import signals
 from training.folders import few
 from training.outcome import Outcome, Stopped, say
 
@@ -66,6 +66,8 @@ def predict_all(
 ) -> Iterator[tuple[list[Row], list[Row]]]:
     """Yield the rows of each group: the final ones, and those of images to predict again; `done` rows exist already."""
     for paths, answers in zip(groups, gateway.predict_all(groups, done), strict=True):
+        if any(answer["success"] and answer["class_probabilities"].keys() != set(classes) for answer in answers):
+            raise Stopped("The served model has other classes now; run the command again with another --output.")
         rows: tuple[list[Row], list[Row]] = ([], [])
         for row, answer in zip(rows_of(paths, answers, classes, top_k), answers, strict=True):
             rows[may_pass(answer)].append(row)
@@ -76,12 +78,13 @@ def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
     """Return the rows of an earlier run that are still valid; the journal is cut to these, or started.
 
     A group that a kill has cut is predicted again completely, because the last digits depend on the images that the
-    network sees together. Raises Stopped if there are rows of other images, unless that run has written its output.
+    network sees together. Rows of images that are gone since stay. Raises Stopped if there are rows of other images,
+    unless that run has written its output.
     """
     try:
         rows = journal.read_valid()
-        files = {row[0] for row in rows}
-        if not files <= {str(path) for group in groups for path in group}:
+        files, named = {row[0] for row in rows}, {str(path) for group in groups for path in group}
+        if files and (files.isdisjoint(named) or any(map(state_of, map(Path, files - named)))):
             raise journal.other()
     except OtherRows:
         if not journal.is_older_than(output):
@@ -116,29 +119,28 @@ def predict_images(images: list[Path], gateway: Gateway, classes: list[str], out
             groups = list(grouped(changed))
     except BaseException:  # the next run could not tell which files changed before the last row was written
         with suppress(Stopped):  # from a full disk, which has been said
-            rows.reopen({str(image) for image, state in changed_since(states).items() if state})
+            rows.reopen(set(map(str, changed_since(states))))
         raise
-    rows.write(output, list(map(str, images)), names)
+    gone = rows.final.keys() - set(map(str, images))
+    rows.write(output, [*(file for file in rows.final if file in gone), *map(str, images)], names)
     return rows
 
 
-def changed_since(states: Mapping[Path, State | None]) -> dict[Path, State | None]:
-    """Return the states of the images that have others now."""
+def changed_since(states: Mapping[Path, State | None]) -> dict[Path, State]:
+    """Return the states of the images that have others now; what was predicted of one that is gone stays true."""
     now = {image: state_of(image) for image in states}
-    return {image: state for image, state in now.items() if state != states[image]}
+    return {image: state for image, state in now.items() if state and state != states[image]}
 
 
 def is_unsettled(image: Path, state: State | None, rows: Rows) -> bool:
     """Return whether an image was written to since it had this state, or was refused soon after it was written to."""
     row = rows.final.get(str(image))
     refused_when_new = row and row[ERROR] and state and abs(time.time() - state.changed / 1e9) < SETTLED_SECONDS
-    return bool(refused_when_new) or state_of(image) != state
+    return bool(refused_when_new) or bool(changed_since({image: state}))
 
 
 def follow(named: list[Path], gateway: Gateway, classes: list[str], output: Path, top_k: int | None = None) -> Rows:
     """Append the predictions of images in the `named` places that the output lacks, until a signal. Raises Stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: gateway.stop.set())
     form = FORMS[output.suffix](columns(classes, top_k))
     journal, before = Journal(output, form), Journal(output.with_name(f"{output.name}.part"), form)
     kept = journal.read_valid()
@@ -170,8 +172,7 @@ def follow(named: list[Path], gateway: Gateway, classes: list[str], output: Path
                 why = str(error)
                 say(f"{why} Trying again every {AWAY_SECONDS} s.")
             gateway.stop.wait(AWAY_SECONDS)
-    changed = changed_since({Path(file): state for file, state in done.items()})
-    rows.reopen({str(file) for file, state in changed.items() if state})
+    rows.reopen(set(map(str, changed_since({Path(file): state for file, state in done.items()}))))
     return rows
 
 
@@ -193,8 +194,9 @@ def predict_by_gateway(options: Options) -> Done:
         named = [path for path in paths if path not in absent]
     else:
         named = list_once(paths, absent)
+    interrupt = (lambda *_: gateway.stop.set()) if options.watch else signals.interrupt
     try:
-        with alone_with(output):
+        with alone_with(output), signals.handling(interrupt):
             work = follow if options.watch else predict_images
             rows = work(named, gateway, classes, output, options.top_k)
     except GatewayGone as error:

@@ -134,16 +134,7 @@ def test_watches_a_folder_and_asks_no_file_twice(stack: Stack, tmp_path: Path) -
     assert [Path(row["file"]).name for row in table(output)] == ["there.png", "broken.png", "another.png"]
 
 
-@pytest.fixture
-def _own_signals() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_own_signals")
 def test_watching_waits_for_a_gateway_that_has_gone_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,7 +147,7 @@ def test_watching_waits_for_a_gateway_that_has_gone_away(
             self.asked += 1
             if self.asked == 1:
                 raise GatewayGone("There is no gateway.")
-            os.kill(os.getpid(), signal.SIGTERM)
+            self.stop.set()
             yield [prediction("red")]
 
     monkeypatch.setattr(predict, "AWAY_SECONDS", 0)
@@ -417,8 +408,9 @@ def test_what_could_not_be_asked_is_asked_again_by_the_same_command(
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_a_file_that_changed_before_the_gateway_went_away_is_asked_again(
-    photos: Path, tmp_path: Path, here: Here
+@pytest.mark.parametrize("ending", [None, signal.SIGTERM, signal.SIGHUP])
+def test_a_file_that_changed_before_the_run_was_ended_is_asked_again(
+    ending: signal.Signals | None, photos: Path, tmp_path: Path, here: Here
 ) -> None:
     output, well = tmp_path / "out.csv", False
 
@@ -427,6 +419,8 @@ def test_a_file_that_changed_before_the_gateway_went_away_is_asked_again(
             return predicted(request, body)
         (photos / "03.png").write_bytes(b"photo 99")
         os.utime(photos / "03.png", (2, 2))  # long before the last row was written
+        if ending:
+            os.kill(os.getpid(), ending)
         return 404, {"error": "away"}
 
     with answering(going_away) as address:
@@ -436,8 +430,39 @@ def test_a_file_that_changed_before_the_gateway_went_away_is_asked_again(
     assert {Path(row["file"]).name: float(row["confidence"]) for row in rows(output)}["03.png"] == 99
 
 
+@pytest.mark.usefixtures("_impatient")
+def test_photos_that_are_taken_away_meanwhile_keep_their_rows(photos: Path, tmp_path: Path, here: Here) -> None:
+    output, well = tmp_path / "out.csv", False
+
+    def tidied(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if b"photo 40" in body:
+            (photos / "03.png").unlink(missing_ok=True)
+        return (404, {"error": "away"}) if b"photo 70" in body and not well else predicted(request, body)
+
+    with answering(tidied) as address:
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 2
+        (photos / "05.png").unlink()
+        well = True
+        assert here(photos, "-o", output, "--url", f"http://{address}")[0] == 0
+    assert sorted(float(row["confidence"]) for row in rows(output)) == list(range(80))
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_stops_where_another_model_has_other_classes(photos: Path, tmp_path: Path, here: Here) -> None:
+    def rolled(request: BaseHTTPRequestHandler, body: bytes) -> Reply:
+        if b"photo 40" not in body:
+            return predicted(request, body)
+        return 200, [RED | {"class_probabilities": {"mug": 0.75, "cup": 0.25}}] * body.count(b"photo ")
+
+    with answering(rolled) as address:
+        status, _, said = here(photos, "-o", tmp_path / "out.csv", "--url", f"http://{address}")
+    assert status == 2
+    assert said == "The served model has other classes now; run the command again with another --output.\n"
+    assert len(rows(tmp_path / "out.csv.part")) == MAX_FILES
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("_impatient", "_own_signals")
+@pytest.mark.usefixtures("_impatient")
 def test_watching_asks_again_for_what_an_earlier_run_could_not_ask(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
 ) -> None:
@@ -498,7 +523,7 @@ def test_a_half_copied_file_is_asked_again_once_it_is_whole(photos: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_impatient", "_own_signals")
+@pytest.mark.usefixtures("_impatient")
 def test_watching_asks_again_for_a_file_that_changed_and_for_one_that_had_no_answer(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
