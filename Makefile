@@ -1,11 +1,12 @@
 # The index of everything one can do here.
 SHELL := /bin/bash
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do $$each -c "" 2>/dev/null && echo $$each && break; done)
-HOST ?= 127.0.0.1
+# Only what you write behind make sets these two, because shells and other programs export variables of these names.
+HOST := 127.0.0.1
+VERSION :=
 PORT ?= 5001
 CONFIG ?= config.properties
 RUN ?= .run
-VERSION ?=
 BACKEND ?= torchserve
 ifeq "$(origin CHECKPOINT)" "undefined"
 CHECKPOINT := model_store/$(shell sed -n 's/^RELEASED = .*"\(.*\)".*/\1/p' scripts/serving/defaults.py 2>/dev/null)

@@ -171,11 +171,15 @@ def read_clients(file: Path) -> list[Client]:
 
 
 def add_client(file: Path, name: str, rate: float | None = None) -> str:
-    """Add a client with a new key to a file, which only its owner may read; returns the key, which is kept nowhere."""
+    """Add a client with a new key to a file, which only its owner may read; returns the key, which is kept nowhere.
+
+    A client that the file has keeps its rate unless you give another.
+    """
     if not NAME.fullmatch(name):
         raise BadKeys(f"{name!r} cannot name a client. Use up to 64 letters, digits, '.', '_' and '-'.")
-    if file.exists():
-        read_clients(file)
+    for client in read_clients(file) if file.exists() else ():
+        if client.name == name:
+            rate = rate or client.rate
     key = secrets.token_urlsafe(32)
     line = f"{name} {hashlib.sha256(key.encode()).hexdigest()}" + (f" {rate:.6f}" if rate else "")
     before = file.read_text(encoding="ascii") if file.exists() else ""

@@ -93,6 +93,14 @@ def test_settings_reach_the_command_as_they_were_given(value: str) -> None:
     assert shown[14:] == ["--backend", "torchserve", "--version", value]
 
 
+def test_variables_that_shells_export_open_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "HOST", "x86_64-conda-linux-gnu")
+    monkeypatch.setitem(ENVIRONMENT, "VERSION", "22.04")
+    planned = shlex.split(make("-n", "serve").stdout.replace("\\\n", ""))
+    assert planned[planned.index("--host") + 1] == "127.0.0.1"
+    assert "--version" not in planned
+
+
 def test_bench_and_screenshot_take_what_serve_takes() -> None:
     for target, before in (("bench", "serving"), ("screenshot", "tests.screenshot")):
         words = shlex.split(make("-n", target, "CHECKPOINT=cifar10_cnn").stdout.replace("\\\n", ""))

@@ -6,7 +6,7 @@ Rows are gathered in <output>.part, which becomes the output at the end; a run t
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
@@ -216,9 +216,10 @@ def predict_by_ray(options: Options) -> Done:
     from scripts.batch.ray import engine
 
     names = options.names()
-    rows, again, classes = engine.predict(
-        names, absent_of(names, options.paths), options.archive, options.output, options.address, options.top_k
-    )
+    with nullcontext() if "://" in options.output else alone_with(Path(options.output)):
+        rows, again, classes = engine.predict(
+            names, absent_of(names, options.paths), options.archive, options.output, options.address, options.top_k
+        )
     return Done(summarise(chain(rows, again), classes, names), classes, Counter(), len(again))
 
 

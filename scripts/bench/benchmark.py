@@ -42,7 +42,7 @@ from training.archive import archive_of
 from training.commands import COUNT, PATH, command, model, output
 from training.files import check_digest, save_figure, write_digest, write_whole
 from training.outcome import Stopped
-from training.project import ROOT
+from training.project import ONNX_ZIP, ROOT
 
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
 CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32)}  # of 128 large ones it refuses some
@@ -355,7 +355,12 @@ def need(program: str, package: str) -> None:
 
 
 def whole_archive_of(model: Path) -> Path:
-    """Return the archive of a checkpoint, which is packed first, or an archive. Raises Stopped if it has changed."""
+    """Return the archive of a checkpoint, which is packed first, or an archive for TorchServe. Raises Stopped.
+
+    It must not have changed.
+    """
+    if model.name.endswith(ONNX_ZIP):
+        raise Stopped(f"{model} has no TorchScript, which the others run; name the checkpoint or a .mar file.")
     archive = archive_of(model)
     check_digest(archive)
     return archive

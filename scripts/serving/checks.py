@@ -65,7 +65,7 @@ def examine(model: Path, url: str, config: Path, run: Path) -> Iterator[Finding]
         ("java", _java),
         ("disk", lambda: _disk(run)),
         ("archive", lambda: _archive(model, _archive_of(model, run))),
-        ("gateway", lambda: _gateway(url, config, _archive_of(model, run).name)),
+        ("gateway", lambda: _gateway(url, config, run, _archive_of(model, run).name)),
         ("keys", lambda: _keys(run / "key_file.json")),
     ):
         yield _finding(name, look)
@@ -127,13 +127,14 @@ def _archive_of(model: Path, run: Path) -> Path:
     """Return the archive of a checkpoint that is served from the folder `run`, or an archive as it is."""
     if model.name.endswith((MAR, ONNX_ZIP)):
         return model
-    return model.with_suffix(ONNX_ZIP if _is_small() or _was_embedded(run) else MAR)
+    return model.with_suffix(ONNX_ZIP if _is_embedded(run) else MAR)
 
 
-def _was_embedded(run: Path) -> bool:
+def _is_embedded(run: Path) -> bool:
+    """Return whether the embedded backend serves from the folder `run`, or would."""
     from scripts.serving import defaults, served
 
-    return served.backend(run) == defaults.EMBEDDED
+    return _is_small() or served.backend(run) == defaults.EMBEDDED
 
 
 def _java() -> str:
@@ -163,7 +164,7 @@ def _archive(model: Path, archive: Path) -> str:
     return f"{archive} is whole"
 
 
-def _gateway(url: str, config: Path, archive: str) -> str:
+def _gateway(url: str, config: Path, run: Path, archive: str) -> str:
     address = urlsplit(url)
     if not address.hostname:
         raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
@@ -172,7 +173,7 @@ def _gateway(url: str, config: Path, archive: str) -> str:
         from gateway.torchserve.properties import read_properties
         from scripts.serving.product import check_ports
 
-        check_ports(address.hostname, address.port or HTTP, {} if _is_small() else read_properties(config))
+        check_ports(address.hostname, address.port or HTTP, {} if _is_embedded(run) else read_properties(config))
         return "not running, and its ports are free; start it with 'classifier serve'"
     if health["status"] != "healthy":
         from gateway.backend import NO_MODEL

@@ -25,7 +25,7 @@ from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import embedded, served, signals, traffic
 from scripts.serving.archives import check_archive
 from scripts.serving.defaults import MEMORY, METRICS, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
-from scripts.serving.supervisor import ServeError, Service, end_left_behind, say
+from scripts.serving.supervisor import ServeError, Service, end_left_behind, put_aside, say
 from training.archive import archive_of
 from training.project import ROOT
 
@@ -46,7 +46,9 @@ def serve_until_stopped(
     """
     with signals.handling(signals.interrupt):
         try:
-            serve(archive_of(model, version, SUFFIXES[backend]), host, port, config, run, backend, model)
+            with _alone_in(run):  # another server would start again with an archive that it has not begun with
+                archive = archive_of(model, version, SUFFIXES[backend])
+            serve(archive, host, port, config, run, backend, model)
         except KeyboardInterrupt:
             say("Stopped.")
 
@@ -67,16 +69,18 @@ def serve(
         check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
         (run / "key_file.json").unlink(missing_ok=True)
         (run / URL_FILE).write_text(url := open_url(host, port))
-        served.begin(archive, run, backend, model)
+        if served.begin(archive, run, backend, model):
+            put_aside(run / GATEWAY_LOG)  # 'classifier drift' reads the predictions of this model alone
         services = []
+        settings: dict[str, object] = {"TORCHSERVE": "", "MODEL_DIR": ""}  # the environment's are for other gateways
         if backend == TORCHSERVE:
             services.append(torchserve(config, run, find_java(), memory))
-            settings = {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
+            settings |= {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
         else:
             shutil.rmtree(run / SCRATCH, ignore_errors=True)
             (run / SCRATCH).mkdir(exist_ok=True)
             embedded.begin([run / served.STORE / archive for archive in served.archives(run)], memory / SCRATCH)
-            settings = {"MODEL_DIR": memory / SCRATCH}
+            settings["MODEL_DIR"] = memory / SCRATCH
         (run / traffic.FILE).unlink(missing_ok=True)  # of a roll that ended with an earlier server
         settings["TRAFFIC_FILE"] = run.resolve() / traffic.FILE
         services.append(gateway(host, port, settings, run, memory))

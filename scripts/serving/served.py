@@ -25,12 +25,12 @@ STORE = "model_store"  # a link in the run folder to the folder of the archives
 Version = dict[str, str]  # its `archive`, a file name of the store, its `version`, and the `digest` of the archive
 
 
-def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> None:
+def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> bool:
     """Note that `archive` is to be served by `backend`, and that it is packed from the checkpoint `model`, if it is.
 
     Keeps what was rolled in its place, also if a newer version of the project has packed the same checkpoint again.
-    Another archive, checkpoint or version is served itself. Raises ServeError if the file of an earlier start is
-    damaged.
+    Another archive, checkpoint or version is served itself; returns whether it is another than at an earlier start.
+    Raises ServeError if the file of that start is damaged.
     """
     store = run / STORE
     store.unlink(missing_ok=True)
@@ -44,13 +44,14 @@ def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> 
             known = named | {"archive": known["archive"]}
         if known == named:
             state["named"] = named
-            for version in state["versions"]:
+            for version in (*state["versions"], *(state["last_roll"] or {}).values()):
                 if version["archive"] == archive.name:
                     version["digest"] = _digest(archive)
-            return
+            return False
         if state["versions"]:
             say(f"{archive.name} is served, because you named it; before, {_called(state['versions'][0])} was.")
         state.update(named=named, versions=[], last_roll=None)
+        return known is not None
 
 
 def archives(run: Path) -> list[str]:

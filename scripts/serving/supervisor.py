@@ -136,6 +136,13 @@ def pid_file(log: Path) -> Path:
     return log.with_suffix(".pid")
 
 
+def put_aside(log: Path) -> None:
+    """Rename a log, and the older one, to the name of a log that nothing reads any more."""
+    for file in (_older(log), log):
+        if file.exists():
+            file.replace(log.with_name(f"{log.name}.before"))
+
+
 def _older(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
 

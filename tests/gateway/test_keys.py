@@ -168,6 +168,15 @@ def test_a_rate_that_cannot_be_counted_refuses_nobody(tmp_path: Path, caplog: py
     assert "The requests of bo cannot be counted, so they have no limit" in caplog.text
 
 
+def test_a_client_keeps_its_rate_with_a_new_key(file: Path) -> None:
+    add_client(file, "camera", rate=5)
+    add_client(file, "camera")
+    add_client(file, "ann")
+    add_client(file, "camera", rate=7)
+    assert [client.rate for client in read_clients(file) if client.name == "camera"] == [5, 5, 7]
+    assert read_clients(file)[2].rate is None
+
+
 def test_a_client_above_its_rate_comes_again_when_it_is_told(
     monkeypatch: pytest.MonkeyPatch, file: Path, key: str
 ) -> None:

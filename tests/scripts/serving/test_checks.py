@@ -1,5 +1,6 @@
 """The doctor's look at whatever answers on the gateway's port."""
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from gateway.keys import add_client
-from scripts.serving import checks
+from scripts.serving import checks, served
+from scripts.serving.defaults import EMBEDDED, TORCHSERVE
 from tests.fake_backend import serving
 from tests.stack import ROOT, free_ports
 
@@ -34,8 +36,8 @@ def answering(body: bytes, status: int = 200) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-def gateway(url: str) -> tuple[bool, str]:
-    found = checks._finding("gateway", lambda: checks._gateway(url, ROOT / "config.properties", "my.mar"))
+def gateway(url: str, run: Path = ROOT / ".run") -> tuple[bool, str]:
+    found = checks._finding("gateway", lambda: checks._gateway(url, ROOT / "config.properties", run, "my.mar"))
     return found.right, found.said
 
 
@@ -76,6 +78,17 @@ def test_a_gateway_that_asks_for_a_key(tmp_path: Path, monkeypatch: pytest.Monke
         assert gateway(url) == (True, "serves fake, version 1.0, with 1 workers")
         monkeypatch.setenv("CLASSIFIER_KEY", "wrong")
         assert gateway(url)[1].endswith("does not take the API key that was sent: ask for a new one.")
+
+
+def test_without_torchserve_its_ports_may_be_taken(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = tmp_path / "config.properties"
+        config.write_text(f"inference_address=http://127.0.0.1:{taken.getsockname()[1]}\n")
+        url = f"http://127.0.0.1:{port}"
+        for backend, right in ((EMBEDDED, True), (TORCHSERVE, False)):
+            (tmp_path / served.FILE).write_text(json.dumps({"backend": backend}))
+            assert checks._finding("gateway", lambda: checks._gateway(url, config, tmp_path, "my.mar")).right == right
 
 
 def test_a_program_that_never_answers() -> None:

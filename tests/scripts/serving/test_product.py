@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +116,25 @@ def test_a_second_server_in_the_same_folder_is_refused_and_does_no_harm(stack: S
     assert (stack.run / "url").read_text() == stack.url
 
 
+def test_a_second_server_in_the_same_folder_leaves_the_archive_as_it_is(
+    stack: Stack, checkpoint: Path, archive: Path, tmp_path: Path
+) -> None:
+    shutil.copy(checkpoint, tmp_path / "served.pth")
+    shutil.copy(archive, tmp_path / "served.mar")
+    write_digest(tmp_path / "served.mar", archive)
+    assert "already keeps its files in" in refused(tmp_path / "served.pth", "--version", "9.0", "--run", stack.run)
+    assert (tmp_path / "served.mar").read_bytes() == archive.read_bytes()
+
+
+def test_the_environment_of_another_gateway_leads_nowhere_else(
+    lone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_TORCHSERVE", "http://127.0.0.1:1")
+    monkeypatch.setenv("GATEWAY_MODEL_DIR", str(tmp_path / "none"))
+    with serve(lone, tmp_path) as stack:
+        assert healthy(stack)
+
+
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     assert "There is no archive" in refused(tmp_path / "none.mar")
 
@@ -138,7 +158,7 @@ def test_an_archive_of_an_earlier_version_is_named_before_anything_starts(archiv
         assert refused(old, "--backend", backend, "--run", tmp_path / "run") == (
             f"An earlier version of this project has packed {old}; pack it again with 'classifier archive'.\n"
         )
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["serve.lock"]
 
 
 def test_java_home_counts_if_it_is_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

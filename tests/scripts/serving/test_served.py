@@ -118,11 +118,17 @@ def test_an_upgrade_that_packs_the_same_checkpoint_again_keeps_what_was_rolled(
     with served._changing(run) as state:
         digest = digest_path(store / "second.mar").read_text().split()[0]
         state["versions"] = [{"archive": "second.mar", "version": "2.0", "digest": digest}]
+        before = digest_path(store / "first.mar").read_text().split()[0]
+        old = {"archive": "first.mar", "version": "1.0", "digest": before}
+        state["last_roll"] = {"old": old, "new": {"archive": "second.mar", "version": "2.0"}}
     rebuild(archive, store / "first.mar", {"index_to_name.json": ("azure", "teal")})
-    served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
+    assert not served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
     assert served.archives(run) == ["second.mar"]
+    last = served.last_roll(run)
+    assert last
+    assert last["old"]["digest"] == served.digest(run, "first.mar") != before  # so a rollback finds it as it was
     checkpoint.write_bytes(b"other weights")
-    served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
+    assert served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
     assert served.archives(run) == ["first.mar"]
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from scripts.serving import supervisor as service_module
-from scripts.serving.supervisor import Service, end_left_behind, pid_file
+from scripts.serving.supervisor import Service, end_left_behind, pid_file, put_aside
 from tests.stack import ROOT, wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)"]
@@ -41,6 +41,15 @@ def test_a_log_of_an_earlier_start_is_kept(tmp_path: Path) -> None:
     service(tmp_path, SLEEP).stop()
     assert (tmp_path / "sleeper.log").read_text() == "ready\n"
     assert (tmp_path / "sleeper.log.1").read_text() == "why it died\n"
+
+
+def test_the_log_of_another_model_is_kept_where_nothing_reads_it(tmp_path: Path) -> None:
+    for name in ("gateway.log", "gateway.log.1"):
+        (tmp_path / name).write_text(f"{name} of another model")
+    put_aside(tmp_path / "gateway.log")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("gateway.log.before", "gateway.log of another model")
+    ]
 
 
 def test_a_process_ends_with_the_command_that_started_it_however_that_ends(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pyarrow import Array, Table, parquet, table
 from pyarrow.fs import S3FileSystem
 
 from scripts.batch import predict
+from scripts.batch.output import alone_with
 from scripts.batch.ray import engine
 from scripts.batch.ray.sources import GROUP, Source
 from scripts.batch.ray.worker import Classifier, Folder
@@ -24,6 +25,7 @@ from scripts.batch_predict import main
 from tests.drawing import draw
 from tests.stack import ROOT, Record, Stack, free_ports, listens, wait_until
 from training.files import write_digest
+from training.outcome import STOPPED
 
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}  # bytes, about the least that Ray takes
 # A dead node is noticed within three seconds, and a busy one is not taken for dead.
@@ -268,3 +270,9 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     command = ["one.png", "--engine", "ray", "--archive", "any.mar", "-o", "rows"]
     assert main(command, standalone_mode=False) == 2
     assert "install it with" in capsys.readouterr().err
+
+
+def test_a_second_command_leaves_the_output_of_the_first_alone(many: Path, archive: Path, tmp_path: Path) -> None:
+    arguments = [str(many), "--engine", "ray", "--archive", str(archive), "-o", str(tmp_path / "rows")]
+    with alone_with(tmp_path / "rows"):
+        assert main(arguments, standalone_mode=False) == STOPPED
