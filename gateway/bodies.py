@@ -19,6 +19,7 @@ DATA_URL = re.compile(r"\s*data:.*?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 ESCAPED = {"%2B": "+", "%2F": "/", "%3D": "=", "%20": " ", "%0D": "\r", "%0A": "\n"}  # in URLs
 MAX_VALUES = 10_000  # brackets and commas of JSON, whose values take far more memory and time than their letters
 STANDARD = str.maketrans("-_", "+/", " \t\r\n")  # from the URL-safe alphabet, without white space
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
 
 
@@ -27,6 +28,14 @@ def check_encoding() -> None:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         abort(415, "The body is compressed. Send it as it is, without Content-Encoding; images hardly get smaller.")
+
+
+def received() -> bytes:
+    """Return the body; aborts with 413 if it is too large."""
+    body = request.get_data(cache=False)
+    if request.content_length is None and len(body) == request.max_content_length:  # Werkzeug has cut off the rest
+        abort(413)
+    return body
 
 
 def form_files(at_most: int) -> list[bytes]:
@@ -41,7 +50,7 @@ def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
     """Return the files in the field 'file' of the form, and its other fields; aborts as form_files does."""
     if request.mimetype != "multipart/form-data":
         abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
-    body, sent = request.get_data(cache=False), []
+    body, sent = received(), []
     try:
         for part in forms.parts(body, request.mimetype_params.get("boundary", "")):
             if part.file_name is None and part.size > MAX_FIELD_BYTES:
@@ -65,7 +74,7 @@ def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
 
 def json_image() -> bytes:
     """Return the image in the key 'image' of the JSON; aborts with 400, or 413 if it is too large."""
-    body = json_object(request.get_data(), JSON)
+    body = json_object(received(), JSON)
     if not isinstance(body.get("image"), str):
         abort(400, JSON)
     return decode_base64(body["image"])
@@ -92,6 +101,8 @@ def decode_base64(text: str) -> bytes:
     if not head and text.lstrip()[:5].lower() == "data:":
         abort(400, "The data URL has no ';base64,' before its data. Send the image as base64.")
     data = text[head.end() :] if head else text
+    if not data.isascii() and (strange := NOT_ASCII.search(data)):  # translate() would take a second for it
+        _refuse(strange[0])
     if "%" in data:
         for escaped, letter in ESCAPED.items():  # unquote() would take 80 bytes for each
             data = data.replace(escaped, letter).replace(escaped.lower(), letter)

@@ -19,8 +19,9 @@ from urllib.parse import unquote_to_bytes
 from gevent import Timeout
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
-from gateway import limits
+from gateway import context, limits
 from gateway.error_handlers import failure
+from gateway.request_log import ID, Access
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -38,6 +39,7 @@ BASE: dict[str, Any] = {
     "wsgi.version": (1, 0),
 }
 WITHOUT_A_BODY = ("204", "304")
+UNREAD = "-"  # the method in the log of a request whose head was refused
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -112,8 +114,12 @@ class Connection:
             while self._answer(self._next()):
                 pass
         except Refused as refusal:
-            status, headers = f"{refusal.status} {refusal.status.phrase}", [("Content-Type", "application/json")]
-            self._reply(status, headers, json.dumps(failure(str(refusal), refusal.status)[0]).encode(), True, False)
+            context.enter("")
+            access = Access("")
+            headers = [("Content-Type", "application/json"), (ID, access.id)]
+            body = json.dumps(failure(str(refusal), refusal.status)[0]).encode()
+            access.end(UNREAD, None, refusal.status)
+            self._reply(f"{refusal.status} {refusal.status.phrase}", headers, body, close=True, head_alone=False)
 
     def close_idle(self) -> None:
         """End the wait for a next request."""

@@ -127,7 +127,7 @@ def deployed(name: str, version: str) -> tuple[list[Version], Version]:
 
 def read_request() -> tuple[dict[str, Any], list[bytes]]:
     """Return the JSON of a request, and its images; aborts with 400 or 413."""
-    body = request.get_data(cache=False)
+    body = bodies.received()
     length = request.headers.get(HEADER_LENGTH, str(len(body)))
     if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > len(body):
         abort(400, f"{HEADER_LENGTH} must be the number of bytes of JSON at the start of the body.")

@@ -9,7 +9,8 @@ MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG; 255 may also pad before
 WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among JPEG's markers of frames, 0xC0 to 0xCF, those of tables
 MAX_SEGMENTS = 100  # before the frame; cameras write a dozen
-FRAME = ord(",")  # of a GIF
+MAX_SUB_BLOCKS = 1000  # of a GIF's extension
+FRAME, EXTENSION = b",!"  # of a GIF
 
 
 def is_small(image: bytes) -> bool:
@@ -32,7 +33,7 @@ def _pixels(image: bytes) -> int:
         width, height = struct.unpack_from(">II", image, 16)
     elif image.startswith(b"GIF8"):
         width, height = _of_gif(image)
-    elif image[8:15] == b"WEBPVP8":
+    elif image[8:12] == b"WEBP":
         width, height = _of_webp(image)
     else:
         return 0
@@ -64,19 +65,27 @@ def _of_gif(image: bytes) -> tuple[int, int]:
         if image[at] == FRAME:
             left, top, frame_width, frame_height = struct.unpack_from("<4H", image, at + 1)
             return max(width, left + frame_width), max(height, top + frame_height)
-        at += 2  # an extension and its kind
-        while length := image[at]:
-            at += 1 + length
-        at += 1
+        if image[at] != EXTENSION:
+            break
+        at += 2  # the extension and its kind
+        for _ in range(MAX_SUB_BLOCKS):
+            length, at = image[at], at + 1
+            if not length:
+                break
+            at += length
+        else:
+            break
     return 0, 0
 
 
 def _of_webp(image: bytes) -> tuple[int, int]:
-    kind = image[15:16]
-    if kind == b"X":
+    kind, length = struct.unpack_from("<4sI", image, 12)
+    if kind == b"VP8X" and length >= 10:
         return 1 + int.from_bytes(image[24:27], "little"), 1 + int.from_bytes(image[27:30], "little")
-    if kind == b"L":
+    if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", image, 21)
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack_from("<HH", image, 26)
-    return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", image, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return 0, 0  # the decoder looks for the size behind this chunk

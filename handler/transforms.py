@@ -44,16 +44,15 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"
 GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # 255 before a 0 is no marker; 255 may also pad before a marker
-JPEG_AFTER_ROWS = re.compile(
-    rb"\xff([^\x00\xff\xd0-\xd7])"
-)  # the next marker that is no restart; restarts stand between rows
-MARKERS_WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
-SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+# 255 before a 0 is no marker, and may also pad before one. Those that restart stand between rows.
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+TEM, SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE_MARKERS = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
 MAX_SCANS = 50  # a usual progressive JPEG has 10; a scan of a few bytes costs a pass over all pixels
+MAX_SEGMENTS = 1000  # a photo has dozens
+MAX_SCAN_COMPONENTS, COEFFICIENTS = 4, 64  # of the standard
 
 GIF_BLOCK = re.compile(rb"[,!;]")
 IMAGE, EXTENSION, CONTROL = b",", b"!", 0xF9
@@ -324,41 +323,40 @@ def of_jpeg(data: bytes) -> Essence:
     Raises Damaged without a scan, or with more than MAX_SCANS.
     """
     kept, orientation, components, progressive = [bytes([0xFF, SOI])], UPRIGHT, 0, False
-    at = 2
-    while match := JPEG_MARKER.search(data, at):
-        marker, at = match[1][0], match.end()
-        if marker in MARKERS_WITHOUT_CONTENT:
-            continue
-        (length,) = struct.unpack_from(">H", data, at)
-        content = data[at + 2 : at + length]
-        if marker == END or at + length > len(data):
-            break
+    for marker, content, place in _segments(data, 2):
         if marker == SCAN:
-            if data.count(bytes([0xFF, SCAN]), at - 2) > MAX_SCANS and _has_too_many_scans(data, at - 2):
+            seeming = data.count(bytes([0xFF, SCAN]), place)  # with those of the film that phones put behind
+            if seeming > MAX_SCANS and sum(each == SCAN for each, *_ in _segments(data, place)) > MAX_SCANS:
                 raise Damaged(f"There are more than {MAX_SCANS} scans.")
             at_once = progressive or content[:1] < bytes([components])
-            return Essence(b"".join([*kept, data[at - 2 :]]), orientation, at_once)
+            return Essence(b"".join([*kept, data[place:]]), orientation, at_once)
         if marker == APP1 and content.startswith(b"Exif\0\0") and orientation == UPRIGHT:
             orientation = orientation_of(content[6:])
         if marker in FRAME_MARKERS and len(content) > 5:
             components, progressive = content[5], marker in PROGRESSIVE_MARKERS
         if _is_of_pixels(marker, content):
-            kept.append(data[at - 2 : at + max(length, 2)])
-        at += max(length, 2)  # a shorter length is wrong; the segment counts as empty
+            kept.append(data[place : place + 4 + len(content)])
     raise Damaged("There is no scan.")
 
 
-def _has_too_many_scans(data: bytes, at: int) -> bool:
-    """Count the scans of a JPEG from `at` to its end, behind which phones put a film."""
-    scans = 0
-    while scans <= MAX_SCANS and (match := JPEG_AFTER_ROWS.search(data, at)):
-        marker, at = match[1][0], match.end()
-        if marker == END:
-            break
-        if marker not in MARKERS_WITHOUT_CONTENT:
-            scans += marker == SCAN
-            at += max(int.from_bytes(data[at : at + 2]), 2)
-    return scans > MAX_SCANS
+def _segments(jpeg: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the marker, the content and the place of each complete segment from `at` to the end of the image.
+
+    Raises Damaged if there are more than MAX_SEGMENTS, because each takes time.
+    """
+    for _ in range(MAX_SEGMENTS):
+        match = JPEG_MARKER.search(jpeg, at)
+        if not match or match[1][0] == END:
+            return
+        marker, place, at = match[1][0], match.start(), match.end()
+        if marker in (TEM, SOI):  # which have no content
+            continue
+        length = max(int.from_bytes(jpeg[at : at + 2]), 2)  # a shorter one is wrong; the segment counts as empty
+        if at + length > len(jpeg):
+            return
+        yield marker, jpeg[at + 2 : at + length], place
+        at += length
+    raise Damaged(f"There are more than {MAX_SEGMENTS:,} segments.")
 
 
 def _is_of_pixels(marker: int, content: bytes) -> bool:
@@ -380,19 +378,17 @@ def without_end(jpeg: bytes) -> bytes:
     """
     bits: dict[tuple[int, int], int] = {}  # by component and coefficient: the number of missing bits
     components: list[int] = []
-    progressive, at = False, 2
-    while match := JPEG_AFTER_ROWS.search(jpeg, at):
-        marker, at = match[1][0], match.end()
-        if at + 2 > len(jpeg):
-            break
-        content = jpeg[at + 2 : at + int.from_bytes(jpeg[at : at + 2])]
+    progressive = False
+    for marker, content, _ in _segments(jpeg, 2):
         if marker in FRAME_MARKERS:
             components, progressive = list(content[6::3]), marker in PROGRESSIVE_MARKERS
         if marker == SCAN:
+            if not content or content[0] > MAX_SCAN_COMPONENTS or len(content) != 4 + 2 * content[0]:
+                raise Damaged("A scan has components that none can have.")
             first, last, low = (content[-3], content[-2], content[-1] & 15) if progressive else (0, 63, 0)
-            bits |= {(name, place): low for name in content[1:-3:2] for place in range(first, last + 1)}
-        at += 2 + len(content)
-    if any(bits.get((name, place), 1) for name in components for place in range(64)):
+            coefficients = range(first, min(last + 1, COEFFICIENTS))
+            bits |= {(name, place): low for name in content[1:-3:2] for place in coefficients}
+    if any(bits.get((name, place), 1) for name in components for place in range(COEFFICIENTS)):
         raise Damaged("There are scans missing.")
     stripped = jpeg.rstrip(b"\0")
     # Rows may end with zeros, but hardly with more than two. The 0 that follows a 255 may have been cut off.

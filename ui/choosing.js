@@ -53,6 +53,7 @@ page.choosing = (() => {
   async function takeExample({ path, file }) {
     try {
       const response = await fetch(address(path));
+      if (!response.ok) return note(`The server does not give this example (status ${response.status}).`);
       take([new File([await response.blob()], file, { type: "image/jpeg" })]);
     } catch {
       note(page.server.UNREACHABLE);

@@ -42,7 +42,8 @@ page.explanation = (() => {
   }
 
   function request({ file, name, replies }, className) {
-    const { version } = replies.find(({ answer }) => answer.success).answer;
+    const knows = ({ success, class_probabilities: all }) => success && Object.hasOwn(all, className);
+    const { version } = replies.map(({ answer }) => answer).find(knows);
     return page.server.post(`explain?${new URLSearchParams({ class: className, version })}`, file, name);
   }
 

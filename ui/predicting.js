@@ -4,6 +4,7 @@
 page.predicting = (() => {
   const { state } = page;
   const MAX_REQUESTS = 4; // at the same time
+  const MAX_SLOW = 3; // times that an image is asked again because its answer took too long
   const queue = [];
   let requests = 0;
 
@@ -24,7 +25,8 @@ page.predicting = (() => {
   }
 
   // One version after another, so that the time of each is its own. What was `kept` is not asked again.
-  async function predict({ file, name, kept }, versions) {
+  async function predict(entry, versions) {
+    const { file, name, kept } = entry;
     const error = await page.choosing.refusal(file);
     if (error) return [{ answer: { error } }];
     const replies = [];
@@ -36,7 +38,9 @@ page.predicting = (() => {
       }
       const path = version ? `predict?version=${encodeURIComponent(version)}` : "predict";
       const started = performance.now();
-      const { lost, id, ...answer } = await page.server.post(path, file, name);
+      const { lost: away, slow, id, ...answer } = await page.server.post(path, file, name);
+      if (slow) entry.slow = (entry.slow ?? 0) + 1;
+      const lost = away || (slow && entry.slow <= MAX_SLOW);
       replies.push({ version, path, answer, id, lost, milliseconds: performance.now() - started });
     }
     return replies;

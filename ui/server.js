@@ -4,10 +4,12 @@
 page.server = (() => {
   const { state, element, address, listed } = page;
   const STATUS_INTERVAL = 5000; // milliseconds
+  const SILENCE = 20000; // milliseconds, more than the server itself waits for the model; then it counts as away
   const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
   const KEY = "classifier-key"; // in the storage of this visit
   const MAY_PASS = [401, 429, 503]; // another key, or a later try, may succeed
   const OF_A_PROXY = [502, 504]; // which a proxy says while the server starts again
+  const SLOW = [408, 504]; // the server was busy, or the image is always too slow
   const UNREACHABLE = "The server cannot be reached. Start it with “make serve”.";
 
   function post(path, file, name, fields = {}) {
@@ -28,7 +30,8 @@ page.server = (() => {
   }
 
   function send(path, options) {
-    return fetch(address(path), { ...options, headers: key() ? { "X-API-Key": key() } : {} });
+    const signal = options ? undefined : AbortSignal.timeout(SILENCE);
+    return fetch(address(path), { signal, ...options, headers: key() ? { "X-API-Key": key() } : {} });
   }
 
   async function ask(path, options) {
@@ -43,7 +46,7 @@ page.server = (() => {
     const answer = await response.json().catch(() => null); // null for what is no JSON
     if (answer && (response.ok || typeof answer.error === "string")) {
       const id = response.headers.get("X-Request-ID");
-      return { ...answer, id, ...(MAY_PASS.includes(status) && { lost: true }) };
+      return { ...answer, id, ...(MAY_PASS.includes(status) && { lost: true }), ...(SLOW.includes(status) && { slow: true }) };
     }
     if ([...MAY_PASS, ...OF_A_PROXY].includes(status)) {
       return { error: `A proxy answered instead of the server (status ${status}).`, lost: true };
@@ -51,14 +54,25 @@ page.server = (() => {
     return { error: `The server's answer is not JSON (status ${status}). Check whether a proxy sent it.` };
   }
 
+  let checks = 0; // under way
+
   async function checkStatus() {
-    if (!(await showStatus())) return;
-    await Promise.all([listClasses(), listVersions()]);
-    page.predicting.retryLost();
-    page.explanation.retryLost();
+    checks++;
+    try {
+      if (!(await showStatus())) return;
+      await Promise.all([listClasses(), listVersions()]);
+      page.predicting.retryLost();
+      page.explanation.retryLost();
+    } finally {
+      checks--;
+    }
   }
 
+  let latest = 0;
+
+  // Returns whether it is ready; a check that another one has overtaken shows and returns nothing.
   async function showStatus() {
+    const number = ++latest;
     let health = {};
     let locked = false;
     try {
@@ -68,6 +82,7 @@ page.server = (() => {
     } catch {
       // No answer means that the server is not there.
     }
+    if (number !== latest) return false;
     const ready = health.status === "healthy";
     const line = element("status");
     const wanted = key() ? "The server does not take this key" : "The server asks for an API key";
@@ -137,7 +152,7 @@ page.server = (() => {
   // Wait for the other scripts.
   document.addEventListener("DOMContentLoaded", () => {
     checkStatus();
-    setInterval(checkStatus, STATUS_INTERVAL);
+    setInterval(() => checks || checkStatus(), STATUS_INTERVAL);
   });
 
   return { UNREACHABLE, key, ask, post, checkStatus, selectedVersions };

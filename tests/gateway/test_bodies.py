@@ -8,11 +8,13 @@ import textwrap
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import requests
+from werkzeug.exceptions import BadRequest
 
 from gateway.bodies import decode_base64
 from gateway.limits import MAX_FIELD_BYTES, MAX_IMAGE_BYTES, MAX_JSON_BYTES
@@ -104,6 +106,44 @@ def test_the_longest_text_of_escapes_takes_neither_a_second_nor_much_memory() ->
     assert time.process_time() - started < 1
     assert tracemalloc.get_traced_memory()[1] < 5 * MAX_JSON_BYTES
     tracemalloc.stop()
+
+
+def test_the_longest_text_with_a_strange_letter_is_refused_at_once() -> None:
+    text = "\u00e9" + "A" * (MAX_JSON_BYTES - 1)
+    started = time.process_time()
+    with pytest.raises(BadRequest):
+        decode_base64(text)
+    assert time.process_time() - started < 0.2
+
+
+def large_form() -> Iterator[bytes]:
+    yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="photo.jpg"\r\n\r\n'
+    for _ in range(13):
+        yield bytes(2**20)
+    yield b"\r\n--x--\r\n"
+
+
+def large_json() -> Iterator[bytes]:
+    yield b'{"image": "'
+    for _ in range(31):
+        yield b"A" * 2**19
+    yield b'"}'
+
+
+@pytest.mark.parametrize(
+    ("route", "kind", "body"),
+    [
+        ("predict", "multipart/form-data; boundary=x", large_form),
+        ("predict_base64", "application/json", large_json),
+        ("v2/models/classifier/infer", "application/json", large_json),
+    ],
+)
+def test_a_body_in_chunks_that_is_too_large(
+    stack: Stack, route: str, kind: str, body: Callable[[], Iterator[bytes]]
+) -> None:
+    refused = requests.post(f"{stack.url}/{route}", body(), headers={"Content-Type": kind})
+    assert refused.request.headers["Transfer-Encoding"] == "chunked"
+    assert_refused(refused, 413, "larger than 10 MB")
 
 
 @pytest.mark.parametrize("piece", ["{}", "[]", '""'])

@@ -12,7 +12,7 @@ from gevent.socket import socket, socketpair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import limits
+from gateway import limits, request_log
 from gateway.connections import BASE, Connection
 
 if TYPE_CHECKING:
@@ -168,14 +168,22 @@ BROKEN: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_request_is_refused_and_ends_the_connection(client: socket, name: str) -> None:
+def test_what_is_no_request_is_refused_and_ends_the_connection(
+    client: socket, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent, status = BROKEN[name]
+    lines = list[str]()
+    monkeypatch.setattr(request_log._LOG, "add", lines.append)
     client.sendall(b"GET /before HTTP/1.1\r\n\r\n" + sent)
     replies = received(client)
     before, _, refusal = replies.rpartition(b"HTTP/1.1 ")
     assert [answer["PATH_INFO"] for answer in answers(before)] == ["/before"]
     assert refusal.startswith(f"{status} ".encode())
-    assert json.loads(refusal.partition(b"\r\n\r\n")[2])["success"] is False
+    head, _, body = refusal.partition(b"\r\n\r\n")
+    assert json.loads(body)["success"] is False
+    (line,) = map(json.loads, lines)
+    assert f"X-Request-ID: {line['id']}".encode() in head.split(b"\r\n")
+    assert (line["method"], line["route"], line["status"]) == ("-", None, status)
 
 
 @pytest.mark.parametrize("body", [b"zz\r\nhello\r\n0\r\n\r\n", b"5\r\nhelloX", b"fffffffffffffffff\r\n"])

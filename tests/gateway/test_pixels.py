@@ -1,6 +1,7 @@
 """The pixels of a file, as Pillow counts them, from its head alone."""
 
 import io
+import struct
 
 import pytest
 from PIL import Image
@@ -65,6 +66,16 @@ def test_what_stands_between_the_markers_of_a_jpeg_does_not_hide_its_size(betwee
     file = encode(PICTURE, "JPEG")
     padded = file[:2] + between + file[2:]
     assert pixels(padded) == 301 * 170
+
+
+def test_what_stands_before_the_size_does_not_lie_about_it() -> None:
+    webp, gif = encode(PICTURE, "WEBP"), encode(PICTURE, "GIF")
+    tiny = b"VP8Z" + struct.pack("<I", 18) + bytes(6) + b"\x9d\x01\x2a" + struct.pack("<HH", 8, 8) + bytes(5)
+    assert pixels(webp[:12] + tiny + webp[12:]) == 0
+    assert pixels(webp[:12] + b"VP8X" + bytes(4) + webp[12:]) == 0
+    start = gif.index(b",")
+    for between in (b"\0\xff", b"!\xfe" + b"\1," * 5000 + b"\0"):
+        assert pixels(gif[:start] + between + gif[start:]) == 0
 
 
 def test_a_png_whose_size_comes_later_goes_alone() -> None:

@@ -469,6 +469,21 @@ def test_megabytes_of_nothing_are_refused_at_once(head: bytes, filling: bytes) -
     assert time.process_time() - started < 10  # where it went over them again and again it would take hours
 
 
+def test_segments_that_no_photo_has_are_refused_at_once() -> None:
+    whole = encode(PICTURE, "JPEG", progressive=True)
+    table = whole.index(b"\xff\xc4")
+    scan = b"\xff\xda\xff\xff\xff" + bytes(65_530) + b"\x00\xff\x00"
+    for file in (
+        whole[:-2] + scan * 100,
+        whole[:table] + b"\xff\xdd\x00\x04\x00\x00" * 10**6 + whole[table:],
+        whole[:table] + b"\xff\xfe\x00\x02" * 10**6 + whole[table:-2],
+    ):
+        started = time.process_time()
+        with pytest.raises(ImageError, match="cannot be read"):
+            decode_image(file)
+        assert time.process_time() - started < 0.5
+
+
 def test_exif_is_read_as_far_as_it_can_be() -> None:
     turned = np.asarray(PICTURE.rotate(90, expand=True))
     stored = encode(PICTURE)

@@ -165,3 +165,9 @@ def test_a_text_may_be_pasted_into_a_field(served: Page) -> None:
             " { bubbles: true, clipboardData: new DataTransfer() }))"
         )
     expect(served.get_by_role("alert")).to_have_count(0)
+
+
+def test_an_example_that_the_server_does_not_give_is_not_sent(with_examples: Page) -> None:
+    with_examples.route("**/examples/*.jpg", lambda route: route.fulfill(status=502, body="<html>"))
+    with_examples.locator("#offer button:visible").first.click()
+    expect(with_examples.get_by_text("The server does not give this example (status 502).")).to_be_visible()

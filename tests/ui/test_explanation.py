@@ -103,3 +103,24 @@ def test_a_failure_is_told_in_its_place_and_mended(explained: Page) -> None:
     expect(explained.locator(".predicted")).to_be_visible()
     explained.context.set_offline(False)
     expect(explained.locator("#where")).to_contain_text(BLUE, timeout=10_000)
+
+
+def test_why_not_a_class_that_only_the_other_version_has(served: Page) -> None:
+    versions = [{"version": "1.0", "default": True}, {"version": "2.0", "default": False}]
+    served.route("**/models", lambda route: route.fulfill(json={"models": versions}))
+    owl = {
+        "predicted_class": "owl",
+        "confidence": 1,
+        "in_distribution": True,
+        "class_probabilities": {"owl": 1},
+        "version": "2.0",
+        "success": True,
+    }
+    served.route("**/predict?version=2.0", lambda route: route.fulfill(json=owl))
+    served.locator("#compare").select_option("2.0", timeout=10_000)
+    served.set_input_files("#file", upload())
+    with served.expect_request("**/explain*"):
+        served.get_by_text("Explain the prediction").click()
+    with served.expect_request(lambda request: "/explain" in request.url and "owl" in request.url) as sent:
+        served.locator("#why").select_option("owl")
+    assert "version=2.0" in sent.value.url

@@ -77,3 +77,23 @@ def test_of_two_versions_only_the_lost_one_is_asked_again_and_what_is_typed_stay
     assert served.locator("#right").evaluate("field => field.value") == "owl"
     expect(served.locator("#agreement")).to_contain_text("The versions agree", timeout=10_000)
     assert asked == {"1.0": 1, "2.0": 3}
+
+
+@pytest.mark.parametrize(("times", "ends"), [(2, "green"), (100, "It takes too long.")])
+def test_asks_a_few_times_for_an_image_that_took_too_long(served: Page, times: int, ends: str) -> None:
+    asked = 0
+
+    def answer(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= times:
+            route.fulfill(status=504, json={"error": "It takes too long.", "success": False})
+        else:
+            route.fallback()
+
+    served.route("**/predict", answer)
+    served.set_input_files("#file", upload())
+    expect(served.get_by_role("alert")).to_contain_text("The page tries again when the server is ready.")
+    shown = served.locator(".predicted") if ends == "green" else served.get_by_role("alert")
+    expect(shown).to_have_text(ends, timeout=25_000)
+    assert asked == min(times + 1, 4)

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from gateway.keys import add_client
 from tests.fake_backend import serving
+from tests.stack import Stack
 from tests.ui.test_accessibility import assert_accessible
 from tests.ui.test_programs import RUN
 from tests.ui.uploads import PICTURE, upload
@@ -70,3 +71,15 @@ def test_programs_take_the_key_from_the_environment(
     monkeypatch.setenv("CLASSIFIER_KEY", key)
     done = subprocess.run([*RUN[name], code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "cat" in done.stdout, done.stderr
+
+
+def test_a_server_that_does_not_answer_is_not_called_ready(page: Page, stack: Stack) -> None:
+    page.add_init_script(
+        "const within = AbortSignal.timeout; AbortSignal.timeout = (time) => within.call(AbortSignal, time / 20)"
+    )
+    page.goto(stack.url)
+    expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0")
+    page.route("**/health", lambda route: None)  # nothing answers
+    expect(page.locator("#status")).to_have_text("The server is not ready", timeout=15_000)
+    page.unroute("**/health")
+    expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0", timeout=15_000)
