@@ -25,7 +25,7 @@ from training.outcome import Outcome
 @click.option("--epochs", type=COUNT, default=4, metavar="N", help="times to go through the photos (default: 4)")
 @click.option("--tolerance", type=float, default=0.01, metavar="X", help="share of old photos to lose (default: 0.01)")
 @click.option("--roll/--no-roll", default=True, help="serve the result (default), or only write the checkpoint")
-@click.option("--dry-run", is_flag=True, help="only say what would be done")
+@click.option("--dry-run", is_flag=True, help="only say what would be done (split.csv gets the new photos)")
 @output("folder for the run (default: a new one in runs)", "FOLDER")
 @options.product
 @as_json

@@ -46,9 +46,11 @@ class CachedPixels:
     were read count as memory of the process.
     """
 
-    def __init__(self, path: Path, record: int, start: int, size: int, rows: Tensor) -> None:
+    def __init__(
+        self, path: Path, record: int, start: int, size: int, rows: Tensor, file: IO[bytes] | None = None
+    ) -> None:
         self.path, self.record, self.start, self.size, self.rows = path, record, start, size, rows
-        self.file = path.open("rb")  # stays readable if the cache is deleted
+        self.file = file or path.open("rb")  # stays readable if the cache is deleted
 
     def __reduce__(self) -> tuple[type["CachedPixels"], tuple[Path, int, int, int, Tensor]]:
         return CachedPixels, (self.path, self.record, self.start, self.size, self.rows)
@@ -71,7 +73,7 @@ class CachedPixels:
 
     def subset(self, index: slice | Tensor) -> "CachedPixels":
         """Return some of the images, still in their file."""
-        return CachedPixels(self.path, self.record, self.start, self.size, self.rows[index])
+        return CachedPixels(self.path, self.record, self.start, self.size, self.rows[index], self.file)
 
 
 class Decoder(Protocol):

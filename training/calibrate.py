@@ -81,11 +81,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def fit_scores(network: Network, training: Images) -> dict[str, nn.Module]:
     """Fit the score of features to some of the training images; of small sets, it compares with all of them."""
+    if len(training.labels) <= MAX_IMAGES_TO_COMPARE:
+        return {"feature_neighbours": FeatureNeighbours(predict(network.features, training.inputs))}
     share = MAX_IMAGES_FOR_MEANS // len(training.classes) + 1
     members = [(training.labels == label).nonzero().flatten()[:share] for label in range(len(training.classes))]
     features = [predict(network.features, training.inputs.subset(indices)) for indices in members]
-    if len(training.labels) <= MAX_IMAGES_TO_COMPARE:
-        return {"feature_neighbours": FeatureNeighbours(torch.cat(features))}
     means = [F.normalize(of_class, dim=1).mean(dim=0) for of_class in features]
     return {"feature_cosine": FeatureCosine(torch.stack(means))}
 

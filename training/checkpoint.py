@@ -192,10 +192,12 @@ def images_of(checkpoint: Checkpoint, data: Path | None, inputs: list[Preprocess
             f"{checkpoint.card['name']} was not trained here, so it has no validation images; name a checkpoint that "
             "'classifier train' made."
         )
-    training, validation = stratified_split(
-        load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
-    )
-    if checkpoint.card["data"]["fingerprint"] != training.of(checkpoint.inputs).fingerprint():
+    split = recipe["validation_fraction"], recipe["split_seed"]
+    training, validation = stratified_split(load_images(data, "train", inputs), *split)
+    seen = training
+    if inputs != checkpoint.inputs:  # a large JPEG is decoded as large as the largest input needs
+        seen, _ = stratified_split(load_images(data, "train", checkpoint.inputs), *split)
+    if checkpoint.card["data"]["fingerprint"] != seen.fingerprint():
         raise CheckpointError(f"{checkpoint.card['name']} was trained on other images; name its own with --data.")
     return training, validation
 

@@ -112,17 +112,18 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     momentum: float
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, given: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(images)
-        self._check_input_dim(images)
+            return super().forward(given)
+        self._check_input_dim(given)
+        images = given.to(torch.promote_types(given.dtype, torch.float32))  # bfloat16 cannot count to 1,000
         count = total(images.new_tensor(images.numel() / self.num_features))
         mean = _Total.apply(images.sum(dim=(0, 2, 3))) / count
         centred = images - mean[:, None, None]
         variance = _Total.apply(centred.square().sum(dim=(0, 2, 3))) / count
         self._follow(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(given.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         self.get_buffer("num_batches_tracked").add_(1)

@@ -197,12 +197,15 @@ def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"
     loaded = load_checkpoint(checkpoint)
     images = load_images(data, "unseen", loaded.inputs)
-    if images.classes != loaded.card["classes"]:
+    names = loaded.card["classes"]
+    if sorted(images.classes) != sorted(names):
         shown, known = (", ".join(names) for names in (images.classes, loaded.card["classes"]))
         raise Stopped(
             f"The images show the classes {shown}; the checkpoint predicts {known}. "
             "Name a folder of the checkpoint's classes with --data, or another checkpoint."
         )
+    numbers = torch.tensor([names.index(name) for name in images.classes])  # which ImageNet does not sort by name
+    images = images._replace(labels=numbers[images.labels], classes=names)
     report = write_report(loaded, images, output)
     low, high = wilson_interval(report["accuracy"], report["images"])
     print(

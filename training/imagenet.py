@@ -83,13 +83,14 @@ def imagenet(architecture: str, initial: str, name: str, merge: Merge | None = N
     plain = make_recipe(given, "imagenet").plain()
     recipe = {field: plain[field] for field in ("name", "architecture", "initial", "input", "dropout")}
     classes = pretrained.imagenet_classes()
-    if merge:
-        recipe["merged"], classes = merge.classes, [*merge.classes]
+    groups = dict(sorted(merge.classes.items())) if merge else {}  # in the order of folders
+    if groups:
+        recipe["merged"], classes = groups, [*groups]
     network = build(recipe, len(classes)).eval()
     head = copy_initial(network, recipe, classes)
-    if merge:
+    if groups:
         pretrained.check_head(head, architecture)
-        numbers = [number for group in merge.classes.values() for number in group]
+        numbers = [number for group in groups.values() for number in group]
         rows = {name: value[numbers] for name, value in head.state_dict().items()}
         cast(Merged, network.head).finer.load_state_dict(rows)
     threshold = merge.threshold if merge else NO_THRESHOLD

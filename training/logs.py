@@ -13,6 +13,7 @@ from training.outcome import Stopped, say
 
 EXPERIMENT = "classifier"  # of all runs, so that MLflow compares them
 STORE, FILES = "mlflow.db", "mlflow"  # beside the folders of the runs, unless MLFLOW_TRACKING_URI names a server
+MAX_REASON = 200  # characters
 FOLDER = "classifier.output"  # the tag by which a run that is resumed is found
 
 
@@ -47,13 +48,14 @@ class TensorBoard:
 class MLflow:
     """A run of the server that MLFLOW_TRACKING_URI names, or else of a database beside the output folder.
 
-    Raises Stopped if the package is not installed.
+    Raises Stopped if the package is not installed, or if the server or the database does not answer.
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # training waits for a server that is away
         try:
             from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
         except ModuleNotFoundError:
             raise Stopped("MLflow is not installed; run 'pip install mlflow-skinny sqlparse'.") from None
         named = os.environ.get("MLFLOW_TRACKING_URI")
@@ -61,11 +63,17 @@ class MLflow:
         beside.mkdir(parents=True, exist_ok=True)
         store = named or f"sqlite:///{beside / STORE}"
         say(f"MLflow: this run is logged in {store}.")
-        self._client = MlflowClient(store)
-        known = self._client.get_experiment_by_name(EXPERIMENT)
-        place = None if named else str(beside / FILES)
-        experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT, place)
-        self._run = self._resumed(experiment, output) or self._begun(experiment, recipe, output)
+        try:
+            self._client = MlflowClient(store)
+            known = self._client.get_experiment_by_name(EXPERIMENT)
+            place = None if named else str(beside / FILES)
+            experiment = known.experiment_id if known else self._client.create_experiment(EXPERIMENT, place)
+            self._run = self._resumed(experiment, output) or self._begun(experiment, recipe, output)
+        except MlflowException as error:
+            reason = str(error).strip().partition("\n")[0][:MAX_REASON]
+            raise Stopped(
+                f"MLflow does not answer at {store} ({reason}); start it there, or leave out --mlflow."
+            ) from None
 
     def add(self, history: list[Row]) -> None:
         """Log the rows that are not there yet: a killed run may have saved more epochs, or fewer, than it logged."""

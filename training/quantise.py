@@ -67,6 +67,7 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     """
     checkpoint.single()
     _, validation = images_of(checkpoint, data, checkpoint.inputs)
+    every = max(1, len(validation.labels) // RANGE_IMAGES)  # because they are sorted by class
     with tempfile.TemporaryDirectory() as folder, written_whole(path) as temporary:
         floating, prepared = Path(folder, "floating.onnx"), Path(folder, "prepared.onnx")
         export_onnx(checkpoint, floating)
@@ -75,7 +76,7 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
         quantization.quantize_static(
             prepared,
             temporary,
-            Ranges(validation.inputs.subset(slice(RANGE_IMAGES)), prepared),
+            Ranges(validation.inputs.subset(slice(None, None, every)), prepared),
             per_channel=True,
             reduce_range=True,  # or else processors without VNNI would overflow
             nodes_to_exclude=[node.name for node in nodes if node.op_type in FLOATING],

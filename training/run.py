@@ -87,7 +87,7 @@ class Run:
             self.initial_head = copy_initial(model, recipe.model_dump(), training.classes)
         else:
             share = min(1, (32 / recipe.input.size) ** 2)  # large images have more pixels to learn from
-            every = max(1, int(len(training.labels) * share) // IMAGES_TO_INITIALISE)
+            every = max(1, int(len(training.labels) / (IMAGES_TO_INITIALISE * share)))
             model.initialise(normalise(self.training.pixels[::every], recipe.preprocessing))
         self.model = model.to(self.device).to(memory_format=memory_format)
         self.average = AveragedModel(self.model, avg_fn=partial(moved, recipe.ema_decay), use_buffers=True)

@@ -15,6 +15,7 @@ from training.archive import next_version, pack, version_of
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Recipe, stored_recipe
 from training.data import read_files
+from training.files import sha256
 from training.folders import from_feedback
 from training.metrics import predict
 from training.outcome import Outcome, Stopped, say
@@ -115,7 +116,7 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
     if not old:
         raise Stopped(f"{options.photos} has no test photos but those from feedback; add the photos of {card['name']}.")
     names = [path.name for path in sorted([*train_photos.paths, *test_photos.paths])]
-    subject = zlib.crc32(" ".join([str(options.checkpoint.resolve()), *names]).encode())
+    subject = zlib.crc32(" ".join([sha256(options.checkpoint), *names]).encode())
     return Plan(
         recipe=stored_recipe(values, f"The recipe of {card['name']}"),
         output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",

@@ -205,6 +205,7 @@ def test_the_cache_may_be_deleted_at_any_time(folder: Path, tmp_path: Path, lost
     for name in (lost,) if lost else ("pixels", "keys", "lock"):
         (store / name).unlink()
     assert torch.equal(inputs.pixels[1][2], before[1][2])  # a run that goes on
+    assert torch.equal(inputs.subset(torch.tensor([2])).pixels[1][0], before[1][2])
     again = pixels_of(list(reversed(paths)))
     assert all(torch.equal(one, other.flip(0)) for one, other in zip(again, before, strict=True))
 

@@ -80,6 +80,9 @@ def test_neighbours_are_near_for_training_images_alone(
     assert near.max() <= 1 + 1e-5
     assert auroc(near, score(*outputs(network, drawn(loaded.inputs)["uniform noise"]))) > 0.95
 
+    monkeypatch.setattr("training.calibrate.MAX_IMAGES_FOR_MEANS", 0)
+    assert len(fit_scores(network, images)["feature_neighbours"].get_buffer("images")) == len(images.labels)
+
     classifier = make_classifier(network, 1.0, score, 1)
     in_distribution = loaded.card["calibration"]["in_distribution"] | {"score": "feature_neighbours"}
     calibration = loaded.card["calibration"] | {"in_distribution": in_distribution, "temperature": 1.0}

@@ -68,6 +68,16 @@ def test_gradients_and_batch_norms_are_those_of_one_process(architecture: str, t
             assert torch.allclose(value, two[name], rtol=1e-9, atol=1e-12), name
 
 
+def test_a_norm_of_bfloat16_counts_as_one_of_float32() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(500, 4, 16, 16).bfloat16() + 3
+    norms = distributed.GlobalBatchNorm2d(4), torch.nn.BatchNorm2d(4)
+    ours, theirs = (norm(images) for norm in norms)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert torch.allclose(ours, theirs, atol=0.05)
+    assert torch.allclose(norms[0].get_buffer("running_mean"), norms[1].get_buffer("running_mean"), atol=1e-3)
+
+
 def train_with_seed_of_rank(rank: int, port: int, dataset: Path, folder: Path) -> None:
     join(rank, port)
     with pytest.raises(RecipeError, match="give all hosts the same"):

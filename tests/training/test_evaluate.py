@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import run_module
-from training.checkpoint import load_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data import load_images
 from training.evaluate import per_class, reliability, write_report
 from training.metrics import predict
@@ -71,3 +71,21 @@ def test_measures_all_photos_of_a_folder_that_no_training_has_split(
     printed = run_module("training.evaluate", checkpoint, "--data", new, "--output", tmp_path / "report")
     assert " on 80 test images; " in printed
     assert not (new / "split.csv").exists()
+
+
+def test_classes_may_be_in_another_order_than_folders(
+    checkpoint: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_checkpoint(checkpoint)
+    turned = torch.arange(len(loaded.card["classes"])).flip(0)
+    weights = {
+        name: value[turned] if name.startswith("network.head") else value for name, value in loaded.weights.items()
+    }
+    save_checkpoint(
+        Checkpoint(weights, loaded.card | {"classes": loaded.card["classes"][::-1]}), tmp_path / "turned.pth"
+    )
+    printed = [
+        run_module("training.evaluate", path, "--data", dataset, "--output", tmp_path / path.stem).partition(";")[0]
+        for path in (checkpoint, tmp_path / "turned.pth")
+    ]
+    assert printed[0].split(", loss")[0] == printed[1].split(", loss")[0]

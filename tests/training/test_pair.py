@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tests.conftest import run_module
-from tests.drawing import TEN
+from tests.conftest import QUICK_RECIPE, run_module
+from tests.drawing import TEN, draw, encode
 from tests.training.test_pretrained import SMALL
 from training.batching import Cost, cost_of
 from training.card import describe_in_words
@@ -22,6 +22,7 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.classifier import CLEAR, Detail, above
+from training.config import Recipe
 from training.ensemble import join
 from training.export import open_onnx, optimised
 from training.imagenet import Merge, imagenet
@@ -29,6 +30,7 @@ from training.inputs import Inputs, normalise, read_all
 from training.metrics import predict
 from training.pair import pair
 from training.quantise import export_int8
+from training.train import train
 
 pytestmark = pytest.mark.usefixtures("few_outliers")
 MERGE = Merge(
@@ -216,3 +218,17 @@ def test_others_are_refused(both: Path, checkpoint: Path, photos: Path, dataset:
 def test_only_one_of_its_networks_can_be_a_teacher(both: Path) -> None:
     with pytest.raises(CheckpointError, match="both is a pair of networks; name one of them: drawn or photos"):
         load_checkpoint(both).single()
+
+
+def test_a_network_of_thumbnails_may_have_learned_from_jpeg_photos(photos: Path, tmp_path: Path) -> None:
+    """The decoder makes a large JPEG smaller for it than for both together."""
+    for name in ("red", "blue"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            large = draw(name, number).resize((640, 480))
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(encode(large, "JPEG"))
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 1, "augment": {}, "validation_fraction": 0.3})
+    thumbnails = load_checkpoint(train(recipe, tmp_path / "photos", tmp_path / "run", resume=False))
+    merge = Merge(input={"size": 160, "fit": "crop"}, threshold=2.0, classes={"red": [1], "blue": [0]})
+    large = imagenet(SMALL, str(photos.parent), "photos", merge)
+    assert pair(thumbnails, large, 32, tmp_path / "photos", "both").card["classes"] == ["blue", "red"]

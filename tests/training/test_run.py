@@ -181,3 +181,18 @@ def test_learns_by_other_means_too(dataset: Path, changes: dict) -> None:
     for _ in range(2):
         row = run.train_epoch()
     assert row["validation_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(("size", "seen"), [(32, 100), (64, 25)])
+def test_large_images_initialise_with_fewer_of_them(
+    size: int, seen: int, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run.IMAGES_TO_INITIALISE", 100)
+    given: list[int] = []
+    monkeypatch.setattr("training.models.Network.initialise", lambda self, images: given.append(len(images)))
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"architecture": "resnet18", "input": {"size": size}})
+    images = load_images(dataset, "train", [Preprocessing(32)])
+    many = images.subset(torch.arange(400) % len(images.labels))
+    pixels = torch.zeros(400, 3, size, size, dtype=torch.uint8)
+    Run(recipe, many._replace(inputs=Inputs([recipe.preprocessing], [pixels])), many)
+    assert given == [seen]

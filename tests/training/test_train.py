@@ -24,13 +24,14 @@ from tests.archives import numbered, rebuild
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import THREE, draw, draw_dataset
-from tests.stack import ROOT, times, wait_until
+from tests.stack import ROOT, free_ports, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
 from training.data import DataError, load_images, stratified_split
 from training.ensemble import join
 from training.inputs import Inputs
 from training.logs import MLflow
+from training.outcome import Stopped
 from training.train import Saver, main, next_commands, train
 
 RECIPES = ROOT / "training" / "recipes"
@@ -279,6 +280,30 @@ def test_logs_for_mlflow_where_asked_also_when_resumed(
     kept = {file.path for file in of_mlflow.list_artifacts(run.info.run_id)}
     assert kept == {"drawn.pth", "drawn.md"}
     assert (tmp_path / "mlflow").is_dir()
+
+
+def test_an_mlflow_server_that_is_away_is_named(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Stopped, match=r"MLflow does not answer at http.*; start it there, or leave out --mlflow\.$"):
+        train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path, resume=False, logs=[MLflow])
+
+
+def test_a_class_that_comes_while_it_trains_ends_it_with_a_sentence(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "training.finish.load_images",
+            lambda *arguments: (images := load_images(*arguments))._replace(classes=["ant", *images.classes]),
+        )
+        with pytest.raises(DataError, match="The class 'ant' came or went while this was computed"):
+            train(recipe, few, tmp_path, resume=False)
+    train(recipe, few, tmp_path, resume=True)
+    assert (tmp_path / "drawn.pth").exists()
 
 
 def test_a_log_that_fails_ends_no_training(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

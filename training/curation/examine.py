@@ -173,7 +173,7 @@ def _size(content: bytes, decoded: Image.Image) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content)) as stored:
             return stored.size
-    except (OSError, Image.DecompressionBombError):  # it is decoded in another way
+    except Exception:  # its readers raise many kinds; handler.transforms has decoded it without its metadata
         return decoded.size
 
 

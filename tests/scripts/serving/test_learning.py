@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from tests.drawing import draw, encode
 from tests.screenshot import keep
 from tests.stack import Stack, serve
 from tests.ui.uploads import upload
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.curation.feedback import accept
 from training.curation.moves import Move
 from training.folders import from_feedback
@@ -172,6 +173,15 @@ def test_plans_with_the_old_test_photos_and_the_new_apart(before: Path, photos: 
     assert plan.new
     assert all("blue" in path.name for path, _ in plan.new)
     assert plan.recipe.head_first is None
+
+
+def test_another_checkpoint_in_the_same_place_is_learned_from_anew(before: Path, photos: Path, tmp_path: Path) -> None:
+    loaded, place = load_checkpoint(before / "run" / "drawn.pth"), tmp_path / "drawn.pth"
+    outputs = []
+    for factor in (1, 2):
+        save_checkpoint(loaded._replace(weights={name: factor * each for name, each in loaded.weights.items()}), place)
+        outputs.append(make_plan(replace(options(before, photos), checkpoint=place), loaded).output)
+    assert outputs[0] != outputs[1]
 
 
 def test_a_new_class_gets_a_place_in_the_head(before: Path, photos: Path) -> None:
