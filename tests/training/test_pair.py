@@ -230,5 +230,5 @@ def test_a_network_of_thumbnails_may_have_learned_from_jpeg_photos(photos: Path,
     recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 1, "augment": {}, "validation_fraction": 0.3})
     thumbnails = load_checkpoint(train(recipe, tmp_path / "photos", tmp_path / "run", resume=False))
     merge = Merge(input={"size": 160, "fit": "crop"}, threshold=2.0, classes={"red": [1], "blue": [0]})
-    large = imagenet(SMALL, str(photos.parent), "photos", merge)
-    assert pair(thumbnails, large, 32, tmp_path / "photos", "both").card["classes"] == ["blue", "red"]
+    for_photos = imagenet(SMALL, str(photos.parent), "photos", merge)
+    assert pair(thumbnails, for_photos, 32, tmp_path / "photos", "both").card["classes"] == ["blue", "red"]

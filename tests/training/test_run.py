@@ -194,5 +194,6 @@ def test_large_images_initialise_with_fewer_of_them(
     images = load_images(dataset, "train", [Preprocessing(32)])
     many = images.subset(torch.arange(400) % len(images.labels))
     pixels = torch.zeros(400, 3, size, size, dtype=torch.uint8)
-    Run(recipe, many._replace(inputs=Inputs([recipe.preprocessing], [pixels])), many)
+    many = many._replace(inputs=Inputs([recipe.preprocessing], [pixels]))
+    Run(recipe, many, many)
     assert given == [seen]
