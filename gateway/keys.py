@@ -177,7 +177,7 @@ def add_client(file: Path, name: str, rate: float | None = None) -> str:
     """
     if not NAME.fullmatch(name):
         raise BadKeys(f"{name!r} cannot name a client. Use up to 64 letters, digits, '.', '_' and '-'.")
-    for client in read_clients(file) if file.exists() else ():
+    for client in reversed(read_clients(file)) if file.exists() else ():
         if client.name == name:
             rate = rate or client.rate
     key = secrets.token_urlsafe(32)

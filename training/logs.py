@@ -48,7 +48,7 @@ class TensorBoard:
 class MLflow:
     """A run of the server that MLFLOW_TRACKING_URI names, or else of a database beside the output folder.
 
-    Raises Stopped if the package is not installed, or if the server or the database does not answer.
+    Raises Stopped if the package is not installed, or if the server does not answer.
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
@@ -72,7 +72,7 @@ class MLflow:
         except MlflowException as error:
             reason = str(error).strip().partition("\n")[0][:MAX_REASON]
             raise Stopped(
-                f"MLflow does not answer at {store} ({reason}); start it there, or leave out --mlflow."
+                f"MLflow cannot be used at {store} ({reason}); start it there, or leave out --mlflow."
             ) from None
 
     def add(self, history: list[Row]) -> None:

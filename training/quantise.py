@@ -27,7 +27,7 @@ from training.inputs import Inputs
 from training.outcome import Stopped
 
 LEAST_FASTER, MOST_LOST = 1.3, 0.003  # times; share of the validation images
-RANGE_IMAGES = 512  # whose values give the ranges
+RANGE_IMAGES = 512  # whose values give the ranges, or fewer
 BATCH_SIZE = 16  # images
 ROUNDS = 20  # whose median time counts
 FLOATING = (
@@ -67,7 +67,7 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     """
     checkpoint.single()
     _, validation = images_of(checkpoint, data, checkpoint.inputs)
-    every = max(1, len(validation.labels) // RANGE_IMAGES)  # because they are sorted by class
+    every = -(-len(validation.labels) // RANGE_IMAGES)  # because they are sorted by class
     with tempfile.TemporaryDirectory() as folder, written_whole(path) as temporary:
         floating, prepared = Path(folder, "floating.onnx"), Path(folder, "prepared.onnx")
         export_onnx(checkpoint, floating)

@@ -84,13 +84,14 @@ def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
     try:
         rows = journal.read_valid()
         files, named = {row[0] for row in rows}, {str(path) for group in groups for path in group}
-        if files and (files.isdisjoint(named) or any(map(state_of, map(Path, files - named)))):
+        gone = files - named
+        if any(map(state_of, map(Path, gone))):
             raise journal.other()
     except OtherRows:
         if not journal.is_older_than(output):
             raise
-        rows, files = [], set()
-    last = {str(path) for group in groups if rows and Path(rows[-1][0]) in group for path in group}
+        rows, files, gone = [], set(), set()
+    last = {str(path) for group in groups if rows and Path(rows[-1][0]) in group for path in group if state_of(path)}
     kept = rows if last <= files else [row for row in rows if row[0] not in last]
     journal.keep(kept)
     return Rows(journal, kept)
@@ -216,7 +217,7 @@ def predict_by_ray(options: Options) -> Done:
     from scripts.batch.ray import engine
 
     names = options.names()
-    with nullcontext() if "://" in options.output else alone_with(Path(options.output)):
+    with nullcontext() if "://" in options.output else alone_with(Path(options.output).absolute()):
         rows, again, classes = engine.predict(
             names, absent_of(names, options.paths), options.archive, options.output, options.address, options.top_k
         )

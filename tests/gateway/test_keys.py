@@ -173,7 +173,8 @@ def test_a_client_keeps_its_rate_with_a_new_key(file: Path) -> None:
     add_client(file, "camera")
     add_client(file, "ann")
     add_client(file, "camera", rate=7)
-    assert [client.rate for client in read_clients(file) if client.name == "camera"] == [5, 5, 7]
+    add_client(file, "camera")
+    assert [client.rate for client in read_clients(file) if client.name == "camera"] == [5, 5, 7, 7]
     assert read_clients(file)[2].rate is None
 
 

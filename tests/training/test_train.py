@@ -282,12 +282,10 @@ def test_logs_for_mlflow_where_asked_also_when_resumed(
     assert (tmp_path / "mlflow").is_dir()
 
 
-def test_an_mlflow_server_that_is_away_is_named(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_mlflow_server_that_is_away_is_named(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(Stopped, match=r"MLflow does not answer at http.*; start it there, or leave out --mlflow\.$"):
+    with pytest.raises(Stopped, match=r"MLflow cannot be used at http.*; start it there, or leave out --mlflow\.$"):
         train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path, resume=False, logs=[MLflow])
 
 

@@ -78,7 +78,7 @@ def test_a_server_that_does_not_answer_is_not_called_ready(page: Page, stack: St
         "const within = AbortSignal.timeout; AbortSignal.timeout = (time) => within.call(AbortSignal, time / 20)"
     )
     page.goto(stack.url)
-    expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0")
+    expect(page.locator("#status")).to_have_text("Ready: drawn, version 1.0", timeout=15_000)
     page.route("**/health", lambda route: None)  # nothing answers
     expect(page.locator("#status")).to_have_text("The server is not ready", timeout=15_000)
     page.unroute("**/health")

@@ -272,7 +272,10 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "install it with" in capsys.readouterr().err
 
 
-def test_a_second_command_leaves_the_output_of_the_first_alone(many: Path, archive: Path, tmp_path: Path) -> None:
+def test_a_second_command_leaves_the_output_of_the_first_alone(
+    many: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [str(many), "--engine", "ray", "--archive", str(archive), "-o", str(tmp_path / "rows")]
     with alone_with(tmp_path / "rows"):
         assert main(arguments, standalone_mode=False) == STOPPED
+    assert "Another command writes to" in capsys.readouterr().err
