@@ -104,9 +104,10 @@ class Preprocessing(NamedTuple):
 
     def part(self, width: int, height: int) -> Part:
         """Return which part of an image of this size `pixels` shows. The bars of `pad` lie outside of 0 to 1."""
-        middle = {"squeeze": (width, height), "crop": 2 * (min(width, height),), "pad": 2 * (max(width, height),)}
-        across, down = middle[self.fit][0] / width / 2, middle[self.fit][1] / height / 2
-        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+        if self.fit == "squeeze":
+            return 0.0, 0.0, 1.0, 1.0
+        half = (min if self.fit == "crop" else max)(width, height) / 2  # of a side of the square
+        return 0.5 - half / width, 0.5 - half / height, 0.5 + half / width, 0.5 + half / height
 
     def normalise(self, pixels: Pixels) -> Normalised:
         """Turn pixels of 0 to 255, shape (..., 3, H, W), into the values that the network takes."""

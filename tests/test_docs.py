@@ -93,7 +93,6 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "my-images": dataset,
         "my-photos": folder / "my-photos",
         "runs/photos/photos.pth": folder / "runs/photos/drawn.pth",
-        "model_store/cifar10_whitened_cnn.pth": folder / "runs/cnn/drawn.pth",
         "--merge cifar10": f"--merge {folder}/merge.yaml",
         "--output runs/pair.pth": f"--data {dataset} --output runs/pair.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",

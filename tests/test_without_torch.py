@@ -147,7 +147,7 @@ def test_the_doctor_knows_what_is_installed(clone: Clone, served: Served) -> Non
     assert ARCHIVE.name in found["archive"]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export", "tune", "serve", "archive cifar10"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "tune", "serve --run .run2", "archive cifar10"])
 def test_a_command_that_needs_more_says_what_to_install(clone: Clone, command: str) -> None:
     words = command.replace("cifar10", RELEASED.stem).split()
     done = clone.classifier(*words)
