@@ -194,12 +194,19 @@ def images_of(checkpoint: Checkpoint, data: Path | None, inputs: list[Preprocess
         )
     split = recipe["validation_fraction"], recipe["split_seed"]
     training, validation = stratified_split(load_images(data, "train", inputs), *split)
-    seen = training
-    if inputs != checkpoint.inputs:  # a large JPEG is decoded as large as the largest input needs
-        seen, _ = stratified_split(load_images(data, "train", checkpoint.inputs), *split)
-    if checkpoint.card["data"]["fingerprint"] != seen.fingerprint():
+    if not was_trained_on(checkpoint, training, data, split):
         raise CheckpointError(f"{checkpoint.card['name']} was trained on other images; name its own with --data.")
     return training, validation
+
+
+def was_trained_on(checkpoint: Checkpoint, training: Images, data: Path | None, split: tuple[float, int]) -> bool:
+    """Return whether a checkpoint was trained on these images, which `split` has left of those in `data`.
+
+    If they are for other inputs, they are loaded for its own: a large JPEG is decoded as large as the largest needs.
+    """
+    if training.inputs.preprocessing != checkpoint.inputs:
+        training, _ = stratified_split(load_images(data, "train", checkpoint.inputs), *split)
+    return bool(checkpoint.card["data"]["fingerprint"] == training.fingerprint())
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

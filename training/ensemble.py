@@ -20,6 +20,7 @@ from training.checkpoint import (
     join_networks,
     load_checkpoint,
     save_checkpoint,
+    was_trained_on,
 )
 from training.data import load_images, stratified_split
 from training.finish import finish
@@ -33,17 +34,12 @@ def join(members: list[Checkpoint], data: Path | None, name: str) -> Checkpoint:
     cards = [member.card for member in members]
     recipe = cards[0]["recipe"]
     inputs = distinct_inputs({"members": [card["recipe"] for card in cards]})
-    training, validation = stratified_split(
-        load_images(data, "train", inputs), recipe["validation_fraction"], recipe["split_seed"]
-    )
+    split = recipe["validation_fraction"], recipe["split_seed"]
+    training, validation = stratified_split(load_images(data, "train", inputs), *split)
     for member in members:
-        # A large JPEG is decoded as large as the largest input needs, and a member was trained without the others.
-        alone = load_images(data, "train", member.inputs) if member.inputs != inputs else None
-        parts = stratified_split(alone, recipe["validation_fraction"], recipe["split_seed"]) if alone else [training]
-        card, seen = member.card, parts[0]
-        if card["data"]["fingerprint"] != seen.fingerprint() or card["classes"] != seen.classes:
+        if member.card["classes"] != training.classes or not was_trained_on(member, training, data, split):
             raise CheckpointError(
-                f"{card['name']} was not trained on these images, or on another split of them; "
+                f"{member.card['name']} was not trained on these images, or on another split of them; "
                 "join only checkpoints with the same training images."
             )
     classifiers = [member.single() for member in members]

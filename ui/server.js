@@ -46,7 +46,7 @@ page.server = (() => {
     const answer = await response.json().catch(() => null); // null for what is no JSON
     if (answer && (response.ok || typeof answer.error === "string")) {
       const id = response.headers.get("X-Request-ID");
-      return { ...answer, id, ...(MAY_PASS.includes(status) && { lost: true }), ...(SLOW.includes(status) && { slow: true }) };
+      return { ...answer, id, lost: MAY_PASS.includes(status), slow: SLOW.includes(status) };
     }
     if ([...MAY_PASS, ...OF_A_PROXY].includes(status)) {
       return { error: `A proxy answered instead of the server (status ${status}).`, lost: true };
