@@ -20,7 +20,7 @@ from training.classifier import (
 )
 from training.data import Images, load_images, stratified_split
 from training.files import written_whole
-from training.models import ARCHITECTURES, Ensemble, Network
+from training.models import ARCHITECTURES, NARROWER, Ensemble, Network, copy_weights
 from training.outcome import Stopped
 from training.project import from_recipe
 
@@ -151,12 +151,12 @@ def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -
         folder = None if initial == pretrained.IMAGENET else path
         return pretrained.copy_imagenet(network, architecture, input_of(recipe).size, folder, classes)
     checkpoint = load_checkpoint(path)
-    if checkpoint.card["recipe"].get("architecture") != architecture:
+    if checkpoint.card["recipe"].get("architecture") not in (architecture, NARROWER.get(architecture)):
         raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.single().network
-    network.features.load_state_dict(given.features.state_dict())
+    copy_weights(given.features, network.features)
     if checkpoint.card["classes"] == classes and isinstance(given.head, nn.Linear):  # others join classes of ImageNet
-        network.head.load_state_dict(given.head.state_dict())
+        copy_weights(given.head, network.head)
     return given.head
 
 

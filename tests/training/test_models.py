@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.models import ARCHITECTURES
+from training.models import ARCHITECTURES, NARROWER, copy_weights
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -19,6 +19,7 @@ def test_gives_a_logit_for_each_class(architecture: str) -> None:
         ("cnn", 1_147_914, 22.8),
         ("whitened_cnn", 1_972_802, 236.3),
         ("whitened_resnet", 3_190_466, 321.3),
+        ("wide_whitened_resnet", 5_079_042, 543.6),
         ("resnet18", 11_173_962, 1110.8),
         ("resnet34", 21_282_122, 2318.8),
     ],
@@ -55,6 +56,16 @@ def test_whitened_cnn_starts_as_one_that_passes_its_input_on() -> None:
     convolution = next(layer for layer in model.features[2:] if isinstance(layer, nn.Conv2d))  # type: ignore[index]
     images = torch.randn(1, 24, 8, 8)
     assert torch.allclose(convolution(images)[:, :24], images, atol=1e-6)
+
+
+@pytest.mark.parametrize("wide", NARROWER)
+def test_a_wider_network_starts_as_the_narrower_one(wide: str) -> None:
+    torch.manual_seed(0)
+    source, target = ARCHITECTURES[NARROWER[wide]](10, 0.0), ARCHITECTURES[wide](10, 0.0)
+    images = torch.randn(16, 3, 32, 32)
+    source(images)  # moves the statistics of the batch norms
+    copy_weights(source, target)
+    assert torch.allclose(target.eval()(images), source.eval()(images), atol=1e-5)
 
 
 @pytest.mark.slow
