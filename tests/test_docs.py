@@ -91,6 +91,8 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "--recipe cnn": f"--recipe {recipe} --data {dataset}",
         "--new-classes": "--new-classes --tolerance 1",  # they are the same here, and learnt from fewer images
         "my-images": dataset,
+        "new-photos": dataset / "test",
+        "other-photos": dataset / "train",
         "my-photos": folder / "my-photos",
         "runs/photos/photos.pth": folder / "runs/photos/drawn.pth",
         "--merge cifar10": f"--merge {folder}/merge.yaml",

@@ -2,17 +2,21 @@
 
     classifier evaluate cifar10_pair
     classifier evaluate runs/mine/mine.pth --data my-images -o runs/report
-    classifier evaluate runs/mine/mine.pth --data new-images
+    classifier evaluate runs/mine/mine.pth --data new-photos --others others
 
 prints the accuracy and writes a report into runs/<checkpoint>-report, unless --output names another folder. Its
 report.json has all figures. Its report.md shows them, with pictures of the confusion, the reliability and the worst
 mistakes, if any. Of a folder that training has split, those for the test are measured; of another one, all are.
+A folder need not have all classes of the checkpoint. With --others it also says how well the in-distribution score
+tells your photos from those of other things.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -23,11 +27,14 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
+from handler.transforms import Preprocessing
 from training import commands, outliers
-from training.calibrate import ACCEPTED, separation
+from training.calibrate import ACCEPTED, auroc, separation
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.data import Images, load_images
+from training.data import Images, load_images, read_files
 from training.files import save_figure, write_whole
+from training.folders import FORMAT_NAMES, few, find
+from training.inputs import Inputs
 from training.metrics import BINS, figures, predict, wilson_interval
 from training.outcome import Stopped
 
@@ -35,14 +42,18 @@ MAX_MISTAKES = 24  # pictures in the report
 MAX_CLASSES_WITH_NUMBERS = 30  # with more, the cells of the confusion matrix are too small for numbers
 
 
-def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[str, Any]:
-    """Write `report.json`, `report.md` and its pictures into `folder`. Returns the content of `report.json`."""
+def write_report(checkpoint: Checkpoint, images: Images, folder: Path, others: Inputs | None = None) -> dict[str, Any]:
+    """Write `report.json`, `report.md` and its pictures into `folder`. Returns the content of `report.json`.
+
+    `others` are images of none of the classes.
+    """
     classifier = checkpoint.classifier()
     logits, scores = predict(classifier, images.inputs)
     probabilities, labels = logits.softmax(dim=1), images.labels
     measured = outliers.measured(images.inputs.preprocessing)
     outside = {kind: predict(classifier, outlying)[1] for kind, outlying in measured.items()}
     calibration = checkpoint.card["calibration"]
+    threshold = calibration["in_distribution"]["threshold"]
     report = {
         "name": checkpoint.card["name"],
         **figures(logits, labels),
@@ -52,10 +63,17 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
         "temperature": calibration["temperature"],
         "in_distribution": {
             "score": calibration["in_distribution"]["score"],
-            "accepted": (scores >= calibration["in_distribution"]["threshold"]).double().mean().item(),
+            "accepted": accepted(scores, threshold),
             "auroc": separation(scores, outside),
         },
     }
+    if others:
+        of_others = predict(classifier, others)[1]
+        report["in_distribution"]["others"] = {
+            "images": others.count,
+            "accepted": accepted(of_others, threshold),
+            "auroc": auroc(scores, of_others),
+        }
     save_figure(_confusion(report["confusion"], images.classes), folder / "confusion.png")
     save_figure(_reliability(report["reliability"]), folder / "reliability.png")
     worst = worst_mistakes(probabilities, labels)
@@ -66,6 +84,11 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path) -> dict[s
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     write_whole(folder / "report.md", _page(report, bool(worst)))
     return report
+
+
+def accepted(scores: Tensor, threshold: float) -> float:
+    """Return which share of the images counts as in distribution, by their scores (N,)."""
+    return (scores >= threshold).double().mean().item()
 
 
 def per_class(probabilities: Tensor, labels: Tensor, classes: list[str]) -> dict[str, dict[str, float]]:
@@ -142,8 +165,15 @@ def _page(report: dict[str, Any], mistaken: bool) -> str:
     classes = "\n".join(
         f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
         for name, row in report["classes"].items()
+        if row["images"]
     )
-    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in report["in_distribution"]["auroc"].items())
+    aurocs = report["in_distribution"]["auroc"]
+    if others := report["in_distribution"].get("others"):
+        aurocs = {f"your photos of other things, {others['images']:,}": others["auroc"]} | aurocs
+        told = f"Of your photos of other things it accepts {others['accepted']:.1%}. The fewer, the better.\n\n"
+    else:
+        told = ""
+    kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in aurocs.items())
     mistakes = (
         "![The mistakes of the highest confidence](mistakes.png)"
         if mistaken
@@ -176,8 +206,8 @@ The in-distribution score is `{report["in_distribution"]["score"]}`. Its thresho
 accepts that share of the validation images. If the share is far lower, `in_distribution` is false for too many good
 images. The usual reason is that the validation images are few, or of another kind.
 
-The area under the ROC curve (AUROC) measures how well the score tells the test images from outliers. The score was
-fitted on none of these kinds. 1 is best, and 0.5 is chance:
+{told}The area under the ROC curve (AUROC) measures how well the score tells the test images from outliers. The score
+was fitted on none of these kinds. 1 is best, and 0.5 is chance:
 
 | outliers | AUROC |
 |---|---|
@@ -192,26 +222,41 @@ fitted on none of these kinds. 1 is best, and 0.5 is chance:
 @commands.command("evaluate", help=__doc__)
 @commands.checkpoint
 @commands.data("photos that were trained on, or others of the same classes")
+@click.option("--others", type=commands.PATH, metavar="FOLDER", help="photos of none of the classes")
 @commands.output("folder for the report (default: runs/<checkpoint>-report)", "FOLDER")
-def main(checkpoint: Path, data: Path | None, output: Path | None) -> None:
+def main(checkpoint: Path, data: Path | None, others: Path | None, output: Path | None) -> None:
     output = output or Path("runs") / f"{checkpoint.stem}-report"
     loaded = load_checkpoint(checkpoint)
     images = load_images(data, "unseen", loaded.inputs)
     names = loaded.card["classes"]
-    if sorted(images.classes) != sorted(names):
-        shown, known = (", ".join(names) for names in (images.classes, loaded.card["classes"]))
+    if unknown := [name for name in images.classes if name not in names]:
         raise Stopped(
-            f"The images show the classes {shown}; the checkpoint predicts {known}. "
+            f"The images show {few(unknown)}; the checkpoint predicts {', '.join(names)}. "
             "Name a folder of the checkpoint's classes with --data, or another checkpoint."
         )
-    numbers = torch.tensor([names.index(name) for name in images.classes])  # which ImageNet does not sort by name
+    numbers = torch.tensor([names.index(name) for name in images.classes])
     images = images._replace(labels=numbers[images.labels], classes=names)
-    report = write_report(loaded, images, output)
+    report = write_report(loaded, images, output, _others(others, loaded.inputs) if others else None)
     low, high = wilson_interval(report["accuracy"], report["images"])
     print(
         f"accuracy {report['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), loss {report['loss']:.4f}, "
         f"calibration error {report['ece']:.2%} on {report['images']:,} test images; wrote {output}/report.md"
     )
+    if told := report["in_distribution"].get("others"):
+        print(
+            f"accepts {report['in_distribution']['accepted']:.1%} of them, and {told['accepted']:.1%} of "
+            f"{told['images']:,} photos of other things; AUROC {told['auroc']:.3f}"
+        )
+
+
+def _others(folder: Path, preprocessing: list[Preprocessing]) -> Inputs:
+    """Read all photos in and below a folder. Raises Stopped or DataError."""
+    found = find(folder)
+    for line in found.notes():
+        print(f"{folder}: {line}.", file=sys.stderr)
+    if not found.images:
+        raise Stopped(f"{folder} has no {FORMAT_NAMES} files; name the folder with your photos of other things.")
+    return read_files(found.images, preprocessing)
 
 
 if __name__ == "__main__":

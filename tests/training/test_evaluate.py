@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import run_module
+from tests.conftest import CommandFailed, run_module
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data import load_images
 from training.evaluate import per_class, reliability, write_report
@@ -83,3 +84,51 @@ def test_classes_may_be_in_another_order_than_folders(checkpoint: Path, dataset:
         for path in (checkpoint, tmp_path / "turned.pth")
     ]
     assert printed[0].split(", loss")[0] == printed[1].split(", loss")[0]
+
+
+def test_measures_photos_of_some_classes_against_those_of_other_things(
+    checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    card = load_checkpoint(checkpoint).card
+    some, others = tmp_path / "some", tmp_path / "others" / "deeper"
+    for name in card["classes"][3:5]:
+        shutil.copytree(dataset / "test" / name, some / name)
+    others.mkdir(parents=True)
+    for number in range(4):
+        Image.effect_noise((40, 40), 90).convert("RGB").save(others / f"{number}.png")
+    (others / "gone.png").symlink_to("nothing")
+    named = ("--data", some, "--others", others.parent)
+    printed = run_module("training.evaluate", checkpoint, *named, "--output", tmp_path / "report")
+    assert f"left out 1 file or folder that cannot be read: {others / 'gone.png'} (it links to nothing)" in printed
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    told = report["in_distribution"]["others"]
+    assert printed.endswith(
+        f"\naccepts {report['in_distribution']['accepted']:.1%} of them, and {told['accepted']:.1%} of 4 photos of "
+        f"other things; AUROC {told['auroc']:.3f}\n"
+    )
+    assert report["images"] == sum(report["classes"][name]["images"] for name in card["classes"][3:5])
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"| your photos of other things, 4 | {told['auroc']:.3f} |" in page
+
+
+@pytest.mark.parametrize(
+    ("folder", "option", "sentence"),
+    [
+        ({"red", "unicorn"}, "--data", "The images show unicorn; the checkpoint predicts "),
+        (
+            set(),
+            "--others",
+            "others has no JPEG, PNG, GIF or WebP files; name the folder with your photos of other things.",
+        ),
+    ],
+)
+def test_says_what_is_wrong_with_a_folder(
+    folder: set[str], option: str, sentence: str, checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for name in folder:
+        (others / name).mkdir()
+        Image.new("RGB", (40, 40)).save(others / name / "1.png")
+    with pytest.raises(CommandFailed, match=re.escape(sentence)):
+        run_module("training.evaluate", checkpoint, "--data", dataset, option, others, "--output", tmp_path / "report")
