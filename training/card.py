@@ -57,7 +57,7 @@ The test images were read when all of that was done.
 
 ## Calibration
 
-- Confidences are softmax outputs at {_temperature(card)}.
+- Confidences are softmax outputs at {temperature_of(card)}.
 - An image is in distribution if its score (`{score["score"]}`) is at least {score["threshold"]:.3f}, as it is for
   95 % of the validation images. Other images are outliers.
 
@@ -93,7 +93,7 @@ def _front_matter(card: dict[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n"
 
 
-def _temperature(card: dict[str, Any]) -> str:
+def temperature_of(card: dict[str, Any]) -> str:
     """Say at which temperature the softmax is taken; each member of a pair has its own."""
     if members := card["recipe"].get("pair"):
         return " and ".join(f"{member['calibration']['temperature']:.3f} ({member['name']})" for member in members)

@@ -142,8 +142,8 @@ def distinct_inputs(recipe: dict[str, Any]) -> list[Preprocessing]:
 def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -> nn.Module:
     """Copy the weights that a recipe names as `initial` into a network; those of a linear head for the same classes.
 
-    Returns the head that they had. Raises CheckpointError or PretrainedError if they are missing, or of another
-    architecture.
+    Returns the head that they had, as wide as the network. Raises CheckpointError or PretrainedError if they are
+    missing, or of another architecture.
     """
     initial, architecture = recipe["initial"], recipe["architecture"]
     path = from_recipe(initial)
@@ -151,13 +151,26 @@ def copy_initial(network: Network, recipe: dict[str, Any], classes: list[str]) -
         folder = None if initial == pretrained.IMAGENET else path
         return pretrained.copy_imagenet(network, architecture, input_of(recipe).size, folder, classes)
     checkpoint = load_checkpoint(path)
-    if checkpoint.card["recipe"].get("architecture") not in (architecture, NARROWER.get(architecture)):
+    held = checkpoint.card["recipe"].get("architecture")
+    if held not in (architecture, NARROWER.get(architecture, architecture)):
         raise CheckpointError(f"{initial} holds no {architecture}; choose an initial checkpoint that does.")
     given = checkpoint.single().network
-    copy_weights(given.features, network.features)
-    if checkpoint.card["classes"] == classes and isinstance(given.head, nn.Linear):  # others join classes of ImageNet
-        copy_weights(given.head, network.head)
-    return given.head
+    head = given.head
+    if held == architecture:
+        try:
+            network.features.load_state_dict(given.features.state_dict())
+        except RuntimeError as error:
+            size = checkpoint.inputs[0].size
+            raise CheckpointError(
+                f"{initial} holds a {architecture} for images of {size} pixels alone; set input.size to {size}."
+            ) from error
+    else:
+        copy_weights(given.features, network.features)
+        head = nn.Linear(network.head.in_features, given.head.out_features)  # type: ignore[arg-type]
+        copy_weights(given.head, head)
+    if checkpoint.card["classes"] == classes and isinstance(head, nn.Linear):  # others join classes of ImageNet
+        network.head.load_state_dict(head.state_dict())
+    return head
 
 
 def describe(name: str, recipe: dict[str, Any], training: Images, data: Path | None, **others: Any) -> dict[str, Any]:

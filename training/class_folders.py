@@ -9,18 +9,24 @@ from pathlib import Path
 from training.decoding import UNREADABLE
 from training.folders import (
     FORMAT_NAMES,
-    HEIC_EXTENSIONS,
-    HOW_TO_READ_HEIC,
     PLACES_FILE,
     Findings,
     counted,
-    extensions_of,
     few,
     find,
     from_feedback,
     is_leaving,
 )
-from training.split import ALWAYS_TRAIN, BY_CHANCE, DataError, Photos, by_content, is_for_test, validation_key
+from training.split import (
+    ALWAYS_TRAIN,
+    ALWAYS_VALIDATION,
+    BY_CHANCE,
+    DataError,
+    Photos,
+    by_content,
+    is_for_test,
+    validation_key,
+)
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
 
@@ -43,9 +49,9 @@ def classes_of(root: Path) -> list[str]:
     return list(dict.fromkeys(name for split in splits_of(root) for name in classes_in(root / split)))
 
 
-def of_folder(folder: Path) -> Photos:
-    """Return all photos of a folder of classes, such as train or test."""
-    classes, findings = _sorted_into_classes(folder, classes_in(folder))
+def of_folder(folder: Path, least: int = 2) -> Photos:
+    """Return all photos of a folder of `least` classes or more, such as train or test."""
+    classes, findings = _sorted_into_classes(folder, classes_in(folder, least))
     notes = _notes(folder, findings)
     if folder.name == "train":
         others = [name for name in _folders_in(folder.parent) if name not in ("train", "test")]
@@ -62,29 +68,31 @@ def _why_not_read(name: str) -> str:
     return "not read; a class has to lie in train and in test."
 
 
-def _validation_keys(paths: list[Path], labels: list[int], accepted: set[str]) -> list[float] | None:
+def _validation_keys(paths: list[Path], labels: list[int], accepted: dict[str, int]) -> list[float] | None:
     """Keep the split of the photos that were there before feedback came, so that none changes its side.
 
-    Photos from feedback are to train on, unless their class has no other photos.
+    Photos from feedback are to train on, unless their class has no other photos. If it has one, that is for validation.
     """
-    if not any(path.name in accepted for path in paths):
+    of_feedback = Counter(label for path, label in zip(paths, labels, strict=True) if path.name in accepted)
+    if not of_feedback:
         return None
     others = Counter(label for path, label in zip(paths, labels, strict=True) if path.name not in accepted)
     places: dict[int, Iterator[int]] = defaultdict(lambda: filterfalse(is_for_test, count()))
-    keys = []
-    for path, label in zip(paths, labels, strict=True):
-        if path.name not in accepted or others[label] == 1:
-            keys.append(BY_CHANCE)
+    keys = {}
+    # In the order they came in, so that another one takes a place behind them.
+    for path, label in sorted(zip(paths, labels, strict=True), key=lambda photo: accepted.get(photo[0].name, -1)):
+        if path.name not in accepted:
+            keys[path] = ALWAYS_VALIDATION if others[label] == 1 and of_feedback[label] else BY_CHANCE
         else:
-            keys.append(ALWAYS_TRAIN if others[label] else validation_key(next(places[label])))
-    return keys
+            keys[path] = ALWAYS_TRAIN if others[label] else validation_key(next(places[label]))
+    return [keys[path] for path in paths]
 
 
 def of_classes(root: Path, split: str) -> Photos:
     """Return the photos of a split that is made here, or all that are `unseen` if it was never made."""
     places_file = root / PLACES_FILE
     if split == "unseen" and not places_file.exists():
-        return of_folder(root)
+        return of_folder(root, least=1)
     classes, findings = _sorted_into_classes(root, classes_in(root))
     findings.others = [path for path in findings.others if path != places_file]
     rows = [(path, name) for name, paths in classes.items() for path in paths]
@@ -103,8 +111,8 @@ def _folders_in(folder: Path) -> list[str]:
         raise DataError(f"{folder} cannot be read ({error.strerror}); make it readable.") from None
 
 
-def classes_in(folder: Path) -> list[str]:
-    """Return the classes of a folder, which are its folders. Raises DataError if there are fewer than two."""
+def classes_in(folder: Path, least: int = 2) -> list[str]:
+    """Return the classes of a folder, which are its folders. Raises DataError if there are fewer than `least`."""
     if folder.name in ("train", "test") and folder.parent.is_dir() and not folder.exists():
         beside = next((name for name in VALIDATION_FOLDERS if (folder.parent / name).is_dir()), None)
         rename = f"rename {folder.parent / beside} to it, or " if beside else ""
@@ -119,7 +127,7 @@ def classes_in(folder: Path) -> list[str]:
                 f"{folder}/<class>/."
             )
         raise DataError(f"{folder} has no folders of classes; put images into {folder}/<class>/.")
-    if len(names) == 1:
+    if len(names) < least:
         inside = folder / names[0]
         deeper = f" If the folders in {inside} are your classes, name that." if len(_folders_in(inside)) > 1 else ""
         raise DataError(f"Training needs at least two classes; {folder} has only '{names[0]}'.{deeper}")
@@ -145,7 +153,7 @@ def _sorted_into_classes(folder: Path, names: list[str]) -> tuple[dict[str, list
             classes[path.relative_to(folder).parts[0]].append(path)
     empty = [name for name, images in classes.items() if not images]
     if empty and not findings.unreadable:
-        heic = "".join(f" {line[0].upper()}{line[1:]}" for line in _note_of_heic(findings))
+        heic = "".join(f" {line[0].upper()}{line[1:]}" for line in findings.notes_of_heic())
         raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.{heic}")
     return classes, findings
 
@@ -157,22 +165,7 @@ def _unreadable(findings: Findings) -> list[str]:
 def _notes(folder: Path, findings: Findings) -> list[str]:
     """Return a line for each kind of file that is left out."""
     beside = [path for path in findings.images if path.parent == folder]
-    heic = _note_of_heic(findings)
-    others = [path for path in findings.others if not (heic and path.suffix.lower() in HEIC_EXTENSIONS)]
-    kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(others).most_common()]
     notes = []
     if beside:
         notes.append(f"left out {counted(beside, 'image', 'images')} outside the folders of classes.")
-    if kinds:
-        notes.append(f"left out {counted(others, 'other file', 'other files')} ({few(kinds)}).")
-    if line := findings.note_of_leavings():
-        notes.append(f"{line}.")
-    return [f"{folder}: {line}" for line in notes + heic]
-
-
-def _note_of_heic(findings: Findings) -> list[str]:
-    """Return a line on HEIC photos, if there are any and they cannot be read here."""
-    names = [path.name for path in findings.others if path.suffix.lower() in HEIC_EXTENSIONS]
-    if not names:
-        return []
-    return [f"left out {counted(names, 'HEIC photo', 'HEIC photos')}, {few(names)}; {HOW_TO_READ_HEIC}."]
+    return [f"{folder}: {line}" for line in notes + findings.notes_of_others()]

@@ -198,7 +198,9 @@ def data(contents: str) -> Callable[[FC], FC]:
 
 
 def output(words: str, metavar: str = "FILE", **attributes: Any) -> Callable[[FC], FC]:
-    return click.option("-o", "--output", type=PATH, metavar=metavar, help=words, **attributes)
+    folder = metavar == "FOLDER"
+    kind = click.Path(path_type=Path, file_okay=not folder, dir_okay=folder)
+    return click.option("-o", "--output", type=kind, metavar=metavar, help=words, **attributes)
 
 
 def recipe(words: str, default: str | None) -> Callable[[FC], FC]:

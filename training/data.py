@@ -107,6 +107,18 @@ def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) 
     return images
 
 
+def load_test_images(root: Path | None, classes: list[str], preprocessing: list[Preprocessing]) -> Images:
+    """Load the `test` images, at the end of what was computed from others. Raises DataError if the classes changed."""
+    images = load_images(root, "test", preprocessing)
+    if images.classes != classes:
+        (changed, *_) = {*images.classes} ^ {*classes}
+        raise DataError(
+            f"The class {changed!r} came or went while this was computed. Put the images back as they were, and repeat "
+            "the command, 'classifier train' with --resume."
+        )
+    return images
+
+
 def _read(photos: Photos, split: str, preprocessing: list[Preprocessing]) -> tuple[Images, list[str]]:
     """Decode the photos of a split. Returns them, and a line for each file and folder that cannot be used."""
     inputs, problems = decode(photos.paths, preprocessing, f"reading {split}", photos.digests)

@@ -12,7 +12,6 @@ tells your photos from those of other things.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,17 @@ from torchmetrics.functional.classification import (
 
 from handler.transforms import Preprocessing
 from training import commands, outliers
-from training.calibrate import ACCEPTED, auroc, separation
+from training.calibrate import auroc, separation
+from training.card import temperature_of
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import Images, load_images, read_files
+from training.decoding import UNREADABLE
 from training.files import save_figure, write_whole
 from training.folders import FORMAT_NAMES, few, find
 from training.inputs import Inputs
 from training.metrics import BINS, figures, predict, wilson_interval
-from training.outcome import Stopped
+from training.outcome import Stopped, say
+from training.split import raise_any
 
 MAX_MISTAKES = 24  # pictures in the report
 MAX_CLASSES_WITH_NUMBERS = 30  # with more, the cells of the confusion matrix are too small for numbers
@@ -82,7 +84,7 @@ def write_report(checkpoint: Checkpoint, images: Images, folder: Path, others: I
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an earlier report
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    write_whole(folder / "report.md", _page(report, bool(worst)))
+    write_whole(folder / "report.md", _page(report, checkpoint.card, bool(worst)))
     return report
 
 
@@ -127,8 +129,8 @@ def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
     shares = torch.tensor(matrix).double()
     axes.imshow(shares / shares.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(classes)), classes, parse_math=False)
     for true, row in enumerate(matrix if len(classes) <= MAX_CLASSES_WITH_NUMBERS else []):
         for predicted, count in enumerate(row):
             colour = "white" if count > sum(row) / 2 else "black"
@@ -156,11 +158,11 @@ def _mistakes(worst: list[int], probabilities: Tensor, images: Images) -> Figure
     for axes, index in zip(grid, worst, strict=False):
         axes.imshow(images.pixels[index].permute(1, 2, 0))
         true, mistaken = (images.classes[labels[index]] for labels in (images.labels, predicted))
-        axes.set_title(f"{true}, not {mistaken}\n({confidence[index]:.0%})", fontsize=8)
+        axes.set_title(f"{true}, not {mistaken}\n({confidence[index]:.0%})", fontsize=8, parse_math=False)
     return figure
 
 
-def _page(report: dict[str, Any], mistaken: bool) -> str:
+def _page(report: dict[str, Any], card: dict[str, Any], mistaken: bool) -> str:
     low, high = wilson_interval(report["accuracy"], report["images"])
     classes = "\n".join(
         f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
@@ -168,11 +170,19 @@ def _page(report: dict[str, Any], mistaken: bool) -> str:
         if row["images"]
     )
     aurocs = report["in_distribution"]["auroc"]
+    accepts = (
+        f"The in-distribution score is `{report['in_distribution']['score']}`. Its threshold accepts\n"
+        f"{report['in_distribution']['accepted']:.1%} of the test images."
+    )
+    if fitted := card["calibration"]["in_distribution"].get("accepted"):
+        accepts += (
+            f" About {fitted:.0%} is good, because the threshold\naccepts that share of the validation images. If the "
+            "share is far lower, `in_distribution` is false for too many good\nimages. The usual reason is that the "
+            "validation images are few, or of another kind."
+        )
     if others := report["in_distribution"].get("others"):
         aurocs = {f"your photos of other things, {others['images']:,}": others["auroc"]} | aurocs
-        told = f"Of your photos of other things it accepts {others['accepted']:.1%}. The fewer, the better.\n\n"
-    else:
-        told = ""
+        accepts += f"\n\nOf your photos of other things it accepts {others['accepted']:.1%}. The fewer, the better."
     kinds = "\n".join(f"| {name} | {value:.3f} |" for name, value in aurocs.items())
     mistakes = (
         "![The mistakes of the highest confidence](mistakes.png)"
@@ -194,19 +204,16 @@ cross-entropy {report["loss"]:.4f}. Balanced accuracy {report["balanced_accuracy
 
 ## Calibration
 
-The expected calibration error is {report["ece"]:.2%}, over {BINS} bins of confidence. The temperature is
-{report["temperature"]:.3f}, fitted on the validation images.
+The expected calibration error is {report["ece"]:.2%}, over {BINS} bins of confidence. Confidences are softmax outputs
+at {temperature_of(card)}.
 
 ![Reliability diagram](reliability.png)
 
 ## Outliers
 
-The in-distribution score is `{report["in_distribution"]["score"]}`. Its threshold accepts
-{report["in_distribution"]["accepted"]:.1%} of the test images. About {ACCEPTED:.0%} is good, because the threshold
-accepts that share of the validation images. If the share is far lower, `in_distribution` is false for too many good
-images. The usual reason is that the validation images are few, or of another kind.
+{accepts}
 
-{told}The area under the ROC curve (AUROC) measures how well the score tells the test images from outliers. The score
+The area under the ROC curve (AUROC) measures how well the score tells the test images from outliers. The score
 was fitted on none of these kinds. 1 is best, and 0.5 is chance:
 
 | outliers | AUROC |
@@ -251,9 +258,12 @@ def main(checkpoint: Path, data: Path | None, others: Path | None, output: Path 
 
 def _others(folder: Path, preprocessing: list[Preprocessing]) -> Inputs:
     """Read all photos in and below a folder. Raises Stopped or DataError."""
+    if not folder.is_dir():
+        raise Stopped(f"There is no folder {folder}; name the one with your photos of other things.")
     found = find(folder)
-    for line in found.notes():
-        print(f"{folder}: {line}.", file=sys.stderr)
+    raise_any([f"{path}: {reason}. {UNREADABLE}" for path, reason in sorted(found.unreadable.items())])
+    for line in found.notes_of_others():
+        say(f"{folder}: {line}")
     if not found.images:
         raise Stopped(f"{folder} has no {FORMAT_NAMES} files; name the folder with your photos of other things.")
     return read_files(found.images, preprocessing)

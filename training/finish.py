@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.calibrate import calibrate
 from training.checkpoint import Checkpoint, build, describe, halved
-from training.data import DataError, Images, load_images
+from training.data import Images, load_test_images
 from training.metrics import figures, predict
 
 
@@ -28,13 +28,7 @@ def finish(
     network = build(recipe, len(training.classes)).eval()
     network.load_state_dict(halved(weights))
     classifier, calibration = calibrate(network, training, validation)
-    test = load_images(data, "test", training.inputs.preprocessing)
-    if test.classes != training.classes:
-        (changed, *_) = {*test.classes} ^ {*training.classes}
-        raise DataError(
-            f"The class {changed!r} came or went while this was computed. Put the images back as they were, and repeat "
-            "the command, 'classifier train' with --resume."
-        )
+    test = load_test_images(data, training.classes, training.inputs.preprocessing)
     measured = {
         split: figures(predict(classifier, images.inputs)[0], images.labels)
         for split, images in (("validation", validation), ("test", test))

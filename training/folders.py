@@ -81,6 +81,23 @@ class Findings:
         count = counted(self.leavings, "file or folder", "files and folders")
         return f"left out {count} that systems leave behind: {names}" if names else ""
 
+    def notes_of_others(self) -> list[str]:
+        """Return a line for each kind of file that is left out and can be read."""
+        heic = self.notes_of_heic()
+        others = [path for path in self.others if not (heic and path.suffix.lower() in HEIC_EXTENSIONS)]
+        kinds = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in extensions_of(others).most_common()]
+        notes = [f"left out {counted(others, 'other file', 'other files')} ({few(kinds)})."] if kinds else []
+        if line := self.note_of_leavings():
+            notes.append(f"{line}.")
+        return notes + heic
+
+    def notes_of_heic(self) -> list[str]:
+        """Return a line on HEIC photos, if there are any and they cannot be read here."""
+        names = [path.name for path in self.others if path.suffix.lower() in HEIC_EXTENSIONS]
+        if not names:
+            return []
+        return [f"left out {counted(names, 'HEIC photo', 'HEIC photos')}, {few(names)}; {HOW_TO_READ_HEIC}."]
+
 
 def find(folder: Path) -> Findings:
     """Find the images in and below a folder.
@@ -160,14 +177,17 @@ def _identity(stat: os.stat_result) -> Identity:
     return stat.st_dev, stat.st_ino
 
 
-def from_feedback(photos: Path) -> set[str]:
-    """Return the names of a folder's photos that came from feedback. Raises Stopped if its file is damaged."""
+def from_feedback(photos: Path) -> dict[str, int]:
+    """Return the names of a folder's photos that came from feedback, and the place of each in the order they came in.
+
+    Raises Stopped if the folder's file is damaged.
+    """
     try:
         lines = (photos / FEEDBACK_FILE).read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return {}
     try:
-        return {json.loads(line)["file"] for line in lines}
+        return {json.loads(line)["file"]: place for place, line in enumerate(lines)}
     except (ValueError, KeyError, TypeError):
         raise Stopped(f"{photos / FEEDBACK_FILE} is damaged. Restore it, or remove what is no JSON.") from None
 

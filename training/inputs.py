@@ -65,8 +65,11 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def renormalise(images: Tensor, ours: Preprocessing, theirs: Preprocessing) -> Tensor:
-    """Make images (N, 3, S, S), normalised for one input, into those of another; `fit` does not matter any more."""
-    if ours == theirs:
+    """Make images (N, 3, S, S), normalised for one input, into those of another; `fit` does not matter any more.
+
+    They may be smaller than the first input is.
+    """
+    if ours == theirs and images.shape[-1] == theirs.size:
         return images
     offset, scale = (torch.from_numpy(values).to(images.device) for values in (ours.offset, ours.scale))
     pixels = F.interpolate(images * scale + offset, size=theirs.size, mode="bilinear", antialias=True)

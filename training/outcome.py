@@ -11,7 +11,11 @@ from typing import Any, NamedTuple, TextIO
 
 STOPPED = 2  # the exit status of a command that ended before its end
 INTERRUPTED = "Interrupted."
-REFUSED = (errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS)  # by the file system
+# By the file system. The last four if a file or folder is named where the other one is, or with too long a name.
+REFUSED = (
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
 
 
 class Stopped(Exception):

@@ -25,7 +25,7 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.classifier import Detail
-from training.data import load_images
+from training.data import load_test_images
 from training.metrics import figures, predict
 
 BLURRED = 0.995  # share of the validation images with less detail than the limit
@@ -57,7 +57,7 @@ def pair(thumbnails: Checkpoint, photos: Checkpoint, pixels: int, data: Path | N
     classifier = join_pair(thumbnails, photos, pixels, limit)
     logits, scores = predict(classifier, validation.inputs)
     outside = {kind: predict(classifier, images)[1] for kind, images in outliers.measured(inputs).items()}
-    test = load_images(data, "test", inputs)
+    test = load_test_images(data, training.classes, inputs)
     return Checkpoint(
         halved(classifier.state_dict()),  # as they were
         describe(

@@ -15,7 +15,7 @@ def of_table(table: Path, split: str) -> Photos:
         raise DataError(f"{table} is a file; name the folder of your photos, or a CSV file that lists them.")
     rows, splits = _rows_of(table)
     classes = sorted({label for _, label in rows})
-    if len(classes) < 2:
+    if len(classes) < (1 if split == "unseen" else 2):
         raise DataError(f"Training needs at least two classes; {table} has only {', '.join(classes) or 'none'}.")
     if splits is None:
         places_file = table.with_name(f"{table.stem}.{PLACES_FILE}")

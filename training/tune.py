@@ -24,6 +24,7 @@ from typing import Any
 import click
 import optuna
 import yaml
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, GridSampler, TPESampler
@@ -67,9 +68,18 @@ def load_space(path: Path, recipe: Recipe) -> Space:
         raise RecipeError(f"{path} is no search space; give each field a list of choices, or low and high.") from None
     for field, values in space.items():
         value = _read(recipe, field)
-        if isinstance(values, dict) and not {"low", "high"} <= values.keys():
-            raise RecipeError(f"{path}: give '{field}' a list of choices, or low and high.")
-        if not (value in values if isinstance(values, list) else values["low"] <= value <= values["high"]):
+        if isinstance(values, list):
+            inside = value in values
+        else:
+            try:
+                _distribution(values)
+                inside = values["low"] <= value <= values["high"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise RecipeError(
+                    f"{path}: '{field}' has a range that cannot be used ({error}); give it a list of choices, or low "
+                    "and high, and perhaps step or log."
+                ) from None
+        if not inside:
             raise RecipeError(f"The recipe's {field} of {value} is not in {path}; add it there.")
     _refuse_useless(path, space, recipe)
     return space
@@ -231,8 +241,14 @@ def _read(recipe: Recipe, field: str) -> Any:
 def _value(trial: Trial, field: str, values: list[Any] | dict[str, Any]) -> Any:
     if isinstance(values, list):
         return trial.suggest_categorical(field, values)
+    suggest = trial.suggest_int if isinstance(_distribution(values), IntDistribution) else trial.suggest_float
+    return suggest(field, **values)
+
+
+def _distribution(values: dict[str, Any]) -> IntDistribution | FloatDistribution:
+    """Make a range of numbers. Raises KeyError, TypeError or ValueError if it is none."""
     integers = isinstance(values["low"], int) and isinstance(values["high"], int)
-    return (trial.suggest_int if integers else trial.suggest_float)(field, **values)
+    return (IntDistribution if integers else FloatDistribution)(**values)
 
 
 def _choices(field: str, values: list[Any] | dict[str, Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """From a checkpoint and photos with accepted feedback to the next version, which is served if it is no worse."""
 
 import contextlib
+import json
 import sys
 import zlib
 from dataclasses import asdict, dataclass
@@ -115,8 +116,8 @@ def make_plan(options: Options, before: Checkpoint) -> Plan:
     old = [(path, name) for path, name in tests if path.name not in accepted and name in card["classes"]]
     if not old:
         raise Stopped(f"{options.photos} has no test photos but those from feedback; add the photos of {card['name']}.")
-    names = [path.name for path in sorted([*train_photos.paths, *test_photos.paths])]
-    subject = zlib.crc32(" ".join([sha256(options.checkpoint), *names]).encode())
+    names = sorted(f"{path.parent.name}/{path.name}" for path in [*train_photos.paths, *test_photos.paths])
+    subject = zlib.crc32(json.dumps([sha256(options.checkpoint), values, names], default=str).encode())
     return Plan(
         recipe=stored_recipe(values, f"The recipe of {card['name']}"),
         output=options.output or Path("runs") / f"{card['name']}-{version}-{subject:08x}",

@@ -121,6 +121,34 @@ def test_feedback_changes_the_side_of_no_other_photo(split: Path) -> None:
     assert before[1] <= validation
     assert before[0] <= training
     assert {name.split("-")[0] for name in validation - before[1]} == {"brown"}  # a class of nothing else
+    for name in ("brown", "azure", "red"):
+        file = split / "train" / name / f"0-{name}.png"  # before all others
+        file.write_bytes(encode(draw("blue", 200 + len(lines))))
+        lines.append(json.dumps({"file": file.name}))
+    (split / FEEDBACK_FILE).write_text("\n".join(lines))
+    later = sides()
+    assert training <= later[0]
+    assert validation <= later[1]
+
+
+def test_a_class_of_one_photo_keeps_it_for_validation_if_feedback_comes(split: Path) -> None:
+    def sides() -> list[list[int]]:
+        images = load_images(split, "train", SMALL)
+        named = images._replace(labels=images.labels)
+        return [
+            half.labels.bincount(minlength=len(images.classes)).tolist() for half in stratified_split(named, 0.2, 1)
+        ]
+
+    owls = split / "train" / "owl"
+    owls.mkdir()
+    lines = []
+    for number in range(4):
+        (owls / f"{number}.png").write_bytes(encode(draw("blue", 300 + number)))
+        lines += [json.dumps({"file": f"{number}.png"})] if number else []
+    (split / FEEDBACK_FILE).write_text("\n".join(lines))
+    label = photos_of(split, "train").classes.index("owl")
+    training, validation = sides()
+    assert (training[label], validation[label]) == (3, 1)
 
 
 def test_one_photo_of_a_class_is_too_few_to_learn_it(split: Path) -> None:

@@ -17,6 +17,15 @@ from training.outcome import Outcome
 CLASSIFIER = Path(sys.executable).with_name("classifier")
 
 
+@pytest.mark.parametrize(("module", "place"), [("training.ensemble", "folder"), ("training.evaluate", "file")])
+def test_an_output_of_the_wrong_kind_is_refused_at_once(module: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    names = ["cifar10_cnn"] * (2 if module == "training.ensemble" else 1)
+    with pytest.raises(CommandFailed, match=f"'{tmp_path / place}' is a (directory|file)"):
+        run_module(module, *names, "--output", tmp_path / place)
+
+
 @pytest.mark.parametrize(
     ("kind", "named", "path"),
     [

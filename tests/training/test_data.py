@@ -22,6 +22,7 @@ from training.data import (
     Epoch,
     Images,
     load_images,
+    load_test_images,
     load_training_images,
     stratified_split,
     write_images,
@@ -283,3 +284,11 @@ def test_mixed_batches_and_their_labels_are_the_same_in_workers_and_from_any_bat
     for one, other in zip(first[1:] + first, entered + in_workers, strict=True):
         assert all(map(torch.equal, one, other))
     assert [labels.shape for *_, labels in first] == [(16, 2), (16, 2), (8, 2)]
+
+
+def test_classes_that_changed_during_a_computation_are_named(dataset: Path) -> None:
+    preprocessing = [Preprocessing(32)]
+    classes = sorted(TEN)
+    assert load_test_images(dataset, classes, preprocessing).classes == classes
+    with pytest.raises(DataError, match="The class 'zebra' came or went while this was computed"):
+        load_test_images(dataset, [*classes, "zebra"], preprocessing)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.conftest import QUICK_RECIPE, run_module
-from tests.drawing import draw, encode
-from training.checkpoint import CheckpointError, load_checkpoint
+from tests.drawing import TEN, draw, encode
+from training.checkpoint import CheckpointError, build, copy_initial, load_checkpoint
 from training.config import Recipe
 from training.data import load_images
 from training.ensemble import fit_weights, join
@@ -48,6 +48,12 @@ def test_answers_with_the_weighted_mean_of_its_members(
     expected = sum(weight * member for weight, member in zip(joined.card["recipe"]["weights"], members, strict=True))
     logits = predict(joined.classifier(), images)[0] * joined.card["calibration"]["temperature"]
     assert torch.allclose(logits.softmax(dim=1), torch.as_tensor(expected), atol=1e-4)
+
+
+def test_no_training_starts_from_an_ensemble(ensemble: Path) -> None:
+    recipe = QUICK_RECIPE | {"architecture": "whitened_cnn", "initial": str(ensemble), "dropout": 0.0}
+    with pytest.raises(CheckpointError, match="holds no whitened_cnn"):
+        copy_initial(build(recipe, 10), recipe, TEN)
 
 
 def test_is_exported_and_archived_as_any_other(ensemble: Path, tmp_path: Path) -> None:

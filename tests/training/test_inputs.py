@@ -134,6 +134,11 @@ def test_a_larger_student_shows_a_smaller_teacher_its_own_images(checkpoint: Pat
     assert (shown.argmax(dim=1) == own.argmax(dim=1)).double().mean() > 0.9
 
 
+def test_a_teacher_sees_smaller_images_of_its_student_at_its_size() -> None:
+    theirs = Preprocessing(32)
+    assert renormalise(torch.zeros(2, 3, 16, 16), theirs, theirs).shape == (2, 3, 32, 32)
+
+
 def test_an_image_of_one_input_becomes_that_of_another() -> None:
     ours, theirs = Preprocessing(64, "squeeze", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), Preprocessing(32)
     image = draw("lime", 3).resize((64, 64))

@@ -20,6 +20,7 @@ from training.export import export, export_onnx
 from training.imagenet import imagenet
 from training.inputs import Inputs, read_all
 from training.metrics import predict
+from training.models import ARCHITECTURES
 from training.pretrained import PretrainedError, copy_imagenet, imagenet_classes
 
 LITE0 = "timm/tf_efficientnet_lite0"
@@ -144,6 +145,33 @@ def test_a_checkpoint_of_timm_s_networks_can_be_continued(ready: Checkpoint, tmp
     assert all(value.equal(given.state_dict()[name]) for name, value in network.features.state_dict().items())
     with pytest.raises(CheckpointError, match=f"holds no {SMALL}"):
         copy_initial(network, recipe | {"architecture": SMALL}, ["a", "b"])
+
+
+def test_a_checkpoint_of_another_size_is_refused_if_its_network_takes_no_other(tmp_path: Path) -> None:
+    import timm
+
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "test_vit.pth")
+    save_checkpoint(imagenet("timm/test_vit", str(tmp_path), "small"), tmp_path / "small.pth")
+    changes = {"architecture": "timm/test_vit", "initial": str(tmp_path / "small.pth"), "input": {"size": 192}}
+    recipe = make_recipe(BASE | changes, "x").model_dump()
+    with pytest.raises(CheckpointError, match=r"for images of 160 pixels alone; set input\.size to 160"):
+        copy_initial(build(recipe, 2), recipe, ["a", "b"])
+
+
+def test_a_wider_network_starts_from_a_narrower_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    _, card = load_checkpoint(checkpoint)
+    narrow = ARCHITECTURES["whitened_resnet"](len(card["classes"]), 0.0)
+    narrow_recipe = card["recipe"] | {"architecture": "whitened_resnet"}
+    calibration = {"temperature": 1.0, "in_distribution": {"score": "energy", "threshold": 0.0}}
+    weights = {f"network.{name}": value for name, value in narrow.state_dict().items()}
+    given = Checkpoint(weights, card | {"recipe": narrow_recipe, "calibration": calibration})
+    save_checkpoint(given, tmp_path / "narrow.pth")
+    recipe = narrow_recipe | {"architecture": "wide_whitened_resnet", "initial": str(tmp_path / "narrow.pth")}
+    network = build(recipe, 2)
+    head = copy_initial(network, recipe, ["a", "b"])  # which head_first asks what it knows of the new classes
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(head(network.eval().features(images)), narrow.eval()(images), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_convnext", "test_resnet"])

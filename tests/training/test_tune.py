@@ -260,6 +260,14 @@ def test_names_the_field_that_is_not_there(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(RecipeError, match="a list of choices, or low and high"):
             load_space(path, recipe)
+    for content in (
+        "dropout: {low: 0.0, high: 0.5, log: true}",
+        "dropout: {low: 0.0, high: 0.5, steps: 0.1}",
+        "optimizer.name: {low: 1, high: 2}",
+    ):
+        path.write_text(content)
+        with pytest.raises(RecipeError, match="has a range that cannot be used"):
+            load_space(path, recipe)
     path.write_text("a: b: c")
     with pytest.raises(RecipeError, match="is not YAML"):
         load_space(path, recipe)

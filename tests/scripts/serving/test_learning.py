@@ -184,6 +184,17 @@ def test_another_checkpoint_in_the_same_place_is_learned_from_anew(before: Path,
     assert outputs[0] != outputs[1]
 
 
+def test_a_photo_that_changed_its_class_is_learned_anew(before: Path, photos: Path) -> None:
+    loaded, outputs = load_checkpoint(before / "run" / "drawn.pth"), []
+    for epochs in (1, 2):
+        outputs.append(make_plan(replace(options(before, photos), epochs=epochs), loaded).output)
+    first, second = sorted(path for path in photos.iterdir() if path.is_dir())[:2]
+    moved = sorted(first.glob("*.png"))[0]
+    moved.rename(second / moved.name)
+    outputs.append(make_plan(options(before, photos), loaded).output)
+    assert len(set(outputs)) == 3
+
+
 def test_a_new_class_gets_a_place_in_the_head(before: Path, photos: Path) -> None:
     write(photos / "pink", "pink", range(10))
     plan = make_plan(options(before, photos), load_checkpoint(before / "run" / "drawn.pth"))
