@@ -73,11 +73,14 @@ class Line(Generic[Work]):
     def full(self) -> bool:
         return self.images >= limits.MAX_WAITING_IMAGES
 
-    def wait(self, work: Work, images: int = 1, part: float = 1) -> Any:
+    def wait(self, work: Work, images: int = 1, part: float = 1, spent: float = 0) -> Any:
         """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors.
 
-        The work takes `part` of a call, so that more of it may share the call.
+        The work takes `part` of a call, so that more of it may share the call. Its request has waited `spent` seconds
+        for other calls.
         """
+        if spent >= self._timeout:
+            raise TooSlow
         turn = Turn(work, images, part)
         with self._lock:
             if self.full():
@@ -85,7 +88,7 @@ class Line(Generic[Work]):
             self._turns.append(turn)
             self._count(images)
         self._came.put(None)
-        outcome = self._outcome(turn)
+        outcome = self._outcome(turn, (self._timeout - spent) / 2)
         late = isinstance(outcome, (Busy, TooSlow))
         self._late_since = (self._late_since or time.monotonic()) if late else None
         if isinstance(outcome, Exception):
@@ -96,11 +99,11 @@ class Line(Generic[Work]):
         """Return whether nothing has been answered for the time of a request, although there was work."""
         return self._late_since is not None and time.monotonic() > self._late_since + self._timeout
 
-    def _outcome(self, turn: Turn[Work]) -> Any:
-        if not turn.done.wait(self._timeout / 2):
+    def _outcome(self, turn: Turn[Work], half: float) -> Any:
+        if not turn.done.wait(half):
             if self._leave(turn):
                 return Busy()
-            if not turn.done.wait(self._timeout / 2):
+            if not turn.done.wait(half):
                 return TooSlow()
         return turn.outcome
 
@@ -174,9 +177,9 @@ class Gate:
         with self._lock:
             self._held -= size
 
-    def call(self, work: Callable[[], Any], images: int = 1) -> Any:
+    def call(self, work: Callable[[], Any], images: int = 1, spent: float = 0) -> Any:
         """Do work with the model that is not one small image. Raises what Line.wait does."""
-        return self.large.wait(work, images)
+        return self.large.wait(work, images, spent=spent)
 
     def explain(self, work: Callable[[], Any]) -> Any:
         """Do the same, but raise Busy if MAX_EXPLANATIONS are being made or wait."""

@@ -117,7 +117,7 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     """
     app = Gateway(__name__, static_folder=None)
     app.config.update({setting.name: setting.default for setting in SETTINGS})
-    app.config.from_prefixed_env("GATEWAY")
+    _read_environment(app.config)
     app.config.update(config or {})
     _check(app.config)
     app.json = StrictJSON(app)
@@ -143,19 +143,23 @@ def create_app(config: dict[str, Any] | None = None) -> Flask:
     return app
 
 
-def _check(config: Config) -> None:
-    """Raise ValueError if a setting that is a number by default is none, because each request would fail of it.
+def _read_environment(config: Config) -> None:
+    """Take settings from variables GATEWAY_<name>: numbers and lists as JSON, texts as they are, so 1.10 stays 1.10."""
+    config.from_prefixed_env("GATEWAY")
+    for name, default, *_ in SETTINGS:
+        given = os.environ.get(f"GATEWAY_{name}")
+        if isinstance(default, str) and name != "CORS_ORIGINS" and given is not None:
+            config[name] = given
 
-    A text that looks like a number becomes a text again.
-    """
+
+def _check(config: Config) -> None:
+    """Raise ValueError if a setting that is a number by default is none, because each request would fail of it."""
     for name, default, _, least, whole in SETTINGS:
         value = config[name]
         if isinstance(default, int):
             number = isinstance(value, (int, float)) and math.isfinite(value)
             if not number or value < least or (whole and not isinstance(value, int)):
                 raise ValueError(f"GATEWAY_{name} is {value!r}, and has to be a number such as {default}.")
-        elif isinstance(value, (int, float)):
-            config[name] = json.dumps(value)
 
 
 def _add_slash() -> Response:

@@ -1,19 +1,37 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Thread
 
 from gateway import context
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
-from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
-from gateway.pixels import pixels
+from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS, MAX_CALL_PIXELS
+from gateway.pixels import JPEG, pixels
 
 
 def part_of_call(image: bytes) -> float:
     """Return how much of a call an image takes that shares it with others; 1 or more for one that goes alone."""
     said = pixels(image) or MAX_BATCH_PIXELS  # one that does not say its size may be as large
     return max(1 / MAX_BATCH, len(image) / MAX_BATCH_BYTES, said / MAX_BATCH_PIXELS)
+
+
+def calls_of(images: list[bytes]) -> Iterator[list[bytes]]:
+    """Divide the images of a request into calls, so that no worker decodes for long; a few bytes may be many pixels.
+
+    A JPEG counts as a quarter, because it is decoded smaller.
+    """
+    call: list[bytes] = []
+    room = 0.0
+    for image in images:
+        said = pixels(image) or MAX_CALL_PIXELS
+        cost = said / 4 if image.startswith(JPEG) else said
+        if cost > room and call:
+            yield call
+            call = []
+        room = (room if call else MAX_CALL_PIXELS) - cost
+        call.append(image)
+    yield call
 
 
 class Batches:
@@ -36,9 +54,9 @@ class Batches:
         for _ in range(calls):
             Thread(target=self._send_for_ever, daemon=True).start()
 
-    def predict(self, image: bytes) -> Prediction:
-        """Do what Backend.predict does; raises what that and Line.wait raise."""
-        return self._line.wait(image, part=part_of_call(image))
+    def predict(self, image: bytes, spent: float = 0) -> Prediction:
+        """Do what Backend.predict does; raises what that and Line.wait raise. `spent` is as in Line.wait."""
+        return self._line.wait(image, part=part_of_call(image), spent=spent)
 
     def _send_for_ever(self) -> None:
         with context.set_to(context.NICENESS, self._niceness):

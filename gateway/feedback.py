@@ -6,10 +6,12 @@ Nothing learns from them until a person has reviewed them.
 
 import hashlib
 import json
+import logging
 import os
 import random
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -18,7 +20,8 @@ from threading import get_native_id
 from typing import Any
 
 from flask import Blueprint, abort, current_app, g, request
-from gevent import get_hub
+from gevent import Timeout, get_hub
+from gevent.event import AsyncResult
 from werkzeug.exceptions import HTTPException
 
 from gateway import bodies, limits
@@ -31,6 +34,8 @@ UNLABELLED = ".unlabelled"  # the folder of images that nobody has given a class
 UNSURE = 0.5  # confidence below which a prediction is worth a person's look
 RECENT_BYTES = 16 * 1024 * 1024  # of images that a request's id finds, in memory, of each process
 SECONDS_BETWEEN_SCANS = 60
+DISK_SECONDS = 10  # that feedback waits for a disk, which may be far away
+MAX_JOBS = 3  # on the disk at once, of the ten threads of a process
 BLOCK_BYTES = 4096  # that the smallest file takes on disk
 MAX_IMAGES = 10_000  # that wait for a review, because a scan of more takes too long
 ENDINGS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}  # of a file, by its first bytes
@@ -40,6 +45,7 @@ OWN = re.compile(rf"{IMAGE.pattern}|\.?[0-9a-f]{{64}}\.(?:jsonl|\d+\.part)")  # 
 # A class is the name of a folder, on other systems too.
 NO_CLASS = re.compile(r"""[\x00-\x1f/\\:*?"<>|\x7f]|^[. ]|[. ]$|^$""")
 
+logger = logging.getLogger(__name__)
 blueprint = Blueprint("feedback", __name__)
 blueprint.before_request(bodies.check_encoding)
 
@@ -64,6 +70,8 @@ class Feedback:
         self._remembered: dict[Path, int] = {}  # the files and their bytes, the oldest first
         self._held = 0  # bytes of them
         self._bytes, self._images, self._scanned = 0, 0, -float("inf")
+        self._jobs: set[object] = set()  # that are under way
+        self._scanning = False
 
     def remember(self, request_id: str, image: bytes, prediction: Prediction) -> None:
         """Keep a predicted image for a while, so that the request's id is enough to speak of it."""
@@ -77,12 +85,11 @@ class Feedback:
         }
         with suppress(OSError):  # no feedback is worth a prediction
             self._remember(_name_of(request_id), json.dumps(known).encode() + b"\n" + image)
-        with suppress(OSError):
-            has_place = self.has_place(len(image))  # and what is too old goes, though nobody tells anything
-            unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
-            is_drawn = random.random() < self._share  # noqa: S311  for a sample, not a secret
-            if unsure and is_drawn and has_place and _ending(image):
-                get_hub().threadpool.apply(self.keep, (image, UNLABELLED, known))
+        self._scan_if_due()  # so that what is too old goes, though nobody tells anything
+        unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
+        is_drawn = random.random() < self._share  # noqa: S311  for a sample, not a secret
+        if unsure and is_drawn and self._has_place(len(image)) and _ending(image):
+            self._begin(self._keep, image, UNLABELLED, known)
 
     def recall(self, request_id: str) -> tuple[dict[str, Any], bytes] | None:
         """Return what is known of a request of the same client, and its image, if that is still there."""
@@ -97,7 +104,41 @@ class Feedback:
         return known, image
 
     def keep(self, image: bytes, class_name: str, known: dict[str, Any]) -> str:
-        """Write an image and a line on it; returns its path in the folder. Raises OSError. A disk may be slow."""
+        """Write an image and a line on it; returns its path in the folder. Raises NoPlace."""
+        if scan := self._scan_if_due():
+            scan.wait(DISK_SECONDS)
+        job = self._begin(self._keep, image, class_name, known) if self._has_place(len(image)) else None
+        try:
+            kept = job.get(timeout=DISK_SECONDS) if job else None
+        except Timeout:
+            kept = None
+        if kept is None:
+            raise NoPlace
+        return kept
+
+    def _begin(self, work: Callable[..., Any], *arguments: Any) -> AsyncResult | None:
+        """Begin work on the disk in a real thread; None if MAX_JOBS have not ended, as on a drive that has gone."""
+        if len(self._jobs) >= MAX_JOBS:
+            return None
+        job = object()
+
+        def run() -> Any:
+            try:
+                return work(*arguments)
+            finally:
+                self._jobs.discard(job)
+
+        self._jobs.add(job)
+        return get_hub().threadpool.spawn(run)
+
+    def _keep(self, image: bytes, class_name: str, known: dict[str, Any]) -> str | None:
+        try:
+            return self._store(image, class_name, known)
+        except OSError:
+            logger.exception("Feedback cannot be kept.")
+            return None
+
+    def _store(self, image: bytes, class_name: str, known: dict[str, Any]) -> str:
         digest = hashlib.sha256(image).hexdigest()
         file = self._folder / class_name / f"{digest}.{_ending(image)}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +154,24 @@ class Feedback:
         self._bytes += len(line)
         return f"{class_name}/{file.name}"
 
-    def has_place(self, size: int) -> bool:
-        """Say whether an image of `size` bytes has a place. Deletes what is too old first."""
-        now = time.monotonic()
-        if now - self._scanned > SECONDS_BETWEEN_SCANS:
-            self._scanned = now
-            self._bytes, self._images = get_hub().threadpool.apply(self._scan)
+    def _has_place(self, size: int) -> bool:
         return self._bytes + size <= self._max_bytes and self._images < MAX_IMAGES
+
+    def _scan_if_due(self) -> AsyncResult | None:
+        """Begin a scan of the folder if the last one is old, and return it; None if none is due, or one under way."""
+        if self._scanning or time.monotonic() - self._scanned <= SECONDS_BETWEEN_SCANS:
+            return None
+        self._scanning, self._scanned = True, time.monotonic()
+        job = self._begin(self._scan_once)
+        if not job:
+            self._scanning = False
+        return job
+
+    def _scan_once(self) -> None:
+        try:
+            self._bytes, self._images = self._scan()
+        finally:
+            self._scanning = False
 
     def _scan(self) -> tuple[int, int]:
         """Return the bytes that the folder takes on disk, and its images. Deletes old ones, but no files of others."""
@@ -165,14 +217,7 @@ def feedback() -> dict[str, Any]:
     if not _ending(image) or not (pixels(image) or _ending(image) == HEIC):
         abort(415, "The file is not a JPEG, PNG, GIF or WebP. Send the image that was predicted.")
     said = known | {"class": class_name, "note": note, "client": g.access.client}
-    try:
-        if not store.has_place(len(image)):
-            raise NoPlace
-        path = get_hub().threadpool.apply(store.keep, (image, class_name, said))
-    except OSError:
-        current_app.logger.exception("Feedback cannot be kept.")
-        raise NoPlace from None
-    return {"kept": path, "success": True}
+    return {"kept": store.keep(image, class_name, said), "success": True}
 
 
 def _meant(store: Feedback, files: list[bytes], request_id: str) -> tuple[dict[str, Any], bytes]:

@@ -28,6 +28,7 @@ SMALL_IMAGE_PIXELS = 1_000_000
 MAX_BATCH = 16  # small images in a call, of at most so many bytes and pixels together:
 MAX_BATCH_BYTES = 1024 * 1024
 MAX_BATCH_PIXELS = 4_000_000
+MAX_CALL_PIXELS = 50_000_000  # of the images of a request in one call; they take a second or two
 MAX_WAITING_IMAGES = 150  # small ones that share calls, and as many others
 MAX_HELD_BYTES = 128 * 1024 * 1024  # of larger bodies, from the first byte that is read to the answer
 REFUSALS_A_SECOND = 500  # for want of a place; more of them wait, because their connections then ask less often

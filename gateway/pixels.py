@@ -5,6 +5,7 @@ import struct
 
 from gateway.limits import SMALL_IMAGE_BYTES, SMALL_IMAGE_PIXELS
 
+JPEG = b"\xff\xd8"
 MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG; 255 may also pad before a marker
 WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among JPEG's markers of frames, 0xC0 to 0xCF, those of tables
@@ -27,7 +28,7 @@ def pixels(image: bytes) -> int:
 
 
 def _pixels(image: bytes) -> int:
-    if image.startswith(b"\xff\xd8"):
+    if image.startswith(JPEG):
         return _of_jpeg(image)
     if image.startswith(b"\x89PNG") and image[12:16] == b"IHDR":
         width, height = struct.unpack_from(">II", image, 16)

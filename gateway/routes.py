@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from gateway import bodies, limits, metrics
 from gateway.admission import Gate
 from gateway.backend import Answer, Backend, BackendError, Busy, Details, Explanation, Prediction, TooSlow
-from gateway.batches import Batches
+from gateway.batches import Batches, calls_of
 from gateway.error_handlers import RETRY_AFTER, reason
 from gateway.pixels import is_small
 from gateway.request_log import upstream
@@ -192,9 +192,9 @@ def run_model(image: bytes, version: str | None = None, shared: Batches | None =
     """Return the prediction of the default version, or of a given one, or of the one that `shared` asks."""
     with upstream() as access:
         if shared or (is_small(image) and not version):
-            prediction: Prediction = (shared or batches()).predict(image)
+            prediction: Prediction = (shared or batches()).predict(image, access.upstream)
         else:
-            prediction = gate().call(partial(backend().predict, image, version))
+            prediction = gate().call(partial(backend().predict, image, version), spent=access.upstream)
     access.version = prediction["version"]
     return prediction
 
@@ -212,8 +212,11 @@ def predict_all(images: list[bytes], wanted: Wanted) -> list[Answer]:
     """Return a prediction or a refusal for each of several images; aborts with 413 if they are too large."""
     if sum(map(len, images)) > limits.MAX_IMAGE_BYTES:
         abort(413)
-    with upstream() as access:
-        answers: list[Answer] = gate().call(partial(backend().predict_all, images, wanted.version), len(images))
+    answers: list[Answer] = []
+    for call in calls_of(images):
+        with upstream() as access:
+            work = partial(backend().predict_all, call, wanted.version)
+            answers += gate().call(work, len(call), access.upstream)
     access.version = next((answer["version"] for answer in answers if answer["success"]), None)
     return [wanted.complete(answer) if answer["success"] else answer for answer in answers]
 

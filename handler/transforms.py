@@ -21,10 +21,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-PIXELS_VERSION = 1  # raise it if the same file and Preprocessing give other pixels; it keeps old ones out of caches
+PIXELS_VERSION = 2  # raise it if the same file and Preprocessing give other pixels; it keeps old ones out of caches
 MAX_PIXELS = 50_000_000  # of an image that is decoded as one piece
 MAX_JPEG_PIXELS = 200_000_000  # of a JPEG, which is decoded row by row at an eighth of its size
 MAX_PROGRESSIVE_SAMPLES = 200_000_000  # values of all colours; a decoder holds 400 MB for them
+STRIP = 256  # rows that are laid over white at once
 LEAST_DECODED = 128  # pixels: no side of a JPEG that is decoded at a half, a quarter or an eighth falls below
 # Bytes that no image continues with: 256 bytes, and each of the eight restart markers that a row may wait for.
 IMPROBABLE_BYTES = b"".join(
@@ -52,6 +53,7 @@ PROGRESSIVE_MARKERS = {0xC2, 0xCA}
 JPEG_END = bytes([0xFF, END])
 MAX_SCANS = 50  # a usual progressive JPEG has 10; a scan of a few bytes costs a pass over all pixels
 MAX_SEGMENTS = 1000  # a photo has dozens
+MAX_PIECES = 50_000  # of a PNG, GIF or WebP; with 255 bytes in each, as in a GIF, they are more than 12 MB
 MAX_SCAN_COMPONENTS, COEFFICIENTS = 4, 64  # of the standard
 
 GIF_BLOCK = re.compile(rb"[,!;]")
@@ -157,11 +159,12 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image], s
         image = known.reader(io.BytesIO(essence.data))
         _check_size(image.size, MAX_JPEG_PIXELS if isinstance(image, JpegImageFile) else MAX_PIXELS)
         if isinstance(image, JpegImageFile):
+            wanted = (max(LEAST_DECODED, 2 * size),) * 2
             if essence.at_once and _samples(image) > MAX_PROGRESSIVE_SAMPLES:
                 raise ImageError("The image is too large a progressive JPEG; send a smaller one, or a plain one.")
             if not has_end(essence.data):
-                image = JpegImageFile(io.BytesIO(_with_end(essence.data)))
-            image.draft(None, (max(LEAST_DECODED, 2 * size),) * 2)
+                image = JpegImageFile(io.BytesIO(_with_end(essence.data, wanted)))
+            image.draft(None, wanted)
         turn = TURN_BY_ORIENTATION.get(essence.orientation)
         return convert(image if turn is None else image.transpose(turn))
     except ImageError:
@@ -199,7 +202,7 @@ def _samples(image: JpegImageFile) -> float:
     return image.width * image.height * sum(shares) / max(shares)
 
 
-def _with_end(jpeg: bytes) -> bytes:
+def _with_end(jpeg: bytes, wanted: tuple[int, int]) -> bytes:
     """Return a JPEG with the end marker that it lacks. Raises ImageError if rows are missing too.
 
     The decoder would fill missing rows with the bytes that follow, so two continuations give two images.
@@ -208,6 +211,7 @@ def _with_end(jpeg: bytes) -> bytes:
     for rest in (JPEG_END, IMPROBABLE_BYTES + JPEG_END):
         image = JpegImageFile(io.BytesIO(rows + rest))
         _check_size(image.size, MAX_PIXELS)
+        image.draft(None, wanted)
         sums.append(zlib.crc32(image.tobytes()))
     if sums[0] != sums[1]:
         raise _damaged()
@@ -216,11 +220,21 @@ def _with_end(jpeg: bytes) -> bytes:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip it to white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+        samples = np.asarray(image)
+        grey = (samples >> 8).astype(np.uint8)
+        grey[samples == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
+    return _over_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an image over white, a strip at a time, because the layers take four times the memory of the result."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):
+        box = (0, top, image.width, min(top + STRIP, image.height))
+        layer = image.crop(box).convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), box)
+    return result
 
 
 def is_pointer(data: bytes) -> bool:
@@ -280,7 +294,9 @@ def of_png(data: bytes) -> Essence:
     pixels: list[bytes] = []
     transparency, orientation = b"", UPRIGHT
     at = len(PNG_MAGIC)
-    while at + 8 <= len(data):
+    for _ in _pieces():
+        if at + 8 > len(data):
+            break
         length, kind = struct.unpack_from(">I4s", data, at)
         content, at = data[at + 8 : at + 8 + length], at + 12 + length
         sound = data[at - 4 : at] == struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
@@ -301,8 +317,9 @@ def of_png(data: bytes) -> Essence:
     if not pixels or len(critical.get(PNG_HEADER, b"")) != 13:
         raise Damaged("There are no pixels.")
     chunks = list(critical.items())
-    if _is_transparency(transparency, critical[PNG_HEADER][9], critical.get(PNG_PALETTE, b"")):
-        chunks.append((PNG_TRANSPARENCY, transparency))
+    depth, colour_type = critical[PNG_HEADER][8:10]
+    if _is_transparency(transparency, colour_type, critical.get(PNG_PALETTE, b"")):
+        chunks.append((PNG_TRANSPARENCY, _as_decoded(transparency, depth, colour_type)))
     chunks += [(PNG_PIXELS, b"".join(pixels)), (PNG_END, b"")]
     return Essence(PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in chunks), orientation)
 
@@ -312,6 +329,21 @@ def _is_transparency(content: bytes, colour_type: int, palette: bytes) -> bool:
     if colour_type == PALETTE:
         return 0 < len(content) <= len(palette) // 3
     return len(content) == {GREY: 2, COLOUR: 6}.get(colour_type)
+
+
+def _as_decoded(colour: bytes, depth: int, colour_type: int) -> bytes:
+    """Return a transparent colour as Pillow compares it with decoded pixels: in 8 bits, but for grey of 16."""
+    if colour_type == PALETTE or depth == 8 or (depth == 16 and colour_type == GREY):
+        return colour
+    samples, greatest = struct.unpack(f">{len(colour) // 2}H", colour), 2**depth - 1
+    scaled = (sample >> 8 if depth == 16 else (sample & greatest) * 255 // greatest for sample in samples)
+    return struct.pack(f">{len(samples)}H", *scaled)
+
+
+def _pieces() -> Iterator[int]:
+    """Count the pieces of a file. Raises Damaged if there are more than MAX_PIECES, because each takes time."""
+    yield from range(MAX_PIECES)
+    raise Damaged(f"There are more than {MAX_PIECES:,} pieces.")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -399,7 +431,7 @@ def without_end(jpeg: bytes) -> bytes:
 
 def of_gif(data: bytes) -> Essence:
     """Keep the first frame and its transparent colour; later frames are not decoded."""
-    at, control = 13 + _palette_size(data[10]), b""
+    at, control, pieces = 13 + _palette_size(data[10]), b"", _pieces()
     while (block := GIF_BLOCK.search(data, at)) and block[0] == EXTENSION:
         at = block.end()
         label, size = data[at], data[at + 1]
@@ -409,7 +441,9 @@ def of_gif(data: bytes) -> Essence:
         at += 1
         while data[at]:
             at += 1 + data[at]
+            next(pieces)
         at += 1
+        next(pieces)
     if block is None or block[0] != IMAGE:
         raise Damaged("There is no image.")
     at = block.start()
@@ -457,7 +491,9 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the complete chunks."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     at = 12
-    while at + 8 <= end:
+    for _ in _pieces():
+        if at + 8 > end:
+            return
         kind, length = struct.unpack_from("<4sI", data, at)
         at += 8
         if at + length > end:

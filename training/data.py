@@ -108,7 +108,7 @@ def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) 
 
 
 def load_test_images(root: Path | None, classes: list[str], preprocessing: list[Preprocessing]) -> Images:
-    """Load the `test` images, at the end of what was computed from others. Raises DataError if the classes changed."""
+    """Load the `test` images when all else is computed. Raises DataError if the classes changed meanwhile."""
     images = load_images(root, "test", preprocessing)
     if images.classes != classes:
         (changed, *_) = {*images.classes} ^ {*classes}

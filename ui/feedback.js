@@ -26,6 +26,7 @@ page.feedback = (() => {
     if (state.chosen !== chosen) return; // another image is on show meanwhile
     element("tell").hidden = !error;
     element("told").textContent = error ?? `Thank you. It is kept as ${fields.class} until a person has reviewed it, or it is too old.`;
+    if (!error) element("told").focus(); // the button is gone
   }
 
   element("tell").addEventListener("submit", tell);

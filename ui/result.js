@@ -31,7 +31,12 @@ page.result = (() => {
     element("agreement").hidden = replies.length < 2;
     element("agreement").textContent = agreement(replies);
     element("all").textContent = `Show all ${names.length.toLocaleString("en")} classes`;
-    element("all").onclick = () => showClasses(names.length);
+    element("all").onclick = () => {
+      showClasses(names.length);
+      const more = element("answers").querySelectorAll("li")[FEW_CLASSES]; // the button is gone, and with it the focus
+      more.tabIndex = -1;
+      more.focus();
+    };
     showClasses(FEW_CLASSES);
     page.explanation.offer(names);
     page.feedback.reset(names);

@@ -5,6 +5,7 @@ page.server = (() => {
   const { state, element, address, listed } = page;
   const STATUS_INTERVAL = 5000; // milliseconds
   const SILENCE = 20000; // milliseconds, more than the server itself waits for the model; then it counts as away
+  const LONGEST = 150000; // milliseconds, more than an image may take to arrive and the server to answer
   const NO_VERSION = "-"; // no version has this name, because a version begins with a letter or a digit
   const KEY = "classifier-key"; // in the storage of this visit
   const MAY_PASS = [401, 429, 503]; // another key, or a later try, may succeed
@@ -30,7 +31,7 @@ page.server = (() => {
   }
 
   function send(path, options) {
-    const signal = options ? undefined : AbortSignal.timeout(SILENCE);
+    const signal = AbortSignal.timeout(options ? LONGEST : SILENCE);
     return fetch(address(path), { signal, ...options, headers: key() ? { "X-API-Key": key() } : {} });
   }
 
@@ -89,7 +90,7 @@ page.server = (() => {
     const text = ready ? `Ready: ${health.model}, version ${health.version}` : locked ? wanted : "The server is not ready";
     element("locked").hidden = !locked;
     element("model").hidden = Boolean(key()); // a link sends no key
-    page.feedback.offer(health.feedback);
+    if (ready) page.feedback.offer(health.feedback); // otherwise a form stays, in which somebody may type
     if (line.textContent !== text) line.textContent = text; // otherwise a screen reader would repeat it
     line.className = ready ? "up" : "down";
     return ready;

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gevent import get_hub
+from gevent.monkey import get_original
 
 from gateway import metrics
 from gateway.backend import (
@@ -23,8 +24,10 @@ from gateway.backend import (
 from gateway.embedded import control, versions
 from gateway.embedded.engine import load
 from gateway.limits import MAX_BATCH
-from gateway.pixels import is_small
+from gateway.pixels import is_small, pixels
 
+LARGE_PIXELS = 13_000_000  # of images that several threads decode at once; more, up to 50 million, take 8 bytes each
+_ONE_AT_A_TIME = get_original("threading", "Lock")()  # because it is held in real threads
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class Embedded:
 
     def explain(self, image: bytes, class_name: str, version: str | None = None) -> Explanation:
         model = self._model(version)
-        return _unless_refused(self._do(lambda: model.explain(model.read(image), class_name)))
+        return _unless_refused(self._do(lambda: model.explain(_read(model, image), class_name)))
 
     def details(self) -> Details:
         model = self._model()
@@ -114,8 +117,15 @@ class Embedded:
 
 def _predict(model: Any, images: list[bytes]) -> list[Answer]:
     with metrics.INFERENCE.time():
-        answers: list[Answer] = model.predict(list(map(model.read, images)))
+        answers: list[Answer] = model.predict([_read(model, image) for image in images])
         return answers
+
+
+def _read(model: Any, image: bytes) -> Any:
+    if is_small(image) or 0 < pixels(image) <= LARGE_PIXELS:
+        return model.read(image)
+    with _ONE_AT_A_TIME:
+        return model.read(image)
 
 
 def _unless_refused(answer: Any) -> Any:

@@ -72,6 +72,11 @@ class Api:
         """Describe the default version, a given one, or `all`: settings and workers."""
         return self.call(MANAGEMENT, "GET", model_path(version))
 
+    def describe_all(self) -> list[dict[str, Any]]:
+        """Describe all versions. A node has one, and would take `all` at its one address for a prediction's version."""
+        at_one_address = self._nodes[INFERENCE] is self._nodes[MANAGEMENT]
+        return self.describe(None if at_one_address else "all")
+
     def describe_by_worker(self, version: str | None = None) -> dict[str, Any]:
         """Return a description with `customizedMetadata`, in which a worker describes itself. Raises Unavailable."""
         description = self.call(MANAGEMENT, "GET", f"{model_path(version)}?customized=true")[0]

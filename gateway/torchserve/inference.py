@@ -1,8 +1,5 @@
 """The part of TorchServe that the gateway needs: predictions, explanations, and the state of the versions."""
 
-from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +9,7 @@ from gateway.backend import (
     Answer,
     Details,
     Explanation,
-    NoSuchVersion,
+    ImageRefused,
     OutdatedArchive,
     Prediction,
     Unavailable,
@@ -25,9 +22,8 @@ from gateway.torchserve.properties import MODEL
 
 PREDICTIONS = f"/predictions/{MODEL}"
 EXPLANATIONS = f"/explanations/{MODEL}"
-MAX_TRIES = 3  # times to look for a version that is unregistered before it can describe itself
 MAX_REMEMBERED = 8  # nodes, or starts of a worker, whose description is kept
-Starts = tuple[tuple[str, str], ...]  # which workers are ready, and when each was started
+Seen = tuple[str, tuple[tuple[str, str], ...]]  # a version, and which of its workers are ready, since when
 
 
 class Inference:
@@ -35,13 +31,18 @@ class Inference:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._remembered: Callable[[str, Starts], Details] = lru_cache(MAX_REMEMBERED)(self._details_of)
+        self._remembered: dict[Seen, Details] = {}
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = _current([self._predict(version, image)])
         return answer
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
+        if len(images) == 1:  # which TorchServe refuses by the status of its reply
+            try:
+                return [self.predict(images[0], version)]
+            except ImageRefused as error:
+                return [{"error": str(error), "status": error.status, "success": False}]
         # One after another, because TorchServe's Java takes as long to find the parts of a form as they take to decode.
         headers = {"file-lengths": ",".join(str(len(image)) for image in images)}
         answers = self._predict(version, b"".join(images), headers)
@@ -59,40 +60,30 @@ class Inference:
 
     def details(self) -> Details:
         """Describe the default version; of several nodes, the one that answers. A worker is asked once per start."""
-        for _ in range(MAX_TRIES):
-            with suppress(NoSuchVersion):  # a roll has just replaced it, so another one is the default
-                return self._default_details()
-        raise Unavailable("The versions of the model are changing just now.")
+        seen = _seen(self._api.describe()[0])
+        if seen not in self._remembered:
+            # It may be of another version: a roll has just made it the default, or another node answers. The request
+            # names no version: TorchServe takes one for a prediction if both of its APIs have one address.
+            description = self._api.describe_by_worker()
+            seen = _seen(description)
+            card, device = (description["customizedMetadata"][key] for key in ("card", "device"))
+            check_card(card)
+            while len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)), None)
+            self._remembered[seen] = {"card": card, "device": device, "version": seen[0], "workers": len(seen[1])}
+        return self._remembered[seen]
 
     def versions(self) -> list[Version]:
-        default = self._api.describe()[0]["modelVersion"]
+        listed = self._api.describe_all()
+        default = listed[0]["modelVersion"] if len(listed) == 1 else self._api.describe()[0]["modelVersion"]
         return [
             {
                 "version": description["modelVersion"],
                 "default": description["modelVersion"] == default,
                 "workers": len(ready_workers(description)),
             }
-            for description in self._api.describe("all")
+            for description in listed
         ]
-
-    def _default_details(self) -> Details:
-        description = self._api.describe()[0]
-        starts = tuple((worker["id"], worker["startTime"]) for worker in ready_workers(description))
-        if not starts:
-            raise Unavailable("The model is not ready yet.")
-        return self._remembered(description["modelVersion"], starts)
-
-    def _details_of(self, version: str, starts: Starts) -> Details:
-        """Have a worker describe the default version. Raises NoSuchVersion if that is no longer `version`.
-
-        The request names no version: TorchServe takes one for a prediction if both of its APIs have one address.
-        """
-        description = self._api.describe_by_worker()
-        if description["modelVersion"] != version:
-            raise NoSuchVersion(f"Version {version!r} is not the default here.")
-        card, device = (description["customizedMetadata"][key] for key in ("card", "device"))
-        check_card(card)
-        return {"card": card, "device": device, "version": version, "workers": len(starts)}
 
     def _predict(self, version: str | None, body: bytes, headers: Headers | None = None) -> Any:
         with metrics.INFERENCE.time():
@@ -107,6 +98,14 @@ class Inference:
             return self._api.call(INFERENCE, "POST", path, body, headers)
         except WorkerDied:  # a prediction changes nothing, so another worker may make it, once
             return self._api.call(INFERENCE, "POST", path, body, headers)
+
+
+def _seen(description: dict[str, Any]) -> Seen:
+    """Return the version of a description and its workers. Raises Unavailable if none is ready."""
+    workers = tuple((worker["id"], worker["startTime"]) for worker in ready_workers(description))
+    if not workers:
+        raise Unavailable("The model is not ready yet.")
+    return description["modelVersion"], workers
 
 
 def _current(answers: list[Any]) -> list[Any]:

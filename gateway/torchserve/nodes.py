@@ -13,6 +13,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from gateway.backend import BackendError, TooSlow, Unavailable
+from gateway.limits import TIMEOUT
 
 CONNECT_TIMEOUT = 2.0  # seconds
 MAX_SILENCE_SECONDS = 3  # without a confirmation from the other machine, which then counts as gone
@@ -83,6 +84,9 @@ class _Connection(HTTPConnection):
             self._pieces = None
         if sum(len(piece) for piece in pieces) <= MAX_PIECE_BYTES:
             pieces = [b"".join(pieces)]
+        if self.sock is None:
+            self.connect()
+        self.sock.settimeout(TIMEOUT)  # not that of connecting: a slow line takes seconds for a large image
         for piece in pieces:
             self.send(piece)
 
@@ -110,11 +114,10 @@ class _Node:
                 self._rest()  # for the others, while this request finds out whether it works again
                 self._check_it_works()
             answer = self._send_once_more(method, path, body, headers)
-        except ReadTimeoutError:
+        except (HTTPError, Unavailable) as error:
             self._rest()
-            raise TooSlow from None
-        except (HTTPError, Unavailable):
-            self._rest()
+            if isinstance(error, ReadTimeoutError) or _was_sent_slowly(error):
+                raise TooSlow from None
             raise Unavailable("TorchServe cannot be reached.") from None
         if answer.status in UNAVAILABLE_STATUSES:
             self._rest()
@@ -151,5 +154,12 @@ class _Node:
 
 
 def _has_ended(error: HTTPError) -> bool:
-    """Say whether it is the connection that ended, not the time for an answer."""
-    return isinstance(error, ProtocolError) or getattr(error.__cause__, "errno", None) == errno.ETIMEDOUT
+    """Say whether it is the connection that ended, not the time for a request or an answer."""
+    if isinstance(error, ProtocolError):
+        return not _was_sent_slowly(error)
+    return getattr(error.__cause__, "errno", None) == errno.ETIMEDOUT
+
+
+def _was_sent_slowly(error: Exception) -> bool:
+    reason = error.args[-1] if isinstance(error, ProtocolError) else None
+    return isinstance(reason, TimeoutError) and reason.errno is None  # the kernel's own errors have a number

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
@@ -14,7 +15,7 @@ from gevent.socket import socketpair
 from werkzeug.test import TestResponse
 
 from gateway import admission, app, limits
-from gateway.admission import Body, Gate, Pace, SlowBody
+from gateway.admission import Body, Gate, Line, Pace, SlowBody
 from gateway.app import create_app
 from gateway.backend import Answer, Busy, Prediction, TooSlow
 from gateway.limits import SMALL_IMAGE_BYTES
@@ -48,6 +49,16 @@ class Counting(FakeBackend):
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:
         return [*super().predict_all(images[:1], version)] * len(images)
+
+
+def test_a_request_has_its_time_once() -> None:
+    line: Line[bytes] = Line("small", timeout=2)
+    with pytest.raises(TooSlow):
+        line.wait(SMALL, spent=2)
+    started = time.monotonic()
+    with pytest.raises(Busy):
+        line.wait(SMALL, spent=1)
+    assert 0.5 <= time.monotonic() - started < 1
 
 
 @pytest.fixture

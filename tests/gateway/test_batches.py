@@ -1,5 +1,6 @@
 """Sharing calls: before the real TorchServe, and before a stand-in that can be held up."""
 
+import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -12,13 +13,34 @@ from gateway import app
 from gateway.admission import Line
 from gateway.app import _small_calls
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
-from gateway.batches import Batches
+from gateway.batches import Batches, calls_of
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS
 from tests.drawing import TINY, draw, encode, tiny
 from tests.fake_backend import FakeBackend, prediction
 from tests.stack import Stack, wait_until
 
 BAD = tiny(b"bad")
+
+
+def header(width: int, height: int, text: bytes = b"") -> bytes:
+    """Return the beginning of a PNG of this size."""
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + struct.pack(">II", width, height) + text
+
+
+@pytest.mark.parametrize(
+    ("images", "calls"),
+    [
+        ([header(100, 100)] * 32, [32]),
+        ([header(7000, 7000)] * 3, [1, 1, 1]),
+        ([header(5000, 5000), header(5000, 5000), header(10, 10), header(7000, 7000)], [2, 2]),
+        ([b"of unknown size"] * 2, [1, 1]),
+        ([encode(Image.new("RGB", (4000, 3000)), "JPEG")] * 32, [16, 16]),
+    ],
+)
+def test_a_request_of_many_pixels_becomes_several_calls(images: list[bytes], calls: list[int]) -> None:
+    divided = list(calls_of(images))
+    assert [len(call) for call in divided] == calls
+    assert [image for call in divided for image in call] == images
 
 
 def text_of(image: bytes) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from werkzeug.test import TestResponse
 from gateway import app, feedback
 from gateway.app import create_app
 from gateway.backend import Prediction
+from gateway.feedback import Feedback
 from gateway.keys import add_client
 from gateway.limits import MAX_NOTE_LENGTH
 from handler import transforms
 from tests.drawing import draw, encode
 from tests.fake_backend import FakeBackend, prediction
+from tests.stack import wait_until
 from training.photos import photos_of
 
 RED, BLUE = encode(draw("red", 1), "JPEG"), encode(draw("blue", 2))
@@ -279,4 +282,24 @@ def test_old_images_go_though_nobody_tells_anything(
     os.utime(old, (time.time() - 100 * 86_400,) * 2)
     monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
     predict(client, BLUE)
-    assert not old.exists()
+    wait_until(lambda: not old.exists(), seconds=5)
+
+
+def test_no_prediction_waits_for_a_drive_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch, client: FlaskClient, folder: Path
+) -> None:
+    back = Event()
+
+    def hang(*_: Any) -> None:
+        back.wait()
+
+    monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
+    monkeypatch.setattr(feedback, "DISK_SECONDS", 0.1)
+    monkeypatch.setattr(Feedback, "_scan", hang)
+    monkeypatch.setattr(Feedback, "_keep", hang)
+    try:
+        for _ in range(4):
+            predict(client, BLUE)
+            assert send(client, RED, name="dog").status_code == 507
+    finally:
+        back.set()

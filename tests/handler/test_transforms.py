@@ -1,10 +1,11 @@
+import io
 import json
 import random
 import struct
 import time
 import zlib
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -114,6 +115,65 @@ def test_puts_transparency_over_white() -> None:
     assert channels(encode(see_through)) == [255, 255, 255]
     half = Image.new("RGBA", (8, 8), (0, 0, 255, 128))
     assert channels(encode(half)) == pytest.approx([127, 127, 255], abs=1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "RGB", "1"])
+def test_transparency_is_put_over_white_strip_by_strip(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(600, 40, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert("RGB" if mode == "P" else mode)
+    options: dict[str, Any] = {}
+    if mode == "P":
+        image, options = image.quantize(16), {"transparency": bytes(range(0, 256, 16))}
+    elif mode in ("L", "RGB", "1"):
+        options = {"transparency": {"L": 7, "RGB": (1, 2, 3), "1": 0}[mode]}
+    elif mode == "PA":
+        mode, image = "RGBA", image.convert("RGBA")  # which PNG has not
+    data = encode(image, "PNG", **options)
+    layer = Image.open(io.BytesIO(data)).convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    assert np.array_equal(np.asarray(decode_image(data)), np.asarray(expected))
+
+
+def grey_png(depth: int, colour_type: int, sample: bytes, transparent: bytes) -> bytes:
+    """Return a PNG of one pixel, whose samples have `depth` bits."""
+    head = struct.pack(">IIBBBBB", 1, 1, depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + sample)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "sample", "transparent", "expected"),
+    [
+        (1, 0, b"\x80", b"\0\1", 255),
+        (1, 0, b"\0", b"\0\1", 0),
+        (2, 0, b"\x40", b"\0\1", 255),
+        (4, 0, b"\x50", b"\0\5", 255),
+        (4, 0, b"\x50", b"\0\6", 85),
+        (16, 0, b"\0\0", b"\0\0", 255),
+        (16, 0, b"\x12\x34", b"\x12\x35", 0x12),
+        (16, 2, b"\x12\x34" * 3, b"\x12\x34" * 3, 255),
+        (16, 2, b"\x34\0" * 3, b"\x12\x34" * 3, 0x34),
+    ],
+)
+def test_a_transparent_colour_has_the_bits_of_the_image(
+    depth: int, colour_type: int, sample: bytes, transparent: bytes, expected: int
+) -> None:
+    image = decode_image(grey_png(depth, colour_type, sample, transparent))
+    assert np.asarray(image).tolist() == [[[expected] * 3]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
+def test_a_file_of_very_many_pieces_is_refused_soon(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    palette = 13 + (3 << (GIF[10] & 7) + 1)
+    data = {
+        "PNG": png_with(PNG, chunk(b"tEXt", b"") * 100),
+        "GIF": GIF[:palette] + b"!\xfe\1x\0" * 100 + GIF[palette:],
+        "WEBP": b"RIFF" + struct.pack("<I", len(WEBP) - 8 + 800) + WEBP[8:] + b"EXIF\0\0\0\0" * 100,
+    }[kind]
+    decode_image(data)
+    monkeypatch.setattr(transforms, "MAX_PIECES", 100)
+    with pytest.raises(ImageError, match="may be damaged"):
+        decode_image(data)
 
 
 def test_transparent_palette_is_put_over_white() -> None:

@@ -1,17 +1,18 @@
 """Predictions of the real TorchServe, whose keys last six seconds here, and what it tells of its versions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.backend import ImageRefused, NoSuchVersion, OutdatedArchive, Unavailable
+from gateway.backend import ImageRefused, NoSuchVersion, OutdatedArchive
 from gateway.torchserve.api import KINDS, MANAGEMENT, Api
 from gateway.torchserve.inference import Inference
 from gateway.torchserve.nodes import Nodes
 from gateway.torchserve.tokens import TokenFile
 from tests.drawing import draw, encode
-from tests.gateway.torchserve.test_nodes import good, ready, serving, several_nodes
+from tests.gateway.torchserve.test_nodes import Answer, good, ready, serving, several_nodes
 from tests.stack import Stack
 
 PICTURE = encode(draw("azure", 5))
@@ -48,14 +49,32 @@ class Rolled(Api):
 @pytest.mark.parametrize("rolls", [0, 1, 2])
 def test_a_card_is_that_of_its_version_also_during_a_roll(tmp_path: Path, rolls: int) -> None:
     """The default version changes between the call that tells its number and the one that tells its card."""
-    versions = [f"{number}.0" for number in range(rolls + 1)]
-    details = Inference(Rolled(tmp_path, versions)).details()
-    assert (details["version"], details["card"]["name"]) == (versions[-1], f"of {versions[-1]}")
+    details = Inference(Rolled(tmp_path, [f"{number}.0" for number in range(rolls + 1)])).details()
+    assert details["card"]["name"] == f"of {details['version']}"
 
 
-def test_gives_up_if_the_versions_do_not_come_to_rest(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="are changing"):
-        Inference(Rolled(tmp_path, [f"{number}.0" for number in range(10)])).details()
+def test_nodes_of_different_versions_describe_themselves(tmp_path: Path) -> None:
+    """As while one after another is deployed anew."""
+
+    def of(version: str) -> Callable[[str], Answer]:
+        def answer(path: str) -> Answer:
+            status, said = good(path)
+            return status, [{**said[0], "modelVersion": version}] if isinstance(said, list) else said
+
+        return answer
+
+    (tmp_path / "token").write_text("token")
+    with serving(of("1.0"), of("2.0")) as servers:
+        inference = several_nodes([server.url for server in servers], tmp_path / "token")
+        seen = {inference.details()["version"] for _ in range(8)}
+        assert seen <= {"1.0", "2.0"}
+        for _ in range(8):
+            assert [version["default"] for version in inference.versions()] == [True]
+
+
+def test_a_single_image_of_several_is_refused_as_one_of_many(stack: Stack) -> None:
+    (answer,) = stack.torchserve.inference.predict_all([b"no image"])
+    assert answer == {"error": answer["error"], "status": 400, "success": False}  # type: ignore[typeddict-item]
 
 
 def test_a_version_can_be_asked_by_its_number(stack: Stack) -> None:

@@ -233,6 +233,31 @@ def test_one_that_takes_too_long_is_not_asked_elsewhere() -> None:
         assert {ask(several) for _ in range(4)} == {200}  # as it is asked last from now on
 
 
+def test_a_large_image_may_take_longer_than_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that takes a large body slowly is no node that is away."""
+    monkeypatch.setattr(nodes, "CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr(nodes, "TIMEOUT", 2)
+    image = bytes(10_000_000)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        asked = Nodes([f"http://127.0.0.1:{listening.getsockname()[1]}"], timeout=5)
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            time.sleep(1)  # longer than a connection may take
+            received = 0
+            while received < len(image):
+                received += len(connection.recv(2**20))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        Thread(target=answer, daemon=True).start()
+        assert asked.send("POST", "/predictions/classifier", image, {}).status == 200
+        with pytest.raises(TooSlow):  # nobody takes the next one, on the same connection
+            asked.send("POST", "/predictions/classifier", image, {})
+
+
 def test_who_asks_knows_when_all_are_away(refusing: str) -> None:
     with pytest.raises(Unavailable):
         ask(Nodes([refusing, refusing], timeout=5))
