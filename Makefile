@@ -105,7 +105,8 @@ clean: ## remove what was installed; archives, and what a server keeps in .run, 
 # An environment has the name of its folder in its files: copied or moved, it would run the code in the old place.
 # One that is linked to is someone's choice, and is never cleared.
 LINKED := $(shell [ -L .venv ] && echo linked)
-MADE_AS := $(shell [ -x .venv/bin/python ] && sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg)
+# One without pip was not finished: Python makes it last, and Debian needs its package python3-venv for it.
+MADE_AS := $(shell [ -x .venv/bin/python ] && [ -e .venv/bin/pip ] && sed -n 's/^command = .* -m venv \(--[a-z-]* \)*//p' .venv/pyvenv.cfg)
 ifneq "$(if $(LINKED),$(if $(MADE_AS),$(CURDIR)/.venv),$(MADE_AS))" "$(CURDIR)/.venv"
 .venv/embedded .venv/serve .venv/test: environment
 endif

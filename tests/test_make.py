@@ -110,7 +110,7 @@ def test_bench_and_screenshot_take_what_serve_takes() -> None:
 PYTHON = """#!/bin/sh
 # Makes an environment as Python does, only that nothing can be installed into it.
 if [ "$2" = venv ]; then
-    mkdir -p .venv/bin && cp "$0" .venv/bin/python
+    mkdir -p .venv/bin && cp "$0" .venv/bin/python && touch .venv/bin/pip
     echo "command = python3.11 -m venv $PWD/.venv" > .venv/pyvenv.cfg
 fi
 """
@@ -149,6 +149,7 @@ def test_an_environment_that_is_linked_to_is_never_cleared(tmp_path: Path) -> No
     planned = make("-n", "archive", "-C", clone).stdout
     assert "-m venv  .venv" in planned
     (elsewhere / "bin" / "python").symlink_to(sys.executable)
+    (elsewhere / "bin" / "pip").touch()
     (elsewhere / "pyvenv.cfg").write_text(f"command = python3.11 -m venv {ROOT}/.venv\n")
     planned = make("-n", "archive", "-C", clone).stdout
     assert "-m pip install" in planned

@@ -74,7 +74,7 @@ def predict_all(
         yield rows
 
 
-def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
+def take_up(journal: Journal, groups: list[list[Path]], classes: list[str], output: Path) -> Rows:
     """Return the rows of an earlier run that are still valid; the journal is cut to these, or started.
 
     A group that a kill has cut is predicted again completely, because the last digits depend on the images that the
@@ -82,7 +82,7 @@ def take_up(journal: Journal, groups: list[list[Path]], output: Path) -> Rows:
     unless that run has written its output.
     """
     try:
-        rows = journal.read_valid()
+        rows = journal.read_valid(classes)
         files, named = {row[0] for row in rows}, {str(path) for group in groups for path in group}
         gone = files - named
         if any(map(state_of, map(Path, gone))):
@@ -102,7 +102,7 @@ def predict_images(images: list[Path], gateway: Gateway, classes: list[str], out
     names = columns(classes, top_k)
     journal = Journal(output.with_name(f"{output.name}.part"), FORMS[output.suffix](names))
     groups = list(grouped(images))
-    rows = take_up(journal, groups, output)
+    rows = take_up(journal, groups, classes, output)
     if rows.final:
         say(f"Continuing after the {len(rows.final):,} images in {journal.path}; remove it to start over.")
     states = {image: state_of(image) for image in images}
@@ -144,7 +144,7 @@ def follow(named: list[Path], gateway: Gateway, classes: list[str], output: Path
     """Append the predictions of images in the `named` places that the output lacks, until a signal. Raises Stopped."""
     form = FORMS[output.suffix](columns(classes, top_k))
     journal, before = Journal(output, form), Journal(output.with_name(f"{output.name}.part"), form)
-    kept = journal.read_valid()
+    kept = journal.read_valid(classes)
     if before.path.exists() and before.is_older_than(output):  # a run has left images to ask again
         asked = {row[0] for row in before.read()}
         kept = [row for row in kept if not row[ERROR] or row[0] in asked]
@@ -184,6 +184,10 @@ def predict_by_gateway(options: Options) -> Done:
     if options.watch and output.suffix == ".parquet":
         raise Stopped(
             "With --watch rows are appended, which Parquet does not allow; name a .csv or .jsonl as --output."
+        )
+    if output.suffix == ".parquet" and not find_spec("pyarrow"):
+        raise Stopped(
+            "Parquet needs the package pyarrow, which 'make install' installs; or name a .csv or .jsonl file."
         )
     names = options.names()
     paths, absent = list(map(Path, names)), set(map(Path, absent_of(names, options.paths)))

@@ -21,7 +21,7 @@ FIGURES = ("predicted_class", "confidence", "in_distribution", "error")
 Row = list[Any]  # the values of its `columns`; None where there is none
 KINDS = {"predicted_class": str, "confidence": float, "in_distribution": bool, "error": str, "file": str}
 RANK = "class_"  # before the rank of one of the likeliest classes; its probability is the next column
-ERROR = len(FIGURES)  # its place in a Row
+PREDICTED, ERROR = 1, len(FIGURES)  # their places in a Row
 NUMBER_OF_FIGURES = ERROR + 1  # values at the beginning of a Row; the others are classes and probabilities
 HOW_TO_CONTINUE = " Run the same command again to continue after its rows."
 
@@ -146,14 +146,16 @@ class Journal:
             raise self.other() from None
         return rows
 
-    def read_valid(self) -> list[Row]:
-        """Return the rows that `read` returns, but for those of files that have changed since.
+    def read_valid(self, classes: Collection[str]) -> list[Row]:
+        """Return the rows that `read` returns, but for those of files that have changed since. All are of `classes`.
 
         A refused file may have been half copied, by a program that sets back the time of the last change.
         """
         rows = self.read()
         if not rows:
             return []
+        if not {row[PREDICTED] for row in rows if not row[ERROR]} <= set(classes):
+            raise self.other()
         written = self.path.stat().st_mtime_ns
         return [row for row in rows if not _changed_since(written, Path(row[0]), bool(row[ERROR]))]
 

@@ -121,7 +121,8 @@ def _memory(run: Path) -> Iterator[Path]:
     """
     link = run / MEMORY
     if link.is_symlink():
-        shutil.rmtree(link.readlink(), ignore_errors=True)
+        if (link / SCRATCH).is_symlink() and (link / SCRATCH).readlink() == run.resolve() / SCRATCH:  # not of a copy
+            shutil.rmtree(link.readlink(), ignore_errors=True)
         link.unlink()
     place = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="classifier-", dir=place, ignore_cleanup_errors=True) as folder:

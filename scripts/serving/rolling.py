@@ -77,7 +77,7 @@ def rollback(deployment: Deployment, run: Path) -> str:
     old, last = _served(deployment), served.last_roll(run)
     if last is None:
         raise Refused("there is nothing to return to, because no version was rolled.")
-    if old != last["new"]:
+    if any(last["new"][key] != value for key, value in old.items()):
         raise Refused(
             f"there is nothing to return to: version {old['version']} of {old['archive']} is served, "
             "and no roll has put it there."

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from scripts.serving.archives import check_archive
-from scripts.serving.defaults import TORCHSERVE
+from scripts.serving.defaults import RELEASED, SUFFIXES, TORCHSERVE
 from scripts.serving.deployment import Deployment
 from scripts.serving.supervisor import ServeError, say
 from training.archive import version_of
@@ -28,9 +28,9 @@ Version = dict[str, str]  # its `archive`, a file name of the store, its `versio
 def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> bool:
     """Note that `archive` is to be served by `backend`, and that it is packed from the checkpoint `model`, if it is.
 
-    Keeps what was rolled in its place, also if a newer version of the project has packed the same checkpoint again.
-    Another archive, checkpoint or version is served itself; returns whether it is another than at an earlier start.
-    Raises ServeError if the file of that start is damaged.
+    Keeps what was rolled in its place, also if a newer version of the project has packed the same checkpoint again, or
+    brings another network as its default. Another archive, checkpoint or version is served itself; returns whether it
+    is another than at an earlier start. Raises ServeError if the file of that start is damaged.
     """
     store = run / STORE
     store.unlink(missing_ok=True)
@@ -42,7 +42,8 @@ def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> 
         known = state["named"]
         if known and "version" not in known:  # an earlier version of the project wrote it
             known = named | {"archive": known["archive"]}
-        if known == named:
+        same_place = known and known["archive"] == named["archive"]
+        if known == named or (same_place and state["versions"] and _is_released(model or archive)):
             state["named"] = named
             for version in (*state["versions"], *(state["last_roll"] or {}).values()):
                 if version["archive"] == archive.name:
@@ -64,8 +65,10 @@ def archives(run: Path) -> list[str]:
             intact = []
         state["versions"] = intact
     if intact and intact[0]["archive"] != named:
-        back = "return with 'classifier models rollback'."
-        say(f"{_called(intact[0])} is served, because it has replaced {named}; {back}")
+        new = (state["last_roll"] or {}).get("new", {})
+        was_rolled = all(new.get(key) == intact[0][key] for key in ("archive", "version"))
+        back = "; return with 'classifier models rollback'" if was_rolled else ""
+        say(f"{_called(intact[0])} is served, because it has replaced {named}{back}.")
     return [version["archive"] for version in intact] or [named]
 
 
@@ -101,6 +104,11 @@ def backend(run: Path) -> str:
 def last_roll(run: Path) -> dict[str, Version] | None:
     """Return the `old` and the `new` version of the last roll, or rollback."""
     return _read(run)["last_roll"]
+
+
+def _is_released(model: Path) -> bool:
+    """Return whether a checkpoint or archive is the project's default, of which an upgrade may bring another one."""
+    return model.resolve() in (RELEASED, *map(RELEASED.with_suffix, SUFFIXES.values()))
 
 
 @contextmanager

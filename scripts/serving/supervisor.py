@@ -68,7 +68,8 @@ class Service:
                 preexec_fn=_end_with(os.getpid()),
             )
         with contextlib.suppress(OSError):  # on a full disk it is served without
-            pid_file(self.log).write_text(f"{self.process.pid} {_start_time(self.process.pid)}")
+            pid = self.process.pid
+            pid_file(self.log).write_text(f"{pid} {_start_time(pid)} {self.log.resolve()}")
         self.started = time.monotonic()
 
     def watch(self) -> None:
@@ -118,11 +119,14 @@ class Service:
 
 
 def end_left_behind(name: str, log: Path) -> None:
-    """End a service that an earlier command has started and left behind, as one that is killed may."""
+    """End a service that an earlier command has started and left behind, as one that is killed may.
+
+    If the folder was copied, the service is that of the original.
+    """
     file = pid_file(log)
     with contextlib.suppress(FileNotFoundError, ValueError):
-        pid, started = file.read_text().split()
-        if started == _start_time(int(pid)):
+        pid, started, place = file.read_text().split(maxsplit=2)
+        if place == str(log.resolve()) and started == _start_time(int(pid)):
             say(f"{name}, process {pid}, was left behind by an earlier server in {log.parent}, and is ended.")
             until = time.monotonic() + LEFT_TIMEOUT
             while started == _start_time(int(pid)):

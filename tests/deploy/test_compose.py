@@ -41,7 +41,7 @@ def test_only_nginx_reaches_the_nodes_and_only_the_gateway_reaches_nginx() -> No
     assert on("nodes") == {"node1", "node2", "nginx"}
     assert on("proxy") == {"nginx", "gateway"}
     assert [name for name in ("nodes", "proxy") if not COMPOSE["networks"][name]["internal"]] == []
-    assert all(each.get("networks") or each["network_mode"] == "service:prometheus" for each in SERVICES.values())
+    assert all(each["networks"] for each in SERVICES.values())
 
 
 def test_only_the_gateway_is_opened() -> None:
@@ -56,7 +56,8 @@ def test_every_container_is_hardened_and_bounded(name: str) -> None:
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert {"cpus", "memory", "pids"} == service["deploy"]["resources"]["limits"].keys()
-    assert name in BUILT or service["healthcheck"]["test"]
+    built = {SERVICES[each]["image"] for each in BUILT}  # which have a check of their own
+    assert service["image"] in built or service["healthcheck"]["test"]
     assert service["image"].split(":")[1].removeprefix("v")[0].isdigit()
 
 
@@ -104,9 +105,13 @@ def test_prometheus_and_grafana_find_what_they_are_given(tmp_path: Path) -> None
         ["promtool", "check", "config", "prometheus.yml"], cwd=tmp_path, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    (source,) = yaml.safe_load((FOLDER / "monitoring/grafana/datasources/prometheus.yml").read_text())["datasources"]
-    assert source["url"] == "http://localhost:9090"
-    assert SERVICES["grafana"]["network_mode"] == "service:prometheus"
+    alone, composed = (
+        yaml.safe_load((FOLDER / name).read_text())["datasources"]
+        for name in ("monitoring/grafana/datasources/prometheus.yml", "compose-datasources.yml")
+    )
+    assert composed == [alone[0] | {"url": "http://prometheus:9090"}]
+    assert {"prometheus", "grafana"} <= on("outside")
+    assert "./compose-datasources.yml" in SERVICES["grafana"]["volumes"][1]
     (provider,) = yaml.safe_load((FOLDER / "monitoring/grafana/dashboards/dashboards.yml").read_text())["providers"]
     place = SERVICES["grafana"]["volumes"][0].split(":")[1]
     assert provider["options"]["path"] == f"{place}/dashboards"

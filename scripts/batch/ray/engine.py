@@ -66,8 +66,9 @@ def predict(
     given = [file for source in sources for file in source.files]
     check_once(given, "the named places")
     names = columns(classes, top_k)
-    done = read_rows(folder, names)["file"]
-    if not set(done.to_pylist()) <= set(given):
+    before = read_rows(folder, names)
+    done, predicted = before["file"], set(before["predicted_class"].drop_null().to_pylist())
+    if not (set(done.to_pylist()) <= set(given) and predicted <= set(classes)):
         raise other(folder)
     again: list[Row] = []
     if len(done) < len(given):

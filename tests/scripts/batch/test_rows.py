@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from scripts.batch.rows import FORMS, NUMBER_OF_FIGURES, Journal, Row, Rows, columns, rows_of, write_rows
+from scripts.batch.rows import FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, rows_of, write_rows
 from training.outcome import Stopped
 
 CLASSES = ["cat", "dog, wild"]
@@ -117,13 +117,19 @@ def test_rows_of_files_that_have_changed_since_do_not_hold(journal: Journal, tmp
     rows = [row_of(path, "It is damaged." if path.stem in ("half", "broken") else None) for path in paths]
     journal.keep(rows)
     os.utime(journal.path, ns=(time.time_ns(), paths[-2].stat().st_ctime_ns))
-    assert journal.read_valid() == rows
+    assert journal.read_valid(CLASSES) == rows
     paths[0].chmod(0o600)
     paths[1].write_bytes(b"another")
     with paths[2].open("ab") as half:
         half.write(b"the other half")
     os.utime(paths[2], (1, 1))  # as `cp -p` does at its end
-    assert [row[0] for row in journal.read_valid()] == [str(paths[index]) for index in (0, 3, 4)]
+    assert [row[0] for row in journal.read_valid(CLASSES)] == [str(paths[index]) for index in (0, 3, 4)]
+
+
+def test_rows_of_a_model_with_other_classes_do_not_hold(journal: Journal) -> None:
+    journal.keep(ROWS)
+    with pytest.raises(OtherRows):
+        journal.read_valid(["mug", "plate"])
 
 
 def test_rows_are_dropped_from_the_middle(journal: Journal) -> None:

@@ -76,6 +76,8 @@ def test_a_rolled_version_outlives_torchserve_and_the_server(store: Path, tmp_pa
         assert version(stack) == "2.0"
         assert [each["version"] for each in stack.torchserve.inference.versions()] == ["2.0"]
         assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
+        assert "Version 2.0 of second.mar is served" in models(stack, "rollback")
+        assert "Version 1.0 of first.mar is served" in models(stack, "rollback")
         assert version(stack) == "1.0"
 
         shutil.rmtree((stack.run / "memory").resolve())  # as what tidies temporary folders may
@@ -130,6 +132,18 @@ def test_an_upgrade_that_packs_the_same_checkpoint_again_keeps_what_was_rolled(
     checkpoint.write_bytes(b"other weights")
     assert served.begin(store / "first.mar", run, TORCHSERVE, checkpoint)
     assert served.archives(run) == ["first.mar"]
+
+
+def test_an_upgrade_that_brings_another_default_keeps_what_was_rolled(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = tmp_path / "first.pth"
+    monkeypatch.setattr(served, "RELEASED", default)
+    for weights in (b"weights", b"other weights"):
+        default.write_bytes(weights)
+        assert not served.begin(store / "first.mar", run, TORCHSERVE, default)
+    assert served.archives(run) == ["second.mar"]
+    assert capsys.readouterr().out.endswith("has replaced first.mar; return with 'classifier models rollback'.\n")
 
 
 def test_another_archive_is_served_itself_and_that_is_said(

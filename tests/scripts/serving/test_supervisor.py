@@ -1,6 +1,7 @@
 """A watched process: how its log stays bounded, how it ends with its parent, and what an earlier one left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,9 +81,21 @@ def test_what_was_left_behind_is_ended_and_named(
     assert not pid_file(sleeper.log).exists()
 
 
+def test_a_copy_of_the_folder_ends_no_service_of_the_original(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.mkdir()
+    sleeper = service(original, SLEEP)
+    assert sleeper.process
+    shutil.copytree(original, tmp_path / "copy")
+    end_left_behind("Sleeper", tmp_path / "copy" / sleeper.log.name)
+    assert sleeper.process.poll() is None
+    assert not pid_file(tmp_path / "copy" / sleeper.log.name).exists()
+    sleeper.stop()
+
+
 def test_another_process_with_the_number_of_one_that_ended_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pid_file(tmp_path / "sleeper.log").write_text(f"{os.getpid()} of-another-boot/1")
+    pid_file(tmp_path / "sleeper.log").write_text(f"{os.getpid()} of-another-boot/1 {tmp_path}/sleeper.log")
     end_left_behind("Sleeper", tmp_path / "sleeper.log")
     assert capsys.readouterr().out == ""
