@@ -20,7 +20,7 @@ from threading import get_native_id
 from typing import Any
 
 from flask import Blueprint, abort, current_app, g, request
-from gevent import Timeout, get_hub
+from gevent import Timeout, get_hub, sleep
 from gevent.event import AsyncResult
 from werkzeug.exceptions import HTTPException
 
@@ -107,6 +107,9 @@ class Feedback:
         """Write an image and a line on it; returns its path in the folder. Raises NoPlace."""
         if scan := self._scan_if_due():
             scan.wait(DISK_SECONDS)
+        until = time.monotonic() + DISK_SECONDS
+        while len(self._jobs) >= MAX_JOBS and time.monotonic() < until:
+            sleep(0.02)
         job = self._begin(self._keep, image, class_name, known) if self._has_place(len(image)) else None
         try:
             kept = job.get(timeout=DISK_SECONDS) if job else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import gevent
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -283,6 +284,20 @@ def test_old_images_go_though_nobody_tells_anything(
     monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
     predict(client, BLUE)
     wait_until(lambda: not old.exists(), seconds=5)
+
+
+def test_many_may_speak_at_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    store = Feedback(folder, 10**9, 10**9, 0, folder.parent / "recent")
+    slowly = store._keep
+
+    def keep(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return slowly(*arguments)
+
+    monkeypatch.setattr(store, "_keep", keep)
+    images = [encode(draw("red", number), "JPEG") for number in range(10)]
+    speaking = [gevent.spawn(store.keep, image, "dog", {}) for image in images]
+    assert len({one.get(timeout=20) for one in speaking}) == 10
 
 
 def test_no_prediction_waits_for_a_drive_that_has_gone(
