@@ -256,9 +256,14 @@ def test_unsure_predictions_and_outliers_are_kept_to_be_labelled(
     client = create_app({"FEEDBACK_DIR": str(folder), "FEEDBACK_SHARE": share}).test_client()
     for image in (RED, BLUE, encode(draw("lime", 3))):
         predict(client, image)
-    images = [path for path in folder.rglob("*") if path.suffix in (".jpg", ".png")]
-    assert len(images) == kept
-    assert all(path.parent.name == feedback.UNLABELLED for path in images)
+
+    def images() -> list[Path]:
+        return [path for path in folder.rglob("[!.]*") if path.suffix in (".jpg", ".png")]
+
+    wait_until(lambda: len(images()) == kept, seconds=5)  # no prediction has waited for the disk
+    time.sleep(0.2)
+    assert len(images()) == kept
+    assert all(path.parent.name == feedback.UNLABELLED for path in images())
 
 
 def test_a_torn_file_in_memory_is_no_image(client: FlaskClient, folder: Path) -> None:
