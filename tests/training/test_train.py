@@ -295,7 +295,7 @@ def test_a_class_that_comes_while_it_trains_ends_it_with_a_sentence(
     recipe = Recipe.model_validate(QUICK_RECIPE | {"epochs": 1})
     with monkeypatch.context() as patch:
         patch.setattr(
-            "training.finish.load_images",
+            "training.data.load_images",
             lambda *arguments: (images := load_images(*arguments))._replace(classes=["ant", *images.classes]),
         )
         with pytest.raises(DataError, match="The class 'ant' came or went while this was computed"):
