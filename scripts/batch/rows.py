@@ -147,7 +147,9 @@ class Journal:
         return rows
 
     def read_valid(self, classes: Collection[str]) -> list[Row]:
-        """Return the rows that `read` returns, but for those of files that have changed since. All are of `classes`.
+        """Return the rows that `read` returns, but for those of files that have changed since.
+
+        Raises OtherRows if one has none of `classes`.
 
         A refused file may have been half copied, by a program that sets back the time of the last change.
         """
