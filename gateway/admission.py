@@ -22,6 +22,7 @@ from werkzeug.exceptions import RequestTimeout
 from gateway import context, limits, metrics
 from gateway.backend import Busy, TooSlow
 from gateway.error_handlers import RETRY_AFTER, failure
+from gateway.keys import sent_key
 from gateway.request_log import ID, Access
 
 if TYPE_CHECKING:
@@ -281,6 +282,9 @@ class Admission:
         access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
         self._pace.wait()
         status, body = 503, _refusal(message)
+        if (keys := self._app.extensions.get("keys")) and (client := keys.client(sent_key(environ))):
+            access.client = client.name
+            metrics.count_client(client.name, status)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), ID: access.id, **RETRY_AFTER}
         start_response(f"{status} SERVICE UNAVAILABLE", list(headers.items()))
         access.end(environ["REQUEST_METHOD"], environ["PATH_INFO"], status)

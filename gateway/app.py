@@ -90,7 +90,8 @@ class Gateway(Flask):
 
     def allow_origins(self) -> None:
         """Answer other web pages as CORS_ORIGINS says. A request without an origin, of a program, costs nothing."""
-        CORS(self, origins=self.config["CORS_ORIGINS"], expose_headers=[request_log.ID, "Retry-After"])
+        exposed = [request_log.ID, "Retry-After", open_inference.HEADER_LENGTH]
+        CORS(self, origins=self.config["CORS_ORIGINS"], expose_headers=exposed)
         allow: Callable[[Response], Any] = self.after_request_funcs[None].pop()
 
         @self.after_request

@@ -20,7 +20,7 @@ from gevent import Timeout
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 from gateway import context, limits
-from gateway.error_handlers import failure
+from gateway.error_handlers import RETRY_AFTER, failure
 from gateway.request_log import ID, Access
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ BASE: dict[str, Any] = {
     "wsgi.version": (1, 0),
 }
 WITHOUT_A_BODY = ("204", "304")
+FRAMING = (("Content-Length", "CONTENT_LENGTH"), ("Transfer-Encoding", "HTTP_TRANSFER_ENCODING"))
 UNREAD = "-"  # the method in the log of a request whose head was refused
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -88,6 +89,20 @@ class Request:
         return data
 
 
+class Rest:
+    """Hears of a body alone, the last one of its connection."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    def on_body(self, piece: bytes) -> None:
+        if not self._connection.last.complete:
+            self._connection.on_body(piece)
+
+    def on_message_complete(self) -> None:
+        self._connection.on_message_complete()
+
+
 class Waiting(Protocol):
     """Knows which connections wait for a request, and since when (monotonic)."""
 
@@ -117,6 +132,8 @@ class Connection:
             context.enter("")
             access = Access("")
             headers = [("Content-Type", "application/json"), (ID, access.id)]
+            if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
+                headers += RETRY_AFTER.items()
             body = json.dumps(failure(str(refusal), refusal.status)[0]).encode()
             access.end(UNREAD, None, refusal.status)
             self._reply(f"{refusal.status} {refusal.status.phrase}", headers, body, close=True, head_alone=False)
@@ -138,13 +155,23 @@ class Connection:
             raise ConnectionError("The client has closed the connection.")
         self._beside += len(data)
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:  # is not done: what was asked in HTTP/1.1 is answered
-            self._last.keep_alive = False
+            try:
+                self._parser.feed_data(data)
+            except HttpParserUpgrade as offer:  # is not taken up: what was asked in HTTP/1.1 is answered
+                self.last.keep_alive = False
+                self._read_on(data[offer.args[0] :])
         except HttpParserError:
             self._failure = self._failure or Refused(HTTPStatus.BAD_REQUEST)
         if self._beside > limits.MAX_HEAD_BYTES:
             self._failure = self._failure or Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _read_on(self, rest: bytes) -> None:
+        """Read the body behind a head that offers another protocol; `rest` has its first bytes. llhttp skips it."""
+        framing = [f"{name}: {self.last.environ[key]}" for name, key in FRAMING if key in self.last.environ]
+        if framing:
+            self.last.complete = False
+            self._parser = HttpRequestParser(Rest(self))
+            self._parser.feed_data("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1") + rest)
 
     # The parser calls these.
 
@@ -170,15 +197,15 @@ class Connection:
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}"
         environ["PATH_INFO"], environ["QUERY_STRING"] = _split(self._url)
         self._environ = {}  # for the trailers behind a body in chunks, which nobody has checked and nobody reads
-        self._last = Request(self, environ, self._parser.should_keep_alive())
-        self._arrived.append(self._last)
+        self.last = Request(self, environ, self._parser.should_keep_alive())
+        self._arrived.append(self.last)
 
     def on_body(self, piece: bytes) -> None:
         self._beside = 0
-        self._last.add(piece)
+        self.last.add(piece)
 
     def on_message_complete(self) -> None:
-        self._last.complete = True
+        self.last.complete = True
 
     def _begin(self) -> None:
         self._environ, self._url, self._headers = self._base.copy(), b"", 0

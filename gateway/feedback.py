@@ -85,7 +85,7 @@ class Feedback:
         }
         with suppress(OSError):  # no feedback is worth a prediction
             self._remember(_name_of(request_id), json.dumps(known).encode() + b"\n" + image)
-        self._scan_if_due()  # so that what is too old goes, though nobody tells anything
+        self.scan_if_due()  # so that what is too old goes, though nobody tells anything
         unsure = prediction["confidence"] < UNSURE or not prediction["in_distribution"]
         is_drawn = random.random() < self._share  # noqa: S311  for a sample, not a secret
         if unsure and is_drawn and self._has_place(len(image)) and _ending(image):
@@ -105,7 +105,7 @@ class Feedback:
 
     def keep(self, image: bytes, class_name: str, known: dict[str, Any]) -> str:
         """Write an image and a line on it; returns its path in the folder. Raises NoPlace."""
-        if scan := self._scan_if_due():
+        if scan := self.scan_if_due():
             scan.wait(DISK_SECONDS)
         until = time.monotonic() + DISK_SECONDS
         while len(self._jobs) >= MAX_JOBS and time.monotonic() < until:
@@ -160,7 +160,7 @@ class Feedback:
     def _has_place(self, size: int) -> bool:
         return self._bytes + size <= self._max_bytes and self._images < MAX_IMAGES
 
-    def _scan_if_due(self) -> AsyncResult | None:
+    def scan_if_due(self) -> AsyncResult | None:
         """Begin a scan of the folder if the last one is old, and return it; None if none is due, or one under way."""
         if self._scanning or time.monotonic() - self._scanned <= SECONDS_BETWEEN_SCANS:
             return None

@@ -18,13 +18,16 @@ from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_UN, flock
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flask import Flask, Response, g, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import TooManyRequests, Unauthorized
 
 from gateway import metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LINE = re.compile(
@@ -126,7 +129,7 @@ class Rates:
 
 def register(app: Flask, shared: Path) -> None:
     """Ask for a key before anything else, the reading of the body included. All processes have a folder in common."""
-    keys = Keys(Path(app.config["API_KEYS_FILE"]))
+    keys = app.extensions["keys"] = Keys(Path(app.config["API_KEYS_FILE"]))
     rates = Rates(shared)
     unasked = OPEN | {METRICS} if app.config["OPEN_METRICS"] else OPEN
 
@@ -134,7 +137,7 @@ def register(app: Flask, shared: Path) -> None:
     def admit() -> None:
         if request.endpoint in unasked or request.method == "OPTIONS":  # which browsers send without a key
             return
-        key = sent_key()
+        key = sent_key(request.environ)
         client = keys.client(key)
         if not client:
             raise Unauthorized(WRONG if key else NEEDED, www_authenticate=WHO)
@@ -150,11 +153,11 @@ def register(app: Flask, shared: Path) -> None:
         return response
 
 
-def sent_key() -> str:
-    """Return the key in the headers of the request, or nothing. Of two headers X-API-Key counts."""
-    scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+def sent_key(environ: "WSGIEnvironment") -> str:
+    """Return the key in the headers of a request, or nothing. Of two headers X-API-Key counts."""
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return request.environ.get("HTTP_X_API_KEY") or bearer
+    return environ.get("HTTP_X_API_KEY") or bearer
 
 
 def read_clients(file: Path) -> list[Client]:

@@ -19,7 +19,7 @@ from gateway.pixels import is_small
 from gateway.request_log import upstream
 
 UI = Path(__file__).parent.parent / "ui"
-PARTS = ", ".join(f"'{path.name}'" for path in UI.iterdir() if path.suffix in (".css", ".js"))
+PARTS = ", ".join(f"'{path.name}'" for path in sorted(UI.iterdir()) if path.suffix in (".css", ".js"))
 PROBE = UI / "examples" / "ship.jpg"
 LOGGED: tuple[Literal["predicted_class", "confidence", "in_distribution", "version"], ...]
 LOGGED = ("predicted_class", "confidence", "in_distribution", "version")
@@ -218,6 +218,8 @@ def predict_all(images: list[bytes], wanted: Wanted) -> list[Answer]:
             work = partial(backend().predict_all, call, wanted.version)
             answers += gate().call(work, len(call), access.upstream)
     access.version = next((answer["version"] for answer in answers if answer["success"]), None)
+    if store := current_app.extensions.get("feedback"):
+        store.scan_if_due()
     return [wanted.complete(answer) if answer["success"] else answer for answer in answers]
 
 

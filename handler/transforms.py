@@ -137,19 +137,12 @@ class ImageError(ValueError):
 
 
 def decode_image(data: bytes, size: int = 0) -> Image.Image:
-    """Decode an image of one of FORMATS to an upright RGB image; transparent pixels are laid over white.
+    """Decode an image of one of FORMATS to an RGB image, upright by its EXIF orientation.
 
-    Of an animation it is the first frame. `size` is the side that is wanted, in pixels; see `decode_upright`.
-    """
-    return decode_upright(data, _to_rgb, size)
-
-
-def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image], size: int = 0) -> Image.Image:
-    """Decode an image, turn it upright by its EXIF orientation, and convert it; damaged pixels may show only then.
-
-    Broken metadata is ignored. A large JPEG is decoded at a smaller size, in a third of the time; no side falls below
-    twice the `size` that is wanted, nor below LEAST_DECODED. Raises ImageError: 415 for another format, 400 for
-    damaged pixels or too many of them.
+    Transparent pixels are laid over white, and of an animation it is the first frame. Broken metadata is ignored. A
+    large JPEG is decoded at a smaller size, in a third of the time; no side falls below twice the `size` that is
+    wanted, in pixels, nor below LEAST_DECODED. Raises ImageError: 415 for another format, 400 for damaged pixels or too
+    many of them.
     """
     known = next((known for known in (*FORMATS.values(), *OPTIONAL_FORMATS.values()) if known.magic.match(data)), None)
     if known is None:
@@ -166,7 +159,7 @@ def decode_upright(data: bytes, convert: Callable[[Image.Image], Image.Image], s
                 image = JpegImageFile(io.BytesIO(_with_end(essence.data, wanted)))
             image.draft(None, wanted)
         turn = TURN_BY_ORIENTATION.get(essence.orientation)
-        return convert(image if turn is None else image.transpose(turn))
+        return _to_rgb(image if turn is None else image.transpose(turn))  # damaged pixels may show only here
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

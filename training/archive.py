@@ -219,6 +219,8 @@ def _zip(folder: Path, path: Path, comment: str, compression: int) -> None:
 @click.option("--version", help="the model's version (default: that of the archive in its place, or 1.0)")
 def main(checkpoint: Path, output: Path | None, version: str | None) -> None:
     path = output or checkpoint.with_suffix(MAR)
+    if not path.name.endswith((MAR, ONNX_ZIP)):
+        raise Stopped(f"{path} has to end in {MAR} for TorchServe, or in {ONNX_ZIP} to serve it without PyTorch.")
     version = version or version_of(path) or FIRST_VERSION
     if not VERSION.fullmatch(version):
         raise Stopped(

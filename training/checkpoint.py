@@ -1,5 +1,6 @@
 """Checkpoints: a classifier's weights and its model card in one file. Loading it runs no code from the file."""
 
+import io
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,8 +258,10 @@ def _current_card(card: dict[str, Any]) -> dict[str, Any]:
 
 def save(value: Any, path: Path) -> None:
     """Write with torch.save; a kill leaves the old file or the new one. Equal values give equal bytes."""
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)  # with a path, it would write the temporary name into the file
+    content = io.BytesIO()  # torch would turn the error of a full disk into another one
+    torch.save(value, content)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """Photos in folders named as their classes: `<class>/*`, or all of a split in `train/<class>/*` or `test/<class>/*`."""
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import count, filterfalse
@@ -29,6 +30,7 @@ from training.split import (
 )
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
+SPLIT_NAME = re.compile("train", re.IGNORECASE)  # as in Training, training_set or seg_train
 
 
 def has_splits(root: Path) -> bool:
@@ -96,9 +98,11 @@ def of_classes(root: Path, split: str) -> Photos:
     classes, findings = _sorted_into_classes(root, classes_in(root))
     findings.others = [path for path in findings.others if path != places_file]
     rows = [(path, name) for name, paths in classes.items() for path in paths]
-    made = by_content(rows, list(classes), split, places_file)
-    notes = [*_notes(root, findings), *made.notes] if split == "train" else []
-    return made._replace(problems=_unreadable(findings) + made.problems, notes=notes)
+    made = by_content(rows, list(classes), split, places_file, _unreadable(findings))
+    if (inside := _folders_in_each(root, list(classes))) and not any(path.parent.parent == root for path, _ in rows):
+        note = f"{root}: each class has the folders {few(inside)}. If those are your classes, name a folder above them."
+        made.notes.append(note)
+    return made._replace(notes=[*_notes(root, findings), *made.notes] if split == "train" else [])
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -136,7 +140,18 @@ def classes_in(folder: Path, least: int = 2) -> list[str]:
             raise DataError(f"{folder} has a folder whose name is not UTF-8: {few([name])}. Rename it.")
         if {"train", "test"} <= set(_folders_in(folder / name)):
             raise DataError(f"{folder / name} has folders train and test, so it is no class; name it with --data.")
+    if any(map(SPLIT_NAME.search, names)) and (below := _folders_in_each(folder, names)):
+        raise DataError(
+            f"{few(names)} in {folder} all hold {few(below)}, as if they were splits of these classes. Rename them "
+            "train and test."
+        )
     return names
+
+
+def _folders_in_each(folder: Path, names: list[str]) -> list[str]:
+    """Return the two or more folders that each of the folders called `names` has, if they have the same ones."""
+    first = _folders_in(folder / names[0])
+    return first if len(first) > 1 and all(_folders_in(folder / name) == first for name in names[1:]) else []
 
 
 def _is_no_utf8(name: str) -> bool:
@@ -151,10 +166,11 @@ def _sorted_into_classes(folder: Path, names: list[str]) -> tuple[dict[str, list
     for path in sorted(findings.images, key=lambda path: (str(path.parent), path.name)):
         if path.parent != folder:
             classes[path.relative_to(folder).parts[0]].append(path)
-    empty = [name for name, images in classes.items() if not images]
+    empty = [str(folder / name) for name, images in classes.items() if not images]
     if empty and not findings.unreadable:
         heic = "".join(f" {line[0].upper()}{line[1:]}" for line in findings.notes_of_heic())
-        raise DataError(f"{folder / empty[0]} has no {FORMAT_NAMES} files; add some, or remove the folder.{heic}")
+        have = "has" if len(empty) == 1 else "have"
+        raise DataError(f"{few(empty)} {have} no {FORMAT_NAMES} files; add some, or remove the folder.{heic}")
     return classes, findings
 
 

@@ -22,7 +22,8 @@ from training import distributed
 from training.augment import mix, train_transform
 from training.commands import PATH, command
 from training.config import Recipe
-from training.decoding import decode
+from training.decoding import decode, digests_of
+from training.folders import counted
 from training.inputs import Inputs, Pixels, read_all
 from training.photos import photos_of
 from training.project import ROOT
@@ -102,6 +103,13 @@ def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) 
     if train.classes != test.classes:
         raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
     _note_all(train)
+    if train.digests is None:  # it was not the digests that split them
+        learnt, tested = (set(digests_of(photos.paths)) for photos in (train, test))
+        if copies := [digest for digest in learnt & tested if isinstance(digest, bytes)]:
+            _note(
+                f"{root}: {counted(copies, 'test photo is a copy', 'test photos are copies')} of training photos, so "
+                "the test accuracy will flatter. 'classifier check' shows them."
+            )
     images, problems = _read(train, "train", preprocessing)
     raise_any(list(dict.fromkeys(problems + _read(test, "test", preprocessing)[1])))
     return images

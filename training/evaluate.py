@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -123,14 +124,24 @@ def worst_mistakes(probabilities: Tensor, labels: Tensor) -> list[int]:
     return wrong[confidence[wrong].argsort(descending=True)][:MAX_MISTAKES].tolist()
 
 
+def _drawable(classes: list[str]) -> list[str]:
+    """Return names that the figures' font can draw: another class is its number in the report's table."""
+    letters = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return [
+        name if all(ord(letter) in letters for letter in name) else f"class {number}"
+        for number, name in enumerate(classes, 1)
+    ]
+
+
 def _confusion(matrix: list[list[int]], classes: list[str]) -> Figure:
     figure = Figure(figsize=(min(1.5 + 0.6 * len(classes), 20),) * 2, layout="constrained")
     axes = figure.subplots()
     shares = torch.tensor(matrix).double()
     axes.imshow(shares / shares.sum(dim=1, keepdim=True).clamp(min=1), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(classes)), classes, parse_math=False)
+    names = _drawable(classes)
+    axes.set_xticks(range(len(classes)), names, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(classes)), names, parse_math=False)
     for true, row in enumerate(matrix if len(classes) <= MAX_CLASSES_WITH_NUMBERS else []):
         for predicted, count in enumerate(row):
             colour = "white" if count > sum(row) / 2 else "black"
@@ -151,21 +162,24 @@ def _reliability(rows: list[dict[str, float]]) -> Figure:
 
 def _mistakes(worst: list[int], probabilities: Tensor, images: Images) -> Figure:
     confidence, predicted = probabilities.max(dim=1)
+    names = _drawable(images.classes)
     figure = Figure(figsize=(12, 7), layout="constrained")
     grid = figure.subplots(4, MAX_MISTAKES // 4).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, index in zip(grid, worst, strict=False):
         axes.imshow(images.pixels[index].permute(1, 2, 0))
-        true, mistaken = (images.classes[labels[index]] for labels in (images.labels, predicted))
+        true, mistaken = (names[labels[index]] for labels in (images.labels, predicted))
         axes.set_title(f"{true}, not {mistaken}\n({confidence[index]:.0%})", fontsize=8, parse_math=False)
     return figure
 
 
 def _page(report: dict[str, Any], card: dict[str, Any], mistaken: bool) -> str:
     low, high = wilson_interval(report["accuracy"], report["images"])
+    drawn = dict(zip(report["classes"], _drawable([*report["classes"]]), strict=True))
     classes = "\n".join(
-        f"| {name} | {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
+        f"| {name + f' ({drawn[name]})' * (drawn[name] != name)} "
+        f"| {row['precision']:.2%} | {row['recall']:.2%} | {row['f1']:.2%} | {row['images']:,} |"
         for name, row in report["classes"].items()
         if row["images"]
     )

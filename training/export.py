@@ -33,11 +33,13 @@ from training import commands
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import read_files, seeded
 from training.files import written_whole
+from training.folders import find
 from training.inputs import call
 from training.outcome import Stopped
 from training.project import EXAMPLES
 
 ONNX_SUFFIX = ".onnx"
+MAX_EXAMPLES = 16  # real images to compare on
 RANDOM_IMAGES, RANDOM_LARGE_IMAGES = 64, 8  # to compare on; 64 large ones take minutes in a heavy network
 LARGEST_SMALL = 64  # pixels
 LEAST_ROUNDS, ROUNDS = 5, 20  # whose median time counts
@@ -141,9 +143,9 @@ def _random_images(inputs: list[Preprocessing], count: int) -> list[Tensor]:
 
 
 def _real_images(inputs: list[Preprocessing], examples: Path) -> list[Tensor]:
-    paths = sorted(examples.glob("*.jpg"))
+    paths = find(examples).images[:MAX_EXAMPLES]
     if not paths:
-        raise ExportError(f"{examples} has no JPEG images to compare on; name a folder that has some with --examples.")
+        raise ExportError(f"{examples} has no images to compare on; name a folder that has some with --examples.")
     return next(read_files(paths, inputs).batches(len(paths)))
 
 

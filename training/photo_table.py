@@ -22,7 +22,7 @@ def of_table(table: Path, split: str) -> Photos:
         if split == "unseen" and not places_file.exists():
             return Photos([path for path, _ in rows], [classes.index(label) for _, label in rows], classes, [], [])
         return by_content(rows, classes, split, places_file)
-    for wanted in ("train", "test"):
+    for wanted in SPLITS if "validation" in splits else ("train", "test"):
         have = {label for (_, label), part in zip(rows, splits, strict=True) if part == wanted}
         if missing := [name for name in classes if name not in have]:
             raise DataError(f"{table} has no row of class '{missing[0]}' with the split {wanted}; add one.")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from training import distributed
 from training.decoding import digests_of
 from training.files import write_whole
-from training.folders import counted
+from training.folders import counted, few
 from training.outcome import Stopped
 
 PLACES_COLUMNS = ["class", "place", "sha256"]
@@ -53,13 +53,17 @@ def raise_any(problems: list[str]) -> None:
         raise DataError("\n".join([f"{total} cannot be trained on:", *problems[:MAX_PROBLEMS], *more]))
 
 
-def by_content(rows: list[tuple[Path, str]], classes: list[str], split: str, places_file: Path) -> Photos:
-    """Return the photos of a split that the content of the files decides, and the places of earlier photos."""
+def by_content(
+    rows: list[tuple[Path, str]], classes: list[str], split: str, places_file: Path, unreadable: Collection[str] = ()
+) -> Photos:
+    """Return the photos of a split that the content of the files decides, and the places of earlier photos.
+
+    `unreadable` has a line for each photo that is known to be so, which the result has among its problems.
+    """
     digests = digests_of([path for path, _ in rows])
-    problems = [f"{path}: {digest}" for (path, _), digest in zip(rows, digests, strict=True) if isinstance(digest, str)]
-    found = [
-        (path, label, digest) for (path, label), digest in zip(rows, digests, strict=True) if isinstance(digest, bytes)
-    ]
+    read = list(zip(rows, digests, strict=True))
+    problems = [f"{path}: {digest}" for (path, _), digest in read if isinstance(digest, str)]
+    found = [(path, label, digest) for (path, label), digest in read if isinstance(digest, bytes)]
     first: dict[bytes, tuple[Path, str]] = {}
     of_class: dict[str, set[str]] = defaultdict(set)
     copies = 0
@@ -69,14 +73,15 @@ def by_content(rows: list[tuple[Path, str]], classes: list[str], split: str, pla
         if label != its_label:
             problems.append(f"{path}: it is a copy of {other}, which has another class. Remove one of them.")
         of_class[label].add(digest.hex())
-    if problems:
-        return Photos([], [], classes, problems, [])
-    for name in classes:
-        if len(of_class[name]) < MIN_PHOTOS:
-            raise DataError(
-                f"Class '{name}' has {counted(of_class[name], 'photo', 'different photos')}; give it {MIN_PHOTOS} or "
-                "more: to train on, for validation and for the test."
-            )
+    small = [name for name in classes if len(of_class[name]) < MIN_PHOTOS]
+    if problems or (small and unreadable):
+        return Photos([], [], classes, [*unreadable, *problems], [])
+    if small:
+        which = [f"'{name}' has {counted(of_class[name], 'photo', 'different photos')}" for name in small]
+        raise DataError(
+            f"{'Class' if len(small) == 1 else f'{len(small):,} classes have too few photos:'} {few(which)}; give "
+            f"{'it' if len(small) == 1 else 'each'} {MIN_PHOTOS} or more: to train on, for validation and for the test."
+        )
     kept = kept_places(places_file)
     places = {name: assigned(of_class[name], kept.get(name, {})) for name in classes}
     for name in classes:
@@ -97,7 +102,7 @@ def by_content(rows: list[tuple[Path, str]], classes: list[str], split: str, pla
         [path for path, _, _, _ in chosen],
         [label for _, label, _, _ in chosen],
         classes,
-        [],
+        [*unreadable],
         notes,
         [validation_key(place) for _, _, _, place in chosen] if split == "train" else None,
         [digest for _, _, digest, _ in chosen],

@@ -30,6 +30,7 @@ from training.class_folders import has_splits
 from training.config import Recipe, RecipeError, load_recipe, with_settings
 from training.data import Epoch, load_training_images, stratified_split
 from training.distillation import with_teacher
+from training.files import check_writable
 from training.finish import finish
 from training.history import Row, write_history
 from training.logs import MLflow, Open, TensorBoard
@@ -60,6 +61,9 @@ def train(
     # Prepare. This reads the test images too, because a bad one must not end the run after hours of training.
     if last.exists() and not resume:
         raise RecipeError(f"{output} already holds a run; continue it with --resume, or choose another --output.")
+    if resume and not last.exists():
+        _print(f"{output} holds no run to resume, so training starts from the beginning.")
+    check_writable(output)
     images = with_teacher(load_training_images(data, [recipe.preprocessing]), recipe, data)
     training, validation = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)

@@ -37,7 +37,7 @@ from optuna.storages import (
 )
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from optuna.visualization import matplotlib as plots
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,6 +53,7 @@ from training.run import Run
 
 Space = dict[str, list[Any] | dict[str, int | float | bool]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+INTERRUPTED = "interrupted"  # an attribute of a trial whose work another one does
 HEARTBEAT_SECONDS = 60  # between a trial's signs of life in a data base; after two missed ones it is tried again
 MAX_TRIES = 3  # of a trial whose process dies, because the trial itself may be the reason
 
@@ -343,6 +344,10 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
             return run(trial)
         except UpdateFinishedTrialError:
             raise _TrialTaken from None
+        except KeyboardInterrupt:  # Optuna takes the trial as failed then, so another one does its work
+            _again(study, trial)
+            trial.set_user_attr(INTERRUPTED, True)
+            raise
 
     def tell(study: Study, trial: FrozenTrial) -> None:
         bar.update(len(counted(study, ENDED)) - bar.n)
@@ -366,6 +371,12 @@ def search(study: Study, run: Callable[[Trial], float], trials: int, begun: Coll
                 ) from None
 
 
+def _again(study: Study, trial: Trial) -> None:
+    """Have the parameters of a trial tried once more, in its place of a grid; `enqueue_trial` would forget that."""
+    kept = study.trials[trial.number].system_attrs | {"fixed_params": trial.params}
+    study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=trial.user_attrs, system_attrs=kept))
+
+
 def counted(study: Study, states: Collection[TrialState]) -> list[FrozenTrial]:
     """Return the trials in these states, except those that were tried again or were one too many."""
     trials = study.get_trials(deepcopy=False)
@@ -374,8 +385,8 @@ def counted(study: Study, states: Collection[TrialState]) -> list[FrozenTrial]:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts; it does not if it was given up before its first epoch, as one too many."""
-    return trial.state != TrialState.PRUNED or trial.last_step is not None
+    """Return whether a trial counts; not if it was interrupted, or given up before its first epoch as one too many."""
+    return INTERRUPTED not in trial.user_attrs and (trial.state != TrialState.PRUNED or trial.last_step is not None)
 
 
 def _best(study: Study) -> str:

@@ -29,6 +29,8 @@ page.choosing = (() => {
     image.onload = () => (image.hidden = false);
     image.src = entry.url;
     page.result.display();
+    const shown = entry.replies?.map(({ version }) => version ?? "").join();
+    if (entry.replies && shown !== page.server.selectedVersions().join()) page.predicting.predictAgain([entry]);
   }
 
   // Why a file cannot be sent, or null.

@@ -2,7 +2,7 @@
 
 // The image as the model sees it, and a heat map of the parts that support a class or count against it.
 page.explanation = (() => {
-  const { state, element } = page;
+  const { state, element, say } = page;
   const SUPPORTS = [178, 24, 43]; // red and blue of ColorBrewer's RdBu: equally dark, and safe for colour-blind people
   const AGAINST = [33, 102, 172];
   const MAX_ALPHA = 217; // of 255, so that the image stays visible
@@ -48,6 +48,7 @@ page.explanation = (() => {
   }
 
   function showMessage(message) {
+    say(message);
     element("explaining").textContent = message;
     element("explaining").hidden = false;
     element("explained").hidden = true;
@@ -64,6 +65,7 @@ page.explanation = (() => {
       change < MIN_CHANGE
         ? `Hiding any one part changes the probability of ${name} by at most ${percentagePoints(change)}.`
         : `${sentence(rows, 1, `supports ${name}`, "lowers")} ${sentence(rows, -1, `counts against ${name}`, "raises")}`;
+    say(element("where").textContent);
     element("explaining").hidden = true;
     element("explained").hidden = false;
   }

@@ -71,15 +71,14 @@ page.predicting = (() => {
     enqueue(settled);
   }
 
-  // If one of two versions has answered, its answer stays on show meanwhile.
+  const isLost = ({ replies }) => replies?.some(({ lost }) => lost);
+
+  // What is on show stays meanwhile: the answer of one of two versions, or the error.
   function retryLost() {
-    const isLost = ({ lost }) => lost;
-    const entries = state.entries.filter(({ replies, kept }) => !kept && replies?.some(isLost));
-    predictAgain(entries.filter(({ replies }) => replies.every(isLost)));
-    const partly = entries.filter(({ replies }) => replies);
-    for (const entry of partly) entry.kept = entry.replies.filter((reply) => !reply.lost);
-    enqueue(partly);
+    const entries = state.entries.filter((entry) => !entry.kept && isLost(entry));
+    for (const entry of entries) entry.kept = entry.replies.filter((reply) => !reply.lost);
+    enqueue(entries);
   }
 
-  return { enqueue, predictAgain, retryLost };
+  return { enqueue, predictAgain, retryLost, isLost };
 })();

@@ -2,11 +2,14 @@
 
 // The prediction for the chosen image, or those of two versions side by side.
 page.result = (() => {
-  const { state, element, percent, division, show } = page;
+  const { state, element, percent, division, show, say } = page;
   const FEW_CLASSES = 10; // shown at first; a button shows all
 
   function display() {
-    if (!state.chosen.replies) return show("waiting", "Predicting…");
+    if (!state.chosen.replies) {
+      say("Predicting…");
+      return show("waiting", "Predicting…");
+    }
     const error = failure(state.chosen);
     if (error) show("error", error);
     else present(state.chosen);
@@ -42,6 +45,7 @@ page.result = (() => {
     page.feedback.reset(names);
     page.programs.update(entry);
     show("result");
+    say(`${replies.length < 2 ? "" : agreement(replies)} ${summary(entry)}`);
     page.explanation.explain();
   }
 

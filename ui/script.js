@@ -44,11 +44,16 @@ const page = (() => {
     for (const place of ["error", "waiting", "result"]) element(place).hidden = place !== id;
   }
 
+  // Tell a screen reader what matters of what is shown, and not the rest.
+  function say(text) {
+    if (element("spoken").textContent !== text) element("spoken").textContent = text;
+  }
+
   // A note stands below the image. It is about files that were not taken, so the result stays on show.
   function note(message) {
     element("note").textContent = message;
     element("note").hidden = !message;
   }
 
-  return { MAX_BYTES, FORMATS, PHOTO, OTHER_TYPES, state, element, address, percent, listed, division, show, note };
+  return { MAX_BYTES, FORMATS, PHOTO, OTHER_TYPES, state, element, address, percent, listed, division, show, say, note };
 })();

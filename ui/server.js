@@ -69,6 +69,9 @@ page.server = (() => {
     }
   }
 
+  // A page that nobody sees fills the server's log only if it waits for an answer.
+  const isIdle = () => document.hidden && !state.entries.some(page.predicting.isLost);
+
   let latest = 0;
 
   // Returns whether it is ready; a check that another one has overtaken shows and returns nothing.
@@ -153,7 +156,8 @@ page.server = (() => {
   // Wait for the other scripts.
   document.addEventListener("DOMContentLoaded", () => {
     checkStatus();
-    setInterval(() => checks || checkStatus(), STATUS_INTERVAL);
+    setInterval(() => checks || isIdle() || checkStatus(), STATUS_INTERVAL);
+    document.addEventListener("visibilitychange", () => checks || isIdle() || checkStatus());
   });
 
   return { UNREACHABLE, key, ask, post, checkStatus, selectedVersions };

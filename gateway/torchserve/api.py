@@ -4,12 +4,13 @@ An Api is put together of nodes and tokens: those of the TorchServe on this mach
 """
 
 import re
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from urllib3 import BaseHTTPResponse
 
-from gateway.backend import NO_MODEL, BackendError, ImageRefused, NoSuchVersion, Unavailable, WorkerDied
+from gateway.backend import NO_MODEL, BackendError, ImageRefused, NoSuchVersion, TooSlow, Unavailable, WorkerDied
 from gateway.torchserve.nodes import Headers, Nodes, Send
 from gateway.torchserve.properties import MODEL, read_properties
 from gateway.torchserve.tokens import Keys, TokenFile, Tokens, bearer
@@ -102,6 +103,8 @@ def ready_workers(description: dict[str, Any]) -> list[dict[str, Any]]:
 
 def result(response: BaseHTTPResponse) -> Any:
     """Return the JSON of a reply. Raises the BackendError that its status stands for."""
+    if response.status == HTTPStatus.GATEWAY_TIMEOUT:  # of a proxy before the node
+        raise TooSlow
     try:
         reply = response.json()
     except ValueError:

@@ -35,13 +35,6 @@ class Management:
         """Describe the default version, a given one, or `all`: settings and workers."""
         return self._api.describe(version)
 
-    def describe_worker(self, version: str | None = None) -> dict[str, Any]:
-        """Have a worker describe itself: `card`, `device` and `pid`. It has answered all that it had before then.
-
-        Raises Unavailable if it does not.
-        """
-        return self._api.describe_by_worker(version)["customizedMetadata"]
-
     def models(self) -> list[str]:
         """Return the names of all registered models."""
         return [model["modelName"] for model in self._api.call(MANAGEMENT, "GET", "/models?limit=100")["models"]]
@@ -131,7 +124,7 @@ class Management:
         idle: set[int | None] = set()
         while not {worker["pid"] for worker in description["workers"]} <= idle and time.monotonic() < until:
             with suppress(Unavailable):  # a worker that died has nothing left to do either
-                idle.add(self.describe_worker(version).get("pid"))
+                idle.add(self._api.describe_by_worker(version)["customizedMetadata"].get("pid"))
             time.sleep(DRAIN_POLL_SECONDS)
             (description,) = self.describe(version)
 

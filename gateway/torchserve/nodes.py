@@ -20,7 +20,7 @@ MAX_SILENCE_SECONDS = 3  # without a confirmation from the other machine, which 
 POOL_SIZE = 64  # connections kept to each node, not a limit
 MAX_PIECE_BYTES = 256 * 1024  # of a request; larger ones are not copied to send them in one piece
 REST_SECONDS = 5.0  # in which a node that failed is tried last
-UNAVAILABLE_STATUSES = (502, 503)  # a node is not there behind its proxy, has no worker, or is busy; another may answer
+UNAVAILABLE_STATUSES = (502, 503, 504)  # a node is not there behind its proxy, is busy or slow; another may answer
 Headers = dict[str, str]
 LOG = logging.getLogger(__name__)
 

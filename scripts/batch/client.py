@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from ipaddress import ip_address
 from itertools import chain, repeat
 from pathlib import Path
 from threading import Event
@@ -22,10 +21,10 @@ from tqdm import tqdm
 
 from gateway.backend import Answer, Refusal
 from gateway.limits import MAX_IMAGE_BYTES
-from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE
+from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE, is_this_machine
 from training.outcome import Stopped
 
-ABOUT_THE_IMAGE = (400, 413, 415, 422)  # the gateway will always refuse this image
+ABOUT_THE_IMAGE = (400, 413, 415)  # the gateway will always refuse this image
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)  # the gateway may answer otherwise next time
 RETRY_SECONDS = 60  # without an answer, after which a request is given up
 DELAYS = (0.5, 1, 2, 4, 8)  # seconds between tries; the last is repeated
@@ -288,15 +287,6 @@ class Gateway:
         return GatewayGone(
             f"Something else than the gateway answers at {self.url}/{route}{status}; name another --url."
         )
-
-
-def is_this_machine(host: str) -> bool:
-    """Say whether a host of a URL is this machine; `classifier serve --host 0.0.0.0` may have named it so."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
 
 
 def reason_of(error: Exception) -> str:

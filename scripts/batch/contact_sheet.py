@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from handler.transforms import decode_upright
+from handler.transforms import decode_image
 from scripts.batch.rows import legible
 from training.files import written_whole
 
@@ -52,7 +52,4 @@ def _end_of(file: str) -> str:
 
 
 def _picture(file: Path) -> Image.Image:
-    upright = decode_upright(
-        file.read_bytes(), lambda image: image.convert("RGB")
-    )  # takes every image that has a prediction
-    return ImageOps.contain(upright, (PICTURE, PICTURE))
+    return ImageOps.contain(decode_image(file.read_bytes(), PICTURE), (PICTURE, PICTURE))

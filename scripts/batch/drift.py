@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.batch.client import Gateway
-from scripts.serving.defaults import RUN
+from scripts.serving.defaults import GATEWAY_LOG, RUN
 from training.outcome import Outcome, Stopped
 
-LOGS = ("gateway.log.1", "gateway.log")  # in the run folder; the first is the older one
+LOGS = (f"{GATEWAY_LOG}.1", GATEWAY_LOG)  # in the run folder; the first is the older one
 LESS_RIGHT = 0.1  # of the expected accuracy below that of validation
 MORE_OUTLIERS = 3.0  # times as many as among the validation images
 OTHER_SHARES = 0.3  # of the distance between the shares of the classes and those in training

@@ -21,7 +21,7 @@ from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRo
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
 from scripts.serving import signals
-from training.folders import few
+from training.folders import PLACES_FILE, few
 from training.outcome import Outcome, Stopped, say
 
 AWAY_SECONDS = 5  # seconds until a gateway that went away is tried again,
@@ -243,8 +243,22 @@ def predict(options: Options) -> Outcome:
             draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
     lines = [text, *to_repeat(again), *skipped(others), *as_text(summary, classes)]
+    if summary.accuracy is not None:
+        lines += [_flattered(name) for name in options.paths if holds_training_photos(Path(name))]
     document = as_document(summary, classes) | {"ask_again": again, "skipped": others, "output": output}
     return Outcome(1 if summary.failed or again else 0, "\n".join(lines), document)
+
+
+def holds_training_photos(folder: Path) -> bool:
+    """Return whether a training has split the photos of a folder, or found them split."""
+    return (folder / PLACES_FILE).is_file() or all((folder / split).is_dir() for split in ("train", "test"))
+
+
+def _flattered(name: str) -> str:
+    return (
+        f"{legible(name)} holds photos for training. If this model learned from them, the accuracy flatters: "
+        "'classifier evaluate' measures the others."
+    )
 
 
 def to_repeat(again: int) -> list[str]:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import distribution, requires, version
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
-from scripts.serving.defaults import KEY_HEADER, KEY_VARIABLE
+from scripts.serving.defaults import KEY_FILE, KEY_HEADER, KEY_VARIABLE, is_this_machine
 from training.outcome import Outcome, Stopped
 from training.project import MAR, ONNX_ZIP, ROOT
 
@@ -40,10 +39,6 @@ MAX_HEALTH_BYTES = 100_000
 HEALTHY, UNHEALTHY = {"status", "model", "version", "workers"}, {"status", "reason"}  # what the gateway's health has
 HTTP = 80  # the port of a URL without one
 UNAUTHORIZED = 401
-
-
-class WrongError(RuntimeError):
-    """Something that is wrong; the message says what to do."""
 
 
 class Finding(NamedTuple):
@@ -66,7 +61,7 @@ def examine(model: Path, url: str, config: Path, run: Path) -> Iterator[Finding]
         ("disk", lambda: _disk(run)),
         ("archive", lambda: _archive(model, _archive_of(model, run))),
         ("gateway", lambda: _gateway(url, config, run, _archive_of(model, run).name)),
-        ("keys", lambda: _keys(run / "key_file.json")),
+        ("keys", lambda: _keys(run / KEY_FILE)),
     ):
         yield _finding(name, look)
 
@@ -84,7 +79,7 @@ def _python() -> str:
     running, project = platform.python_version(), (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     oldest, too_new = re.findall(r"\d+\.\d+", re.findall(r"^requires-python = .*", project, re.MULTILINE)[0])
     if not _numbers(oldest) <= sys.version_info < _numbers(too_new):
-        raise WrongError(
+        raise Stopped(
             f"{sys.executable} is {running}, but {oldest} or newer, and older than {too_new}, is needed; {REINSTALL}, "
             f"with such a one as PYTHON=/usr/bin/python{oldest}."
         )
@@ -103,11 +98,11 @@ def _packages() -> str:
     for package in wanted:
         installed = version(package.name)
         if installed not in package.specifier:
-            raise WrongError(f"{package.name} is {installed}, not {package.specifier}; {REINSTALL}.")
+            raise Stopped(f"{package.name} is {installed}, not {package.specifier}; {REINSTALL}.")
     place = json.loads(distribution(PROJECT).read_text("direct_url.json") or "{}").get("url", "")
     folder = Path(url2pathname(urlsplit(place).path))
     if folder.resolve() != ROOT:
-        raise WrongError(f"They run the code in {folder}, not that in {ROOT}; {REINSTALL}.")
+        raise Stopped(f"They run the code in {folder}, not that in {ROOT}; {REINSTALL}.")
     right = f"the {len(wanted)} that serve are as pyproject.toml has them"
     return f"{right}, for the embedded backend alone; {EVERYTHING}" if _is_small() else right
 
@@ -149,9 +144,7 @@ def _disk(run: Path) -> str:
     folder = next(parent for parent in (run, *run.resolve().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if free < MIN_DISK_BYTES:
-        raise WrongError(
-            f"{free / 1e9:.1f} GB are free where {folder} is; make room for {MIN_DISK_BYTES / 1e9:.0f} GB."
-        )
+        raise Stopped(f"{free / 1e9:.1f} GB are free where {folder} is; make room for {MIN_DISK_BYTES / 1e9:.0f} GB.")
     return f"{free / 1e9:.0f} GB free"
 
 
@@ -167,8 +160,8 @@ def _archive(model: Path, archive: Path) -> str:
 def _gateway(url: str, config: Path, run: Path, archive: str) -> str:
     address = urlsplit(url)
     if not address.hostname:
-        raise WrongError(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
-    health = _health(address, _is_here(address.hostname))
+        raise Stopped(f"{url!r} is no URL; name one with --url, such as http://127.0.0.1:5001.")
+    health = _health(address, is_this_machine(address.hostname))
     if health is None:
         from gateway.torchserve.properties import read_properties
         from scripts.serving.product import check_ports
@@ -179,15 +172,15 @@ def _gateway(url: str, config: Path, run: Path, archive: str) -> str:
         from gateway.backend import NO_MODEL
 
         if health["reason"] == NO_MODEL:
-            raise WrongError(f"It runs, but no model is registered; run 'classifier models register {archive}'.")
-        raise WrongError(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
+            raise Stopped(f"It runs, but no model is registered; run 'classifier models register {archive}'.")
+        raise Stopped(f"It runs but cannot predict: {health['reason']} The log of TorchServe may say why.")
     return f"serves {health['model']}, version {health['version']}, with {health['workers']} workers"
 
 
 def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
     """Return the gateway's reply about its health, or None if nothing listens on this machine.
 
-    It connects directly, because a proxy for the web does not lead back here. Raises WrongError if another program
+    It connects directly, because a proxy for the web does not lead back here. Raises Stopped if another program
     answers.
     """
     kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
@@ -210,7 +203,7 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
     if isinstance(health, dict) and response.status == UNAUTHORIZED and health.get("success") is False:
         remedy = "ask for a new one" if key else f"set {KEY_VARIABLE} to yours"
         asks = "does not take the API key that was sent" if key else "asks for an API key"
-        raise WrongError(f"The gateway at {address.geturl()} {asks}: {remedy}.")
+        raise Stopped(f"The gateway at {address.geturl()} {asks}: {remedy}.")
     if isinstance(health, dict) and (HEALTHY if health.get("status") == "healthy" else UNHEALTHY) <= health.keys():
         return health
     remedy = (
@@ -218,23 +211,14 @@ def _health(address: SplitResult, here: bool) -> dict[str, Any] | None:
         if here
         else "start the gateway there, or name another --url"
     )
-    raise WrongError(f"The gateway does not answer at {address.geturl()} ({reason}): {remedy}.")
-
-
-def _is_here(host: str) -> bool:
-    """Return whether a host of a URL is this machine; `0.0.0.0` is, because `classifier serve --host` takes it."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_loopback or address.is_unspecified
+    raise Stopped(f"The gateway does not answer at {address.geturl()} ({reason}): {remedy}.")
 
 
 def _keys(key_file: Path) -> str:
     if not key_file.exists():
         return "none, because TorchServe was not started here"
     if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
-        raise WrongError(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
+        raise Stopped(f"Others can read {key_file}; run 'chmod 600 {key_file}' and start the product again.")
     return f"{key_file} is for its owner alone"
 
 

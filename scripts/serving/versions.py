@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion
 from gateway.torchserve.management import Management
 from scripts.serving import served, signals
-from scripts.serving.defaults import EMBEDDED, LIVE_MINUTES
+from scripts.serving.defaults import EMBEDDED, KEY_FILE, LIVE_MINUTES
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
 from scripts.serving.rolling import in_store, register, roll, rollback
@@ -61,7 +61,7 @@ def _deployment(config: Path, run: Path) -> Deployment:
     if served.backend(run) == EMBEDDED:
         return EmbeddedDeployment(run, TIMEOUT)
     try:
-        return Management(config, run / "key_file.json", TIMEOUT)
+        return Management(config, run / KEY_FILE, TIMEOUT)
     except FileNotFoundError:
         raise Stopped(f"There is no file {config}; name TorchServe's with --config.") from None
 
@@ -106,7 +106,13 @@ def _change(command: str, deployment: Deployment, run: Path, **given: Any) -> st
             _check_others(deployment.versions(), **given)
             deployment.unregister(given["version"])
             done = f"Version {given['version']} is unregistered."
-    served.record(deployment, run)
+    try:
+        served.record(deployment, run)
+    except OSError as error:
+        raise Stopped(
+            f"{done} But {error.filename or run} cannot be written ({error.strerror}), so the next start serves what "
+            "it did before. Make room, then run 'classifier models set-default'."
+        ) from None
     return done
 
 

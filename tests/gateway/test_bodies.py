@@ -163,6 +163,11 @@ def test_many_values_of_json_are_refused_unread(stack: Stack, piece: str) -> Non
         (BASE64[:101], "characters are missing"),
         (BASE64.replace("+", " ", 1), "'+' become a blank"),
         ("QUJD=QUJD", "characters are missing"),
+        ("*", "holds '*'"),
+        ("QUJD\0", r"holds '\x00'"),
+        ("QUJDdata:image/png;base64,QUJD", "holds ':'"),
+        ("data:image/png;base64,", "The image is empty."),
+        ("data:text/plain;base64,QUJD", "cannot be read"),  # by the model: the type of a data URL says nothing
     ],
 )
 def test_what_is_no_base64_is_named(stack: Stack, text: str, words: str) -> None:
@@ -175,7 +180,9 @@ def test_json_in_any_of_its_encodings(stack: Stack, encoding: str) -> None:
     assert post_json(stack, body).json()["predicted_class"] == "purple"
 
 
-@pytest.mark.parametrize("body", [PICTURE, b"", b'{"image": "\xff"}', b'{"image": "QUJD"', f"image={BASE64}".encode()])
+@pytest.mark.parametrize(
+    "body", [PICTURE, b"", b"{", b'{"image": "\xff"}', b'{"image": "QUJD"', f"image={BASE64}".encode()]
+)
 def test_a_body_that_is_no_json(stack: Stack, body: bytes) -> None:
     assert_refused(post_json(stack, body), 400, "The body is not JSON. Send")
 

@@ -151,6 +151,32 @@ def test_an_upgrade_is_not_made(client: socket) -> None:
     assert answer["PATH_INFO"] == "/a"
 
 
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 4", b"body"),
+        (b"Content-Length: 4", b"bodyPOST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nafter"),
+        (b"Transfer-Encoding: chunked", b"2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 1000])
+def test_nor_is_the_body_lost_with_which_it_is_offered(
+    client: socket, framing: bytes, body: bytes, pieces: int
+) -> None:
+    head = b"POST /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + framing + b"\r\n\r\n"
+    sent = head + body
+    for start in range(0, len(sent), len(sent) // pieces or 1):
+        client.sendall(sent[start : start + (len(sent) // pieces or 1)])
+        gevent.sleep(0)
+    (answer,) = answers(received(client))
+    assert (answer["PATH_INFO"], answer["body"]) == ("/a", "body")
+
+
+def test_a_body_that_is_torn_behind_such_an_offer_is_an_error(client: socket) -> None:
+    client.sendall(b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n")
+    assert received(client) == b""
+
+
 BROKEN: dict[str, tuple[bytes, int]] = {
     "long URL": (b"GET /" + b"x" * limits.MAX_URL_BYTES + b" HTTP/1.1\r\n\r\n", 414),
     "many headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (limits.MAX_HEADERS + 1) + b"\r\n", 431),
@@ -204,6 +230,7 @@ def test_who_reads_no_answer_may_not_go_on_asking(client: socket) -> None:
     before, _, refusal = received(client).rpartition(b"HTTP/1.1 ")
     assert len(answers(before)) == limits.MAX_UNANSWERED
     assert refusal.startswith(b"429 ")
+    assert b"\r\nRetry-After: 1\r\n" in refusal
 
 
 def test_a_body_that_was_given_up_is_not_waited_for(client: socket) -> None:

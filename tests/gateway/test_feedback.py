@@ -196,6 +196,16 @@ def test_it_is_bounded_in_age(monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
     assert mine.exists()  # it deletes no other files
 
 
+def test_old_ones_go_where_requests_hold_several_images_alone(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    client = gateway(monkeypatch, folder, FEEDBACK_DAYS=1)
+    old = folder / send(client, RED, name="dog").get_json()["kept"]
+    os.utime(old, (time.time() - 100_000,) * 2)
+    monkeypatch.setattr(feedback, "SECONDS_BETWEEN_SCANS", 0)
+    files = [(io.BytesIO(RED), "red"), (io.BytesIO(BLUE), "blue")]
+    assert client.post("/predict", data={"file": files}).status_code == 200
+    wait_until(lambda: not old.exists())
+
+
 def test_what_is_told_again_stays_as_long_as_what_is_new(client: FlaskClient, folder: Path) -> None:
     old = folder / send(client, RED, name="dog").get_json()["kept"]
     for file in (old, old.with_suffix(".jsonl")):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -59,6 +60,19 @@ def gateway(monkeypatch: pytest.MonkeyPatch, file: Path, **settings: object) -> 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch, file: Path, key: str) -> FlaskClient:
     return gateway(monkeypatch, file)
+
+
+def test_a_full_gateway_counts_and_names_whom_it_refuses_at_once(
+    client: FlaskClient, key: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    counted = Mock()
+    monkeypatch.setattr("gateway.metrics.count_client", counted)
+    monkeypatch.setattr("gateway.limits.MAX_WAITING_IMAGES", 0)
+    for sent, name in ((key, "ann"), ("another", None)):
+        assert ask(client, **{"X-API-Key": sent}).status_code == 503
+        gevent.sleep(0)  # a turn of the loop, which writes the log
+        assert json.loads(capfd.readouterr().out.splitlines()[-1])["client"] == name
+    counted.assert_called_once_with("ann", 503)
 
 
 def ask(client: FlaskClient, path: str = "/predict", **headers: str) -> TestResponse:

@@ -183,37 +183,26 @@ def test_empty_file_name(stack: Stack) -> None:
     assert_failed(requests.post(f"{stack.url}/predict", data=body, headers=headers), 400, "No file was chosen")
 
 
-@pytest.mark.parametrize(
-    "body", ["", "{", "[]", "null", '"text"', "{}", '{"image": 3}', '{"image": null}', "[" * 10**5]
-)
+@pytest.mark.parametrize("body", ["[]", "null", '"text"', "{}", '{"image": 3}', '{"image": null}'])
 def test_json_that_holds_no_image(stack: Stack, body: str) -> None:
     headers = {"Content-Type": "application/json"}
     response = requests.post(f"{stack.url}/predict_base64", data=body, headers=headers)
-    assert_failed(response, 400, "")
+    assert_failed(response, 400, 'Send JSON of the form {"image": "<base64>"}')
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("content", "words"),
     [
-        "",
-        "*",
-        "abc",
-        "data:image/png;base64,",
-        "data:text/plain;base64,QUJD",
-        "QUJDdata:image/png;base64,QUJD",
-        "QUJD\0",
+        (b"", "empty"),
+        (b"text", "cannot be read"),
+        (PICTURE[:-60], "cannot be read"),
+        (b"\xff\xd8\xff", "cannot be read"),
     ],
+    ids=["empty", "text", "cut", "jpeg"],
 )
-def test_not_base64(stack: Stack, text: str) -> None:
-    assert_failed(send_base64(stack, text), 400, "")
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"text", PICTURE[:-60], b"\xff\xd8\xff"], ids=["empty", "text", "cut", "jpeg"]
-)
-def test_no_decodable_image(stack: Stack, content: bytes) -> None:
-    assert_failed(upload(stack, content), 400, "")
-    assert_failed(send_base64(stack, base64.b64encode(content).decode()), 400, "")
+def test_no_decodable_image(stack: Stack, content: bytes, words: str) -> None:
+    assert_failed(upload(stack, content), 400, words)
+    assert_failed(send_base64(stack, base64.b64encode(content).decode()), 400, words)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "TIFF"])

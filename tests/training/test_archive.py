@@ -113,6 +113,12 @@ def test_a_version_that_no_one_could_ask_for_is_refused(checkpoint: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_no_backend_serves_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match=r"mine\.zip has to end in \.mar for TorchServe, or in \.onnx\.zip"):
+        run_module("training.archive", checkpoint, "--output", tmp_path / "mine.zip")
+    assert not list(tmp_path.iterdir())
+
+
 def test_versions_are_those_that_the_gateway_asks_for() -> None:
     assert module.VERSION == api.VERSION
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.stack import ROOT
 from training.card import describe_in_words
 from training.checkpoint import load_checkpoint
 from training.inputs import call
+from training.metrics import wilson_interval
 
 RELEASED = sorted((ROOT / "model_store").glob("*.pth"))
 
@@ -43,6 +45,19 @@ def test_model_hubs_find_its_figures(checkpoint: Path) -> None:
 def test_released_checkpoints_have_theirs(path: Path) -> None:
     assert path.with_suffix(".md").read_text() == describe_in_words(load_checkpoint(path))
     assert path.stat().st_size < 25e6
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_the_figures_of_released_checkpoints_are_those_of_their_cards(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    test = checkpoint.card["metrics"]["test"]
+    low, high = wilson_interval(test["accuracy"], test["images"])
+    (millions,) = re.findall(r"It has ([\d.]+) million numbers", describe_in_words(checkpoint))
+    right = f"{100 * test['accuracy']:.2f} %"
+    (front,) = re.findall(rf"^\| \[`{path.stem}`\].*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert front.endswith(f"| {millions} M | {right} ({100 * low:.2f} % to {100 * high:.2f} %) |")
+    (folder,) = re.findall(rf"^\| \[`{path.name}`\].*", (path.parent / "README.md").read_text(), re.MULTILINE)
+    assert folder.endswith(f"| {right} |")
 
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)

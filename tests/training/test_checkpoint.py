@@ -1,5 +1,6 @@
 import ast
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
 class Trap:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("sprung",)
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    monkeypatch.setattr("training.checkpoint.written_whole", lambda path: nullcontext(full))
+    with pytest.raises(OSError, match="No space left on device"):
+        save({"weights": torch.zeros(1000)}, tmp_path / "last.pth")
 
 
 def test_runs_no_code_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handler.transforms import Preprocessing
-from tests.drawing import draw, encode
+from tests.drawing import add_photos, draw, encode
 from training.data import load_images, load_training_images, stratified_split
 from training.folders import FEEDBACK_FILE
 from training.photos import photos_of
@@ -39,6 +39,45 @@ def test_all_unreadable_photos_are_named_at_once(photos: Path) -> None:
     assert str(raised.value).startswith("4 files and folders cannot be trained on:")
     for name in ("a.png", "b.jpg", "c.jpg", "d.jpg"):
         assert name in str(raised.value)
+
+
+def test_a_class_whose_photos_cannot_be_read_is_not_called_small(photos: Path) -> None:
+    (photos / "moved").mkdir()
+    (photos / "moved" / "1.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DataError, match=r"1 file or folder cannot be trained on:\n.*moved/1\.jpg"):
+        load_training_images(photos, SMALL)
+
+
+def test_all_empty_classes_are_named_at_once(photos: Path) -> None:
+    for name in ("ash", "birch"):
+        (photos / name).mkdir()
+    with pytest.raises(DataError, match=r"/ash, .*/birch have no JPEG"):
+        photos_of(photos, "train")
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("seg_train", "seg_test"), ("train", "eval")])
+def test_splits_of_other_names_are_no_classes(photos: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        shutil.copytree(photos, tmp_path / "set" / name)
+    with pytest.raises(DataError, match=r"all hold azure, lime, red, as if they were splits .*train and test"):
+        photos_of(tmp_path / "set", "train")
+
+
+def test_classes_with_the_same_folders_are_noted(photos: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("2023", "2024")):
+        for colour in ("red", "lime"):
+            add_photos(tmp_path / "set" / name, colour, range(10 * number, 10 * number + 5))
+    (note,) = photos_of(tmp_path / "set", "train").notes
+    assert note.endswith("each class has the folders lime, red. If those are your classes, name a folder above them.")
+
+
+def test_copies_of_training_photos_among_the_test_photos_are_noted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(photos, tmp_path / "set" / split)
+    load_training_images(tmp_path / "set", SMALL)
+    assert "30 test photos are copies of training photos, so the test accuracy will flatter" in capsys.readouterr().out
 
 
 def test_a_folder_above_train_and_test_gets_a_sentence(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_class_names_are_no_formulas(checkpoint: Path, dataset: Path, tmp_path: 
     assert (tmp_path / "mistakes.png").exists()
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+def test_class_names_that_the_font_lacks_have_numbers(checkpoint: Path, dataset: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    images = load_images(dataset, "test", loaded.inputs)
+    names = ["小猫", *images.classes[1:]]
+    write_report(loaded, images._replace(labels=images.labels.roll(1), classes=names), tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "| 小猫 (class 1) |" in page
+    assert f"| {names[1]} |" in page
+
+
 def test_precision_and_recall_are_told_apart() -> None:
     predicted, labels = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 0])
     rows = per_class(torch.eye(3)[predicted], labels, ["a", "b", "never"])

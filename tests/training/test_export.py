@@ -99,6 +99,8 @@ def test_a_network_that_answers_nan_is_refused(checkpoint: Path, tmp_path: Path)
 
 
 def test_needs_real_images(checkpoint: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "only.png")
-    with pytest.raises(ExportError, match="has no JPEG images"):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ExportError, match="has no images"):
         export(load_checkpoint(checkpoint), tmp_path / "out.pt", tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "IMG_1.PNG")
+    export(load_checkpoint(checkpoint), tmp_path / "out.pt", tmp_path)

@@ -100,6 +100,25 @@ def test_decisions_are_carried_out_all_or_none(folder: Path, tmp_path: Path, row
     assert not (tmp_path / "photos").exists()
 
 
+@pytest.mark.parametrize("to", [".", "red", ".."])
+def test_photos_and_feedback_are_two_folders(folder: Path, tmp_path: Path, to: str) -> None:
+    red = next((folder / "red").glob("*.jpg")).relative_to(folder)
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},red\n")
+    with pytest.raises(CommandFailed, match="lie in each other, so nothing was moved"):
+        run("accept", folder, tmp_path / "moves.csv", "--to", folder / to)
+    assert (folder / red).exists()
+
+
+def test_a_file_that_somebody_put_there_is_not_proposed_and_not_deleted(folder: Path, tmp_path: Path) -> None:
+    mine = folder / "red" / "IMG_1.jpg"
+    mine.write_bytes(IMAGES["red"])
+    assert run("review", folder, "-o", tmp_path / "feedback.html") == {"waiting": 4}
+    (tmp_path / "moves.csv").write_text("file,to\nred/IMG_1.jpg,\n")
+    with pytest.raises(CommandFailed, match=r"has no image 'red/IMG_1\.jpg'"):
+        run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
+    assert mine.exists()
+
+
 def test_what_has_gone_meanwhile_stops_nothing(folder: Path, tmp_path: Path) -> None:
     red, blue = (next((folder / name).glob("*.jpg")).relative_to(folder) for name in ("red", "blue"))
     (tmp_path / "moves.csv").write_text(f"file,to\n{blue},blue\n{red},\n")

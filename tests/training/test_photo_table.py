@@ -52,6 +52,12 @@ def test_a_csv_may_decide_the_split(photos: Path) -> None:
         ("file,label\na.png,cat\n", "needs at least two classes; .*photos.csv has only cat"),
         ("file;label\na.png;cat\nb.png;dog\n", "a.png: No such file or directory. Remove it"),
         ("file,label,split\na.png,cat,train\nb.png,dog,test\n", "no row of class 'dog' with the split train"),
+        (
+            "file,label,split\n"
+            + "".join(f"{name}{split}.png,{name},{split}\n" for name in ("cat", "dog") for split in ("train", "test"))
+            + "v.png,cat,validation\n",
+            "no row of class 'dog' with the split validation",
+        ),
     ],
 )
 def test_says_what_is_wrong_with_a_csv(tmp_path: Path, text: str, sentence: str) -> None:

@@ -78,6 +78,10 @@ def test_two_photos_of_a_class_are_too_few(photos: Path) -> None:
     shutil.copy(photos / "blue" / "0.png", photos / "blue" / "copy.png")
     with pytest.raises(DataError, match=r"Class 'blue' has 2 different photos; give it 3 or more"):
         photos_of(photos, "train")
+    add_photos(photos, "pink", range(1))
+    both = "2 classes have too few photos: 'blue' has 2 different photos, 'pink' has 1 photo; give each 3"
+    with pytest.raises(DataError, match=both):
+        photos_of(photos, "train")
 
 
 def test_copies_are_on_one_side(photos: Path) -> None:

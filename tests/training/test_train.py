@@ -311,6 +311,17 @@ def test_a_log_that_fails_ends_no_training(few: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("training goes on. no server") == 2
 
 
+def test_says_that_there_is_nothing_to_resume(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path / "mine", resume=True)
+    assert f"{tmp_path / 'mine'} holds no run to resume, so training starts" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written_is_named_before_an_image_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Stopped, match=r"file/runs cannot be written \(Not a directory\)"):
+        train(Recipe.model_validate(QUICK_RECIPE), tmp_path / "no-images", tmp_path / "file" / "runs", resume=False)
+
+
 def test_two_runs_in_one_folder_are_refused(few: Path, tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(RecipeError, match="Another process trains into"):
         train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path, resume=True)
@@ -345,9 +356,11 @@ def test_does_not_resume_with_other_images(
 
 
 def test_says_in_a_sentence_what_is_missing(tmp_path: Path) -> None:
+    data = tmp_path / "photos"
+    data.mkdir()
     with pytest.raises(CommandFailed) as end:
-        run_module("training.train", "--recipe", RECIPES / "cnn.yaml", "--data", tmp_path, "--output", tmp_path / "out")
-    assert str(end.value) == f"{tmp_path} has no folders of classes; put images into {tmp_path}/<class>/.\n"
+        run_module("training.train", "--recipe", RECIPES / "cnn.yaml", "--data", data, "--output", tmp_path / "out")
+    assert str(end.value) == f"{data} has no folders of classes; put images into {data}/<class>/.\n"
 
 
 def test_looks_at_the_classes_of_the_test_images_first(tmp_path: Path) -> None:

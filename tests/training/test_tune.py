@@ -27,7 +27,7 @@ from tests.drawing import THREE, draw_dataset
 from tests.stack import HOWTO, ROOT, documented, free_ports, wait_until
 from training.config import Recipe, RecipeError, changed, load_recipe
 from training.outcome import Stopped
-from training.tune import ENDED, counted, load_space, open_study, search, suggest
+from training.tune import ENDED, Space, counted, load_space, open_study, search, suggest
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": [16, 32]}
 
@@ -239,6 +239,30 @@ def test_a_machine_that_slept_says_that_its_trial_is_gone() -> None:
 
     with pytest.raises(Stopped, match="another process has it"):
         search(study, run, 1, ENDED)
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_ctrl_c_costs_no_trial(space: Path, grid: bool) -> None:
+    recipe = Recipe.model_validate(QUICK_RECIPE)
+    fields: Space = {"batch_size": [16, 32]}
+    study = open_study("cut", InMemoryStorage(), fields, recipe, [1], grid)
+    tried: list[dict[str, Any]] = []
+
+    def run(trial: Trial) -> float:
+        suggest(trial, fields, recipe)
+        tried.append(trial.params)
+        if len(tried) == 1:
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        search(study, run, 2, ENDED)
+    search(study, run, 2, ENDED)
+    assert tried[1] == tried[0]
+    ended = counted(study, ENDED)
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE] * 2
+    assert bool(ended[0].user_attrs.get("reference")) != grid
+    assert not grid or {trial.params["batch_size"] for trial in ended} == {16, 32}
 
 
 @pytest.mark.slow

@@ -79,6 +79,27 @@ def test_of_two_versions_only_the_lost_one_is_asked_again_and_what_is_typed_stay
     assert asked == {"1.0": 1, "2.0": 3}
 
 
+def test_an_error_stays_on_show_while_the_page_asks_again(served: Page) -> None:
+    busy = {"error": "Too many images are waiting.", "success": False}
+    asked = 0
+
+    def refuse(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        route.fulfill(status=503, json=busy)
+
+    served.route("**/predict", refuse)
+    served.set_input_files("#file", upload())
+    expect(served.get_by_role("alert")).to_contain_text("Too many images are waiting.")
+    served.evaluate(
+        "new MutationObserver((seen) => (window.changes = seen.length))"
+        ".observe(document.getElementById('prediction'), { subtree: true, childList: true, attributes: true })"
+    )
+    served.wait_for_timeout(6000)
+    assert asked >= 2
+    assert served.evaluate("window.changes ?? 0") == 0  # a screen reader would repeat it
+
+
 @pytest.mark.parametrize(("times", "ends"), [(2, "green"), (100, "It takes too long.")])
 def test_asks_a_few_times_for_an_image_that_took_too_long(served: Page, times: int, ends: str) -> None:
     asked = 0

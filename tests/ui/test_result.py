@@ -132,6 +132,31 @@ def test_another_version_is_asked_at_once(served: Page) -> None:
     expect(served.locator(".spent")).to_contain_text("Version 2.0 answered in")
 
 
+def test_an_image_that_one_version_has_predicted_is_asked_of_both(served: Page) -> None:
+    served.set_input_files("#file", [upload(encode(draw("red", 5)), "red.png"), upload()])
+    expect(served.locator("#visit .summary")).to_contain_text(["red", "green"])
+    served.get_by_label("Compare with").select_option("2.0")
+    expect(served.locator("#agreement")).to_contain_text("disagree")
+    served.locator("#visit button").last.click()
+    expect(served.locator("#agreement")).to_have_text("The versions agree: both predict green.")
+    served.get_by_label("Compare with").select_option("none")
+    expect(served.locator(".column")).to_have_count(1)
+    served.locator("#visit button").first.click()
+    expect(served.locator(".column")).to_have_count(1)
+    expect(served.locator(".predicted")).to_have_text("red")
+
+
+def test_a_screen_reader_hears_the_answer_and_not_all_rows(served: Page) -> None:
+    spoken = served.get_by_role("status").and_(served.locator("#spoken"))
+    assert not served.locator("#prediction [aria-live], [aria-live] .bars").count()
+    served.set_input_files("#file", upload(encode(draw("red", 5))))
+    expect(spoken).to_have_text(re.compile(r"^\s*red \d+\.\d\s%$"))
+    served.get_by_label("Compare with").select_option("2.0")
+    expect(spoken).to_contain_text("The versions disagree: 1.0 predicts red, 2.0 predicts pink.")
+    served.get_by_text("Explain the prediction").click()
+    expect(spoken).to_contain_text("supports red")
+
+
 def test_shows_what_each_version_sees(compared: Page) -> None:
     seen = compared.locator("#pictures img").first
     compared.get_by_text("Explain the prediction").click()

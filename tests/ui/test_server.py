@@ -23,6 +23,22 @@ def test_the_status_is_always_in_sight(served: Page) -> None:
     expect(served.locator("#status")).to_be_in_viewport()
 
 
+def test_a_page_that_nobody_sees_asks_nothing_until_it_is_seen(page: Page) -> None:
+    """Without this, each open tab writes three lines into the server's log every five seconds."""
+    with serving() as url:
+        page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.unseen ?? false })")
+        page.goto(url)
+        expect(page.locator("#status")).to_contain_text("Ready")
+        page.evaluate("window.unseen = true")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(6000)
+        assert not asked
+        page.evaluate("window.unseen = false; document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_timeout(500)
+        assert f"{url}/health" in asked
+
+
 @pytest.fixture
 def locked(page: Page, tmp_path: Path) -> Iterator[tuple[Page, Path]]:
     """The page of a gateway that asks for a key, and its file of keys."""

@@ -35,8 +35,8 @@ LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
 class Photo:
     """A photo: its path below the folder, class, split (train or test), and how it looks.
 
-    `size` is its width and height as decoded for SIZE, which a JPEG may be at a half or less. `brightness` and
-    `contrast` are the mean and deviation of the grey values of 0 to 255, `sharpness` the deviation of their Laplacian.
+    `size` is the width and height in its file. `brightness` and `contrast` are the mean and deviation of the grey
+    values of 0 to 255, `sharpness` the deviation of their Laplacian.
     """
 
     path: Path

@@ -19,7 +19,7 @@ from training.folders import FEEDBACK_FILE, HEIC_EXTENSIONS, HOW_TO_READ_HEIC, R
 from training.outcome import Stopped
 
 UNLABELLED = ".unlabelled"
-KEPT = re.compile(r"[^/]+/[0-9a-f]{64}\.\w+")  # a path of an image, as the gateway keeps it
+KEPT = re.compile(r"[0-9a-f]{64}\.\w+")  # an image, as the gateway names it
 
 
 class Proposal(NamedTuple):
@@ -47,7 +47,7 @@ def proposals(folder: Path) -> list[Proposal]:
     for place in sorted(folder.iterdir()):
         if place.is_dir() and (place.name == UNLABELLED or not place.name.startswith(".")):
             class_name = "" if place.name == UNLABELLED else place.name
-            images = sorted(path for path in place.iterdir() if _is_kept(path) and not is_leaving(path.name))
+            images = sorted(path for path in place.iterdir() if _is_kept(path))
             found += [Proposal(path.relative_to(folder), class_name, _lines(path)) for path in images]
     return found
 
@@ -76,8 +76,12 @@ def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
 
     One that is among the photos already stays out, because a test photo would be learned. All are copied before the
     first is deleted, so that you can run it again if it stops. Raises Stopped if a row names no image of the folder, or
-    no class, if an image is among the photos with another class, or if a file cannot be written.
+    no class, or if an image is among the photos with another class. So it does if one folder is in the other, or if a
+    file cannot be written.
     """
+    kept, trained = folder.resolve(), photos.resolve()
+    if kept == trained or kept in trained.parents or trained in kept.parents:
+        raise Stopped(f"{photos} and {folder} lie in each other, so nothing was moved. Name another folder with --to.")
     waiting = {proposal.path.as_posix(): proposal for proposal in proposals(folder)}
     _check(folder, moves, waiting)
     splits = photos.is_dir() and any(photos.iterdir()) and has_splits(photos)
@@ -116,7 +120,7 @@ def _check(folder: Path, moves: list[Move], waiting: Collection[str]) -> None:
     for move in moves:
         if move.to and (Path(move.to).name != move.to or is_leaving(move.to)):
             raise Stopped(f"{move.to!r} cannot be a class, so nothing was moved. Correct the row.")
-        if move.file not in waiting and not KEPT.fullmatch(move.file):
+        if move.file not in waiting and not (len(parts := Path(move.file).parts) == 2 and KEPT.fullmatch(parts[1])):
             raise Stopped(
                 f"{folder} has no image {move.file!r}, so nothing was moved. Run 'classifier feedback review' again."
             )
@@ -145,7 +149,9 @@ def _copies(folder: Path, targets: dict[str, Path], photos: Path, splits: bool) 
 
 
 def _is_kept(path: Path) -> bool:
-    return is_image(path) or path.suffix in HEIC_EXTENSIONS  # which may need a package that is not here
+    """Return whether this is an image of the gateway, and no other file that somebody put there."""
+    known = is_image(path) or path.suffix in HEIC_EXTENSIONS  # which may need a package that is not here
+    return known and KEPT.fullmatch(path.name) is not None
 
 
 def _lines(image: Path) -> list[dict[str, Any]]:

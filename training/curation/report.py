@@ -123,7 +123,7 @@ def _classes(examined: Examined) -> str:
             f"<tr><td>{escape(name)}</td><td>{len(own) - tests:,}</td><td>{tests:,}</td>"
             f"<td>{min(sides)} to {max(sides)}, median {np.median(sides):.0f}</td></tr>"
         )
-    head = "<tr><th>class</th><th>to train on</th><th>for the test</th><th>shorter side, pixels as decoded</th></tr>"
+    head = "<tr><th>class</th><th>to train on</th><th>for the test</th><th>shorter side in pixels</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 

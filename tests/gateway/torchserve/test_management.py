@@ -6,11 +6,6 @@ from gateway.backend import BackendError
 from tests.stack import Stack
 
 
-def test_a_worker_describes_itself(stack: Stack) -> None:
-    workers = {worker["pid"] for worker in stack.torchserve.describe()[0]["workers"]}
-    assert stack.torchserve.describe_worker("1.0")["pid"] in workers
-
-
 def test_settings_of_the_archive_are_in_force(stack: Stack) -> None:
     (description,) = stack.torchserve.describe()
     in_force = {name: description[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}

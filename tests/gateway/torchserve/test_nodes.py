@@ -36,6 +36,7 @@ PREDICTION = {
 }
 DIES = 0  # instead of a status
 DIED = {"code": 500, "type": "InternalServerException", "message": "Worker died."}
+SLOW = (504, {"code": 504, "type": "NodeSlowException", "message": "No node has answered in time"})
 FULL = {"code": 503, "type": "ServiceUnavailableException", "message": "No worker is available."}
 
 
@@ -261,6 +262,19 @@ def test_a_large_image_may_take_longer_than_a_connection(monkeypatch: pytest.Mon
 def test_who_asks_knows_when_all_are_away(refusing: str) -> None:
     with pytest.raises(Unavailable):
         ask(Nodes([refusing, refusing], timeout=5))
+
+
+@pytest.mark.parametrize("second", [SLOW, (503, FULL)], ids=["slow", "full"])
+def test_a_proxy_that_waited_too_long_for_its_node_says_so(token_file: Path, second: Answer) -> None:
+    with serving(lambda path: ready(path, SLOW), lambda path: ready(path, second)) as servers:
+        asked = client([server.url for server in servers], token_file)
+        statuses = {asked.post("/predict", data=upload()).status_code for _ in range(4)}
+        assert statuses == {504, second[0]}
+
+
+def test_what_one_node_is_too_slow_for_another_may_answer(token_file: Path) -> None:
+    with serving(lambda path: ready(path, SLOW), good) as servers:
+        assert several_nodes([server.url for server in servers], token_file).predict(b"image") == PREDICTION
 
 
 def test_what_a_worker_had_is_asked_of_another_node_once(token_file: Path) -> None:

@@ -9,7 +9,7 @@ from scripts.batch.contact_sheet import CAPTION, COLUMNS, FONT, GAP, PICTURE, _e
 
 def test_pictures_in_order_upright_with_a_caption(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 3000), "red").save(tmp_path / "large.jpg")
-    Image.new("LA", (8, 8), 0).save(tmp_path / "small.png")
+    Image.new("L", (8, 8), 0).save(tmp_path / "small.png")
     turned = Image.Exif()
     turned[0x0112] = 6  # a camera held upright
     Image.new("RGB", (40, 20), "blue").save(tmp_path / "turned.jpg", exif=turned)
@@ -41,6 +41,16 @@ def test_an_image_with_broken_metadata_is_shown_as_it_was_predicted(tmp_path: Pa
     draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / "odd.jpg"), "a cat")])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((GAP + PICTURE // 2, GAP + PICTURE // 2)) == (0, 0, 254)
+
+
+def test_grey_of_16_bits_and_transparent_pixels_are_shown_as_they_were_predicted(tmp_path: Path) -> None:
+    Image.new("I;16", (40, 40), 20000).save(tmp_path / "grey.png")
+    Image.new("RGBA", (40, 40), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    draw_sheet(tmp_path / "sheet.png", [(0.1, str(tmp_path / name), "a cat") for name in ("grey.png", "clear.png")])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        for column, colour in enumerate([(78, 78, 78), (255, 255, 255)]):
+            middle = GAP + column * (PICTURE + GAP) + PICTURE // 2
+            assert sheet.getpixel((middle, GAP + PICTURE // 2)) == colour
 
 
 def test_a_long_name_is_cut_at_its_left() -> None:

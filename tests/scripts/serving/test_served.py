@@ -9,12 +9,12 @@ import requests
 
 from scripts.serving import served
 from scripts.serving.defaults import TORCHSERVE
-from scripts.serving.supervisor import ServeError
 from tests.archives import numbered, rebuild
 from tests.conftest import run_module
 from tests.drawing import draw, encode
 from tests.stack import GATEWAY, JAVA, WORKER, Stack, serve, wait_until
 from training.files import digest_path
+from training.outcome import Stopped
 
 PICTURE = encode(draw("red", 2))
 
@@ -188,5 +188,5 @@ def test_a_rolled_archive_that_is_not_whole_is_named(
 
 def test_a_damaged_file_is_named(run: Path, store: Path) -> None:
     (run / served.FILE).write_text("{")
-    with pytest.raises(ServeError, match=r"served\.json is damaged; remove it"):
+    with pytest.raises(Stopped, match=r"served\.json is damaged; remove it"):
         served.begin(store / "first.mar", run, TORCHSERVE)
