@@ -122,7 +122,17 @@ def test_the_small_choice_is_the_gateway_alone() -> None:
     image, other = read("embedded"), SERVICES[name]
     assert small["image"] == f"classifier-embedded:{VERSION}"
     assert small["build"] == other["build"] | {"target": "embedded"}
-    same = ("read_only", "cap_drop", "security_opt", "init", "restart", "ports", "tmpfs", "stop_grace_period")
+    same = (
+        "read_only",
+        "cap_drop",
+        "security_opt",
+        "init",
+        "restart",
+        "logging",
+        "ports",
+        "tmpfs",
+        "stop_grace_period",
+    )
     assert {key: small[key] for key in same} == {key: other[key] for key in same}
     assert small["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
     assert small.keys() - same == {"image", "build", "deploy"}

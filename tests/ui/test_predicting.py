@@ -93,7 +93,7 @@ def test_an_error_stays_on_show_while_the_page_asks_again(served: Page) -> None:
     expect(served.get_by_role("alert")).to_contain_text("Too many images are waiting.")
     served.evaluate(
         "new MutationObserver((seen) => (window.changes = seen.length))"
-        ".observe(document.getElementById('prediction'), { subtree: true, childList: true, attributes: true })"
+        ".observe(document.getElementById('error'), { childList: true, attributes: true })"
     )
     served.wait_for_timeout(6000)
     assert asked >= 2

@@ -154,7 +154,7 @@ def test_a_screen_reader_hears_the_answer_and_not_all_rows(served: Page) -> None
     served.get_by_label("Compare with").select_option("2.0")
     expect(spoken).to_contain_text("The versions disagree: 1.0 predicts red, 2.0 predicts pink.")
     served.get_by_text("Explain the prediction").click()
-    expect(spoken).to_contain_text("supports red")
+    expect(spoken).to_contain_text("the probability of red")
 
 
 def test_shows_what_each_version_sees(compared: Page) -> None:
