@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.traffic import LOOK_SECONDS
+from scripts.bench.scaling import LATE_SECONDS
 from scripts.serving.traffic import FILE as TRAFFIC
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, wait_until
@@ -31,6 +32,11 @@ TARGETS = [target for panel in PANELS for target in panel["targets"]]
 SHOWN = [target["expr"].replace("$__rate_interval", "10s") for target in TARGETS]
 ALERTS = yaml.safe_load((ROOT / FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
 METRIC = re.compile(r"\bclassifier_\w+")
+
+
+def test_the_plan_for_scale_and_the_alert_mean_the_same_by_late() -> None:
+    (slow,) = (rule for rule in ALERTS if rule["alert"] == "ClassifierSlow")
+    assert float(slow["expr"].rpartition(">")[2]) == LATE_SECONDS
 
 
 def command(name: str) -> list[str]:

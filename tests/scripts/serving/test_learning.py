@@ -14,19 +14,27 @@ import yaml
 from playwright.sync_api import Page, expect
 
 from scripts.serving.defaults import EMBEDDED
-from scripts.serving.learning import Options, make_plan, place_for
+from scripts.serving.learning import HEAD_FIRST, Options, make_plan, place_for
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
 from tests.drawing import draw, encode
 from tests.screenshot import keep
 from tests.stack import Stack, serve
 from tests.ui.uploads import upload
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import load_recipe
 from training.curation.feedback import accept
 from training.curation.moves import Move
 from training.folders import from_feedback
 from training.outcome import Stopped
+from training.project import RECIPES
 
 EACH, CORRECTIONS, UNSEEN = 40, 20, 10
+
+
+def test_a_new_head_is_fitted_as_that_of_new_photos() -> None:
+    fitted = load_recipe(RECIPES / "photos.yaml").head_first
+    assert fitted
+    assert fitted.model_dump() == HEAD_FIRST
 
 
 def write(folder: Path, name: str, numbers: range) -> None:
