@@ -119,6 +119,7 @@ class Connection:
         self._parser = HttpRequestParser(self)
         self._arrived: deque[Request] = deque()  # those whose heads are complete
         self._failure: Refused | None = None  # of what comes behind them
+        self._offered = False  # another protocol, behind which no request is answered
         self._beside = 0  # bytes since the last head or piece of a body: of a head, of trailers, between chunks
         self._environ: dict[str, Any]
         self._begin()
@@ -157,9 +158,10 @@ class Connection:
         try:
             try:
                 self._parser.feed_data(data)
-            except HttpParserUpgrade as offer:  # is not taken up: what was asked in HTTP/1.1 is answered
-                self.last.keep_alive = False
-                self._read_on(data[offer.args[0] :])
+            except HttpParserUpgrade as offer:  # is not taken up: what was asked in HTTP/1.1 is answered, and no more
+                if not self._offered:
+                    self._offered, self.last.keep_alive = True, False
+                    self._read_on(data[offer.args[0] :])
         except HttpParserError:
             self._failure = self._failure or Refused(HTTPStatus.BAD_REQUEST)
         if self._beside > limits.MAX_HEAD_BYTES:
@@ -171,7 +173,8 @@ class Connection:
         if framing:
             self.last.complete = False
             self._parser = HttpRequestParser(Rest(self))
-            self._parser.feed_data("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1") + rest)
+            with suppress(HttpParserUpgrade):  # of a request behind it, which nobody answers
+                self._parser.feed_data("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1") + rest)
 
     # The parser calls these.
 

@@ -3,7 +3,7 @@
 
     classifier models roll second.mar --sample my-images/test --json
 
-`roll` registers an archive of the model store and compares its version with the served one. If it is no worse, it is
+`roll` registers an archive and compares its version with the served one. If it is no worse, it is
 served instead, and no request is lost. Exit status: 0 done, 2 stopped before the end.
 """
 
@@ -14,7 +14,7 @@ from scripts.serving import deployment, versions
 from training.commands import COUNT, PATH, Command, Group, as_json
 
 main = as_json(options.product(Group("models", help=__doc__, callback=click.pass_context(options.keep))))
-ARCHIVE = click.Argument(["archive"], help="its file, which is in the model store")
+ARCHIVE = click.Argument(["archive"], help="its file; one from elsewhere is copied into the model store")
 VERSION = click.Argument(["version"], help="a version, as `classifier models list` shows it")
 WORKERS = click.Argument(["workers"], type=COUNT, help="how many workers the version gets")
 ANY_VERSION = click.Argument(["version"], required=False, help="a version (default: the default version)")

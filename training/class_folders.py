@@ -30,7 +30,9 @@ from training.split import (
 )
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")  # beside train and test; nothing reads them
-SPLIT_NAME = re.compile("train", re.IGNORECASE)  # as in Training, training_set or seg_train
+# Words in the names of splits, such as Training, testing_set or seg_train.
+TRAIN = re.compile(r"(?<![a-z])train(ing)?(?![a-z])", re.IGNORECASE)
+NOT_TRAIN = re.compile(r"(?<![a-z])(test(ing)?|val(id(ation)?)?|eval(uation)?)(?![a-z])", re.IGNORECASE)
 
 
 def has_splits(root: Path) -> bool:
@@ -140,7 +142,8 @@ def classes_in(folder: Path, least: int = 2) -> list[str]:
             raise DataError(f"{folder} has a folder whose name is not UTF-8: {few([name])}. Rename it.")
         if {"train", "test"} <= set(_folders_in(folder / name)):
             raise DataError(f"{folder / name} has folders train and test, so it is no class; name it with --data.")
-    if any(map(SPLIT_NAME.search, names)) and (below := _folders_in_each(folder, names)):
+    are_splits = any(map(TRAIN.search, names)) and any(map(NOT_TRAIN.search, names))
+    if are_splits and (below := _folders_in_each(folder, names)):
         raise DataError(
             f"{few(names)} in {folder} all hold {few(below)}, as if they were splits of these classes. Rename them "
             "train and test."

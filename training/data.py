@@ -104,11 +104,11 @@ def load_training_images(root: Path | None, preprocessing: list[Preprocessing]) 
         raise DataError(f"{root}/train and {root}/test have different classes; give both the same folders.")
     _note_all(train)
     if train.digests is None:  # it was not the digests that split them
-        learnt, tested = (set(digests_of(photos.paths)) for photos in (train, test))
-        if copies := [digest for digest in learnt & tested if isinstance(digest, bytes)]:
+        learnt = {digest for digest in digests_of(train.paths) if isinstance(digest, bytes)}
+        if copies := [digest for digest in digests_of(test.paths) if digest in learnt]:
             _note(
                 f"{root}: {counted(copies, 'test photo is a copy', 'test photos are copies')} of training photos, so "
-                "the test accuracy will flatter. 'classifier check' shows them."
+                "the test accuracy will flatter." + " 'classifier check' shows them." * root.is_dir()
             )
     images, problems = _read(train, "train", preprocessing)
     raise_any(list(dict.fromkeys(problems + _read(test, "test", preprocessing)[1])))

@@ -39,6 +39,7 @@ from training.project import CHECKPOINTS, MAR, RECIPES
 from training.run import Run
 
 PHOTOS, CIFAR10 = "photos", "whitened_cnn"  # the recipes by default
+LAST = "last.pth"  # in the folder of a run: its state
 SAVE_SECONDS = 60.0
 MIN_STEPS = 40  # fewer in a run teach a new network little
 
@@ -55,15 +56,16 @@ def train(
 
     Raises RecipeError, DataError or CheckpointError before the first step if recipe, images or a checkpoint are wrong.
     """
-    last, checkpoint = output / "last.pth", output / f"{recipe.name}.pth"
+    last, checkpoint = output / LAST, output / f"{recipe.name}.pth"
     first = distributed.rank() == 0  # the process that writes files
 
     # Prepare. This reads the test images too, because a bad one must not end the run after hours of training.
     if last.exists() and not resume:
         raise RecipeError(f"{output} already holds a run; continue it with --resume, or choose another --output.")
-    if resume and not last.exists():
-        _print(f"{output} holds no run to resume, so training starts from the beginning.")
-    check_writable(output)
+    if data and data.is_dir() and data.resolve() in output.resolve().parents and not has_splits(data):
+        raise RecipeError(f"{output} lies in {data}, whose folders are classes; name another --output.")
+    if first:
+        check_writable(output)
     images = with_teacher(load_training_images(data, [recipe.preprocessing]), recipe, data)
     training, validation = stratified_split(images, recipe.validation_fraction, recipe.split_seed)
     run = Run(recipe, training, validation)
@@ -236,12 +238,15 @@ def main(
         raise Stopped(f"Name one folder of images, {folder} or --data {data}.")
     images = folder or data
     chosen = recipe or RECIPES / f"{PHOTOS if images else CIFAR10}.yaml"
+    run = output or Path("runs") / chosen.stem
     distributed.start()
     try:
+        if resume and not (run / LAST).exists():
+            _print(f"{run} holds no run to resume, so training starts from the beginning.")
         checkpoint = train(
             with_settings(load_recipe(chosen), settings),
             images,
-            output or Path("runs") / chosen.stem,
+            run,
             resume,
             save_seconds,
             [log for log, wanted in ((TensorBoard, tensorboard), (MLflow, mlflow)) if wanted],

@@ -11,8 +11,9 @@ page.result = (() => {
       return show("waiting", "Predicting…");
     }
     const error = failure(state.chosen);
-    if (error) show("error", error);
-    else present(state.chosen);
+    if (!error) return present(state.chosen);
+    say(""); // the error is an alert
+    show("error", error);
   }
 
   // Why there is nothing to show. If only one version failed, its error stands beside the other's prediction.
@@ -45,8 +46,8 @@ page.result = (() => {
     page.feedback.reset(names);
     page.programs.update(entry);
     show("result");
-    say(`${replies.length < 2 ? "" : agreement(replies)} ${summary(entry)}`);
     page.explanation.explain();
+    say(`${replies.length < 2 ? "" : agreement(replies)} ${summary(entry)}`); // last, because one text is read
   }
 
   // Both versions list the classes in one order: by the probabilities of the first version that answered.

@@ -3,6 +3,7 @@
 Rows are gathered in <output>.part, which becomes the output at the end; a run that was killed continues after them.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -251,7 +252,8 @@ def predict(options: Options) -> Outcome:
 
 def holds_training_photos(folder: Path) -> bool:
     """Return whether a training has split the photos of a folder, or found them split."""
-    return (folder / PLACES_FILE).is_file() or all((folder / split).is_dir() for split in ("train", "test"))
+    # Path's own methods raise an error for a folder that cannot be entered.
+    return os.path.isfile(folder / PLACES_FILE) or all(os.path.isdir(folder / split) for split in ("train", "test"))
 
 
 def _flattered(name: str) -> str:

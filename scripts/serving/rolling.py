@@ -5,8 +5,8 @@ First the new version has to prove itself beside the old one. `classifier models
 
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from scripts.serving.archives import check_archive
 from scripts.serving.defaults import TORCHSERVE_LOG
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.traffic import Live, meet
-from training.files import check_digest, digest_path, sha256, written_whole
+from training.files import digest_path, sha256, written_whole
 from training.folders import PLACES_FILE, few, label_of, roots_of
 from training.outcome import say
 from training.project import CHECKPOINTS, EXAMPLES
@@ -27,26 +27,36 @@ from training.project import CHECKPOINTS, EXAMPLES
 WARMING_PREDICTIONS = 8
 
 
-def in_store(named: str, run: Path) -> str:
-    """Return the file name of the archive that is named by it, or by a path from here, the store or the folder `run`.
+@contextmanager
+def stored(named: str, run: Path, deployment: Deployment) -> Iterator[str]:
+    """Yield the file name of the archive that is named by it, or by a path from here, the store or the folder `run`.
 
-    One from elsewhere is copied into the model store. Raises Refused if the store has another one of its name, and
-    DigestError if it is not as it was built.
+    One from elsewhere is copied into the model store, and goes again if the block raises before it is registered.
+    Raises Refused if the store has another one of its name, and Stopped if it cannot be served.
     """
     path, store = Path(named), (run / served.STORE).resolve()
     meant = next((place for place in (path, store / path, run / path, CHECKPOINTS / path) if place.is_file()), None)
     if meant is None:
         raise Refused(f"there is no archive {named}, here or in the model store {store}; name one that is there.")
-    stored = store / path.name
-    if not stored.exists():
-        check_digest(meant)
-        for source, target in ((digest_path(meant), digest_path(stored)), (meant, stored)):
+    place = store / path.name
+    if place.exists():
+        if not place.samefile(meant) and sha256(place) != sha256(meant):
+            raise Refused(f"the model store {store} has another {path.name}; build yours under another name.")
+        yield path.name
+        return
+    check_archive(meant, served.backend(run))
+    try:
+        for source, target in ((digest_path(meant), digest_path(place)), (meant, place)):
             with written_whole(target) as copy:
                 shutil.copyfile(source, copy)
         say(f"Copied {meant.absolute()} into the model store, {store}.")
-    elif not stored.samefile(meant) and sha256(stored) != sha256(meant):
-        raise Refused(f"the model store {store} has another {path.name}; rename {meant.absolute()}, or build it again.")
-    return path.name
+        yield path.name
+    except BaseException:
+        with suppress(BackendError):
+            if path.name not in {version["archive"] for version in deployment.versions()}:
+                place.unlink(missing_ok=True)
+                digest_path(place).unlink(missing_ok=True)
+        raise
 
 
 def register(deployment: Deployment, archive: str, run: Path) -> str:

@@ -14,7 +14,7 @@ from scripts.serving import served, signals
 from scripts.serving.defaults import EMBEDDED, KEY_FILE, LIVE_MINUTES
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
-from scripts.serving.rolling import in_store, register, roll, rollback
+from scripts.serving.rolling import register, roll, rollback, stored
 from scripts.serving.traffic import Live
 from training.outcome import Outcome, Stopped
 
@@ -91,14 +91,15 @@ def _alone(run: Path) -> Iterator[None]:
 def _change(command: str, deployment: Deployment, run: Path, **given: Any) -> str:
     match command:
         case "roll":
-            archive, sample = in_store(given.pop("archive"), run), given.pop("sample")
+            named, sample = given.pop("archive"), given.pop("sample")
             live = _live(given.pop("shadow", None), given.pop("canary", None), given.pop("time", None))
-            return roll(deployment, archive, run, sample, Limits(**given), live)
+            with stored(named, run, deployment) as archive:
+                return roll(deployment, archive, run, sample, Limits(**given), live)
         case "rollback":
             return rollback(deployment, run)
         case "register":
-            archive = in_store(given["archive"], run)
-            done = f"Version {register(deployment, archive, run)} of {archive} is registered."
+            with stored(given["archive"], run, deployment) as archive:
+                done = f"Version {register(deployment, archive, run)} of {archive} is registered."
         case "set-default":
             deployment.set_default(given["version"])
             done = f"Version {given['version']} is the default."
@@ -111,7 +112,7 @@ def _change(command: str, deployment: Deployment, run: Path, **given: Any) -> st
     except OSError as error:
         raise Stopped(
             f"{done} But {error.filename or run} cannot be written ({error.strerror}), so the next start serves what "
-            "it did before. Make room, then run 'classifier models set-default'."
+            "it did before. Make room, then run 'classifier models set-default' with the version that is the default."
         ) from None
     return done
 

@@ -90,6 +90,7 @@ def nginx(names: Names, tmp_path: Path) -> Iterator[tuple[str, int]]:
     assert DOCKERS_NAMES in servers
     servers = servers.replace(DOCKERS_NAMES, f"127.0.0.1:{names.port}").replace(":8080", f":{port}")
     filled = Template((ROOT / "deploy" / "nginx" / "torchserve.conf.template").read_text())
+    filled = Template(filled.template.replace("proxy_read_timeout 7s", "proxy_read_timeout 1s"))
     conf = filled.safe_substitute(SERVERS=servers, TOKEN=TOKEN).replace("listen 8000", f"listen 127.0.0.1:{listen}")
     (tmp_path / "torchserve.conf").write_text(conf)
     (tmp_path / "nginx.conf").write_text(NGINX)
@@ -125,3 +126,33 @@ def test_nodes_that_are_made_anew_are_found_at_their_new_addresses(names: Names,
         wait_until(lambda: answering(url) == {"127.0.0.4", "127.0.0.5"}, SECONDS)
     with node("127.0.0.4", port):
         wait_until(lambda: answering(url) == {"127.0.0.4"}, SECONDS)
+
+
+@contextlib.contextmanager
+def silent(address: str, port: int, is_reached: bool) -> Iterator[None]:
+    """Listen at an address, and answer nothing: to whoever has a connection, or so that nobody gets one."""
+    with socket.socket() as server, contextlib.ExitStack() as clients:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((address, port))
+        server.listen(100 if is_reached else 0)
+        for _ in range(0 if is_reached else 3):  # which fill the queue; the kernel drops the next
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex((address, port))
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("is_reached", "status"), [(True, "504"), (False, "503")], ids=["slow", "away"])
+def test_slow_nodes_are_told_from_those_that_nobody_reaches(
+    names: Names, nginx: tuple[str, int], is_reached: bool, status: str
+) -> None:
+    url, port = nginx
+    names.names = {"node1": "127.0.0.2", "node2": "127.0.0.3"}
+    with node("127.0.0.2", port), node("127.0.0.3", port):
+        wait_until(lambda: answering(url) == {"127.0.0.2", "127.0.0.3"}, SECONDS)
+    with silent("127.0.0.2", port, is_reached), silent("127.0.0.3", port, is_reached):
+        reply = requests.get(url, timeout=20)
+    assert str(reply.status_code) == status
+    assert reply.headers["Connection"] == "close"
+    assert reply.json()["code"] == reply.status_code

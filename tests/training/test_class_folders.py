@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from handler.transforms import Preprocessing
-from tests.drawing import add_photos, draw, encode
+from tests.drawing import TEN, add_photos, draw, encode
 from training.data import load_images, load_training_images, stratified_split
 from training.folders import FEEDBACK_FILE
 from training.photos import photos_of
@@ -61,6 +61,14 @@ def test_splits_of_other_names_are_no_classes(photos: Path, tmp_path: Path, name
         shutil.copytree(photos, tmp_path / "set" / name)
     with pytest.raises(DataError, match=r"all hold azure, lime, red, as if they were splits .*train and test"):
         photos_of(tmp_path / "set", "train")
+
+
+@pytest.mark.parametrize("names", [("strain A", "strain B"), ("bus", "car", "train"), ("boots", "trainers")])
+def test_classes_that_only_sound_like_splits_are_classes(photos: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
+    for number, name in enumerate(names):
+        for time in ("day", "night"):
+            add_photos(tmp_path / "set" / name / time, TEN[number], range(5))
+    assert photos_of(tmp_path / "set", "train").classes == sorted(names)
 
 
 def test_classes_with_the_same_folders_are_noted(photos: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_what_is_not_trained_on_is_counted_in_a_line_each(photos: Path, capsys: 
         f"{train}: left out 1 image outside the folders of classes.",
         f"{train}: left out 3 other files (.bmp 2, .txt 1).",
         f"{train}: left out 2 files and folders that systems leave behind: ._a.jpg, .ipynb_checkpoints.",
-        f"{photos}: 1 test photo is a copy of training photos, so the test accuracy will flatter. "
+        f"{photos}: 2 test photos are copies of training photos, so the test accuracy will flatter. "
         "'classifier check' shows them.",
     ]
 

@@ -109,14 +109,25 @@ def test_photos_and_feedback_are_two_folders(folder: Path, tmp_path: Path, to: s
     assert (folder / red).exists()
 
 
-def test_a_file_that_somebody_put_there_is_not_proposed_and_not_deleted(folder: Path, tmp_path: Path) -> None:
+def test_a_hidden_folder_of_feedback_may_lie_among_the_photos(folder: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "photos" / ".feedback"
+    hidden.parent.mkdir()
+    folder.rename(hidden)
+    red = next((hidden / "red").glob("*.jpg")).relative_to(hidden)
+    (tmp_path / "moves.csv").write_text(f"file,to\n{red},red\n")
+    assert run("accept", hidden, tmp_path / "moves.csv", "--to", tmp_path / "photos")["accepted"] == 1
+
+
+def test_a_file_that_somebody_put_there_is_accepted_but_not_discarded(folder: Path, tmp_path: Path) -> None:
     mine = folder / "red" / "IMG_1.jpg"
     mine.write_bytes(IMAGES["red"])
-    assert run("review", folder, "-o", tmp_path / "feedback.html") == {"waiting": 4}
+    assert run("review", folder, "-o", tmp_path / "feedback.html") == {"waiting": 5}
     (tmp_path / "moves.csv").write_text("file,to\nred/IMG_1.jpg,\n")
-    with pytest.raises(CommandFailed, match=r"has no image 'red/IMG_1\.jpg'"):
+    with pytest.raises(CommandFailed, match=r"red/IMG_1\.jpg is not the gateway's, so nothing was deleted"):
         run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")
     assert mine.exists()
+    (tmp_path / "moves.csv").write_text("file,to\nred/IMG_1.jpg,red\n")
+    assert run("accept", folder, tmp_path / "moves.csv", "--to", tmp_path / "photos")["accepted"] == 1
 
 
 def test_what_has_gone_meanwhile_stops_nothing(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.archives import numbered, rebuild
 from tests.commands import FORKS
 from tests.conftest import QUICK_RECIPE, CommandFailed, run_module
-from tests.drawing import THREE, draw, draw_dataset
+from tests.drawing import THREE, add_photos, draw, draw_dataset
 from tests.stack import ROOT, free_ports, times, wait_until
 from training.checkpoint import load, load_checkpoint
 from training.config import Recipe, RecipeError
@@ -311,9 +311,18 @@ def test_a_log_that_fails_ends_no_training(few: Path, tmp_path: Path, capsys: py
     assert capsys.readouterr().err.count("training goes on. no server") == 2
 
 
-def test_says_that_there_is_nothing_to_resume(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(Recipe.model_validate(QUICK_RECIPE), few, tmp_path / "mine", resume=True)
-    assert f"{tmp_path / 'mine'} holds no run to resume, so training starts" in capsys.readouterr().out
+def test_says_that_there_is_nothing_to_resume(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(QUICK_RECIPE | {"epochs": 1}))
+    options = ["--recipe", tmp_path / "recipe.yaml", "--data", few, "--output", tmp_path / "mine", "--resume"]
+    said = run_module("training.train", *options)
+    assert f"{tmp_path / 'mine'} holds no run to resume, so training starts" in said
+
+
+def test_an_output_among_the_classes_is_refused(tmp_path: Path) -> None:
+    add_photos(tmp_path, "red", range(3))
+    with pytest.raises(RecipeError, match="whose folders are classes; name another --output"):
+        train(Recipe.model_validate(QUICK_RECIPE), tmp_path, tmp_path / "runs" / "mine", resume=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_output_that_cannot_be_written_is_named_before_an_image_is_read(tmp_path: Path) -> None:

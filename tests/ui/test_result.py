@@ -153,6 +153,10 @@ def test_a_screen_reader_hears_the_answer_and_not_all_rows(served: Page) -> None
     expect(spoken).to_have_text(re.compile(r"^\s*red \d+\.\d\s%$"))
     served.get_by_label("Compare with").select_option("2.0")
     expect(spoken).to_contain_text("The versions disagree: 1.0 predicts red, 2.0 predicts pink.")
+    served.set_input_files("#file", upload(b"broken"))
+    expect(served.get_by_role("alert")).to_contain_text("cannot be read")
+    expect(spoken).to_be_empty()
+    served.locator("#visit button").first.click()
     served.get_by_text("Explain the prediction").click()
     expect(spoken).to_contain_text("the probability of red")
 

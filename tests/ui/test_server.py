@@ -34,9 +34,8 @@ def test_a_page_that_nobody_sees_asks_nothing_until_it_is_seen(page: Page) -> No
         page.on("request", lambda request: asked.append(request.url))
         page.wait_for_timeout(6000)
         assert not asked
-        page.evaluate("window.unseen = false; document.dispatchEvent(new Event('visibilitychange'))")
-        page.wait_for_timeout(500)
-        assert f"{url}/health" in asked
+        with page.expect_request(f"{url}/health"):
+            page.evaluate("window.unseen = false; document.dispatchEvent(new Event('visibilitychange'))")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from training.folders import FEEDBACK_FILE, HEIC_EXTENSIONS, HOW_TO_READ_HEIC, R
 from training.outcome import Stopped
 
 UNLABELLED = ".unlabelled"
-KEPT = re.compile(r"[0-9a-f]{64}\.\w+")  # an image, as the gateway names it
+KEPT = re.compile(r"[^/]+/[0-9a-f]{64}\.\w+")  # a path of an image, as the gateway keeps it
 
 
 class Proposal(NamedTuple):
@@ -47,7 +47,7 @@ def proposals(folder: Path) -> list[Proposal]:
     for place in sorted(folder.iterdir()):
         if place.is_dir() and (place.name == UNLABELLED or not place.name.startswith(".")):
             class_name = "" if place.name == UNLABELLED else place.name
-            images = sorted(path for path in place.iterdir() if _is_kept(path))
+            images = sorted(path for path in place.iterdir() if _is_kept(path) and not is_leaving(path.name))
             found += [Proposal(path.relative_to(folder), class_name, _lines(path)) for path in images]
     return found
 
@@ -80,7 +80,11 @@ def accept(folder: Path, moves: list[Move], photos: Path) -> Accepted:
     file cannot be written.
     """
     kept, trained = folder.resolve(), photos.resolve()
-    if kept == trained or kept in trained.parents or trained in kept.parents:
+    if (
+        kept == trained
+        or kept in trained.parents
+        or (trained in kept.parents and not any(map(is_leaving, kept.relative_to(trained).parts)))
+    ):
         raise Stopped(f"{photos} and {folder} lie in each other, so nothing was moved. Name another folder with --to.")
     waiting = {proposal.path.as_posix(): proposal for proposal in proposals(folder)}
     _check(folder, moves, waiting)
@@ -120,10 +124,12 @@ def _check(folder: Path, moves: list[Move], waiting: Collection[str]) -> None:
     for move in moves:
         if move.to and (Path(move.to).name != move.to or is_leaving(move.to)):
             raise Stopped(f"{move.to!r} cannot be a class, so nothing was moved. Correct the row.")
-        if move.file not in waiting and not (len(parts := Path(move.file).parts) == 2 and KEPT.fullmatch(parts[1])):
+        if move.file not in waiting and not KEPT.fullmatch(move.file):
             raise Stopped(
                 f"{folder} has no image {move.file!r}, so nothing was moved. Run 'classifier feedback review' again."
             )
+        if not move.to and not KEPT.fullmatch(move.file):
+            raise Stopped(f"{move.file} is not the gateway's, so nothing was deleted or moved. Delete it yourself.")
         if move.to and classes.setdefault(Path(move.file).stem, move.to) != move.to:
             raise Stopped(
                 f"{move.file} goes to two classes in two rows, because it was told twice, so nothing was moved. Keep "
@@ -149,9 +155,7 @@ def _copies(folder: Path, targets: dict[str, Path], photos: Path, splits: bool) 
 
 
 def _is_kept(path: Path) -> bool:
-    """Return whether this is an image of the gateway, and no other file that somebody put there."""
-    known = is_image(path) or path.suffix in HEIC_EXTENSIONS  # which may need a package that is not here
-    return known and KEPT.fullmatch(path.name) is not None
+    return is_image(path) or path.suffix in HEIC_EXTENSIONS  # which may need a package that is not here
 
 
 def _lines(image: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Rolling versions on a running product of its own, whose clients keep asking. The second one sees 224 pixels."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pytest
 import requests
@@ -15,8 +15,9 @@ import requests
 from gateway.limits import MAX_IMAGE_BYTES
 from gateway.torchserve.management import Management
 from handler.transforms import Preprocessing
+from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.deployment import Limits, Refused
-from scripts.serving.rolling import _ask, _compare, _images, _tests_of, _two_digits, in_store, register
+from scripts.serving.rolling import _ask, _compare, _images, _tests_of, _two_digits, register, stored
 from scripts.serving.versions import manage
 from tests.archives import BAD_HANDLERS, numbered, rebuild
 from tests.conftest import run_module
@@ -25,7 +26,7 @@ from tests.networks import IMAGENET, enlarged
 from tests.scripts.serving.test_versions import models
 from tests.stack import Record, Stack, serve, times, wait_until
 from training.checkpoint import save_checkpoint
-from training.files import DigestError, check_digest, digest_path, write_digest
+from training.files import DigestError, check_digest, digest_path
 from training.outcome import Stopped
 from training.photos import photos_of
 from training.split import DataError
@@ -291,30 +292,58 @@ def test_a_sample_image_that_cannot_be_read_is_named(stack: Stack, tmp_path: Pat
             _ask(stack.torchserve, "1.0", image, limit=60)
 
 
-def test_a_path_means_its_own_file_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, store, elsewhere = (tmp_path / name for name in ("run", "store", "elsewhere"))
-    for folder in (run, store, elsewhere):
-        folder.mkdir()
-        (folder / "x.mar").write_text(folder.name)
-    (run / "x.mar").unlink()
-    (run / "model_store").symlink_to(store)
+@pytest.fixture
+def store(archive: Path, tmp_path: Path) -> Path:
+    """A model store with an archive, which a run folder links to."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "store").mkdir()
+    rebuild(archive, tmp_path / "store" / "x.mar", numbered("1.0"))
+    (tmp_path / "run" / "model_store").symlink_to(tmp_path / "store")
+    return tmp_path / "store"
+
+
+@contextmanager
+def naming(store: Path, named: object, registered: Sequence[str] = ()) -> Iterator[str]:
+    deployment = Mock(versions=lambda: [{"archive": name} for name in registered])
+    with (
+        patch("scripts.serving.served.backend", lambda run: TORCHSERVE),
+        stored(str(named), store.parent / "run", deployment) as name,
+    ):
+        yield name
+
+
+def test_a_path_means_its_own_file_or_is_refused(
+    store: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for named in ("x.mar", "model_store/x.mar", store / "x.mar"):
-        assert in_store(str(named), run) == "x.mar"
-    with pytest.raises(Refused, match=rf"the model store {store} has another x\.mar; rename {elsewhere}/x\.mar"):
-        in_store(str(elsewhere / "x.mar"), run)
+        with naming(store, named) as name:
+            assert name == "x.mar"
+    (tmp_path / "elsewhere").mkdir()
+    rebuild(archive, tmp_path / "elsewhere" / "x.mar", numbered("2.0"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for named in ("x.mar", "./x.mar", tmp_path / "elsewhere" / "x.mar"):
+        with pytest.raises(Refused, match=rf"the model store {store} has another x\.mar; build yours"):
+            naming(store, named).__enter__()
     with pytest.raises(Refused, match=r"there is no archive y/x\.mar"):
-        in_store("y/x.mar", run)
-    monkeypatch.chdir(elsewhere)
-    for named in ("x.mar", "./x.mar"):
-        with pytest.raises(Refused, match=r"has another x\.mar"):
-            in_store(named, run)
-    (elsewhere / "new.mar").write_text("new")
-    with pytest.raises(DigestError, match=r"There is no .*new\.mar\.sha256"):
-        in_store("new.mar", run)
-    write_digest(elsewhere / "new.mar", elsewhere / "new.mar")
-    for _ in range(2):
-        assert in_store("new.mar", run) == "new.mar"
+        naming(store, "y/x.mar").__enter__()
+
+
+def test_an_archive_from_elsewhere_is_copied_unless_it_is_refused(store: Path, archive: Path, tmp_path: Path) -> None:
+    new = tmp_path / "elsewhere" / "new.mar"
+    new.parent.mkdir()
+    rebuild(archive, new, numbered("2.0"))
+    with pytest.raises(Refused, match="no good"), naming(store, new):
+        raise Refused("no good")
+    assert sorted(path.name for path in store.iterdir()) == ["x.mar", "x.mar.sha256"]
+    with pytest.raises(KeyboardInterrupt), naming(store, new, ["x.mar", "new.mar"]):
+        raise KeyboardInterrupt  # while the old version drains
     check_digest(store / "new.mar")
+    with naming(store, new):  # the same one again
+        check_digest(store / "new.mar")
+    digest_path(new).unlink()
+    new.rename(new.with_name("newer.mar"))
+    with pytest.raises(DigestError, match=r"There is no .*newer\.mar\.sha256"):
+        naming(store, new.with_name("newer.mar")).__enter__()
 
 
 def test_a_sample_has_no_image_that_the_gateway_refuses(
