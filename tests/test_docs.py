@@ -99,7 +99,7 @@ def translated(text: str, stack: Stack, recipe: Path, dataset: Path) -> str:
         "--output runs/pair.pth": f"--data {dataset} --output runs/pair.pth",
         "--output runs/ensemble.pth": f"--data {dataset} --output runs/ensemble.pth",
         "runs/lite2/cifar10_lite2.pth": folder / "served.pth",
-        "runs/wide_whitened_resnet/cifar10_whitened_resnet.pth": folder / "served.pth",
+        "runs/wide_whitened_resnet_further/cifar10_whitened_resnet.pth": folder / "served.pth",
         "model_store/cifar10_pair.pth": folder / "served.pth",
         "model_store/": f"{folder}/model_store/",
         "runs/": f"{folder}/runs/",
