@@ -222,7 +222,7 @@ def _export_int8(checkpoint: Checkpoint, output: Path, data: Path | None) -> str
     type=commands.PATH,
     default=EXAMPLES,
     metavar="FOLDER",
-    help="JPEG images to compare on (default: ui/examples)",
+    help="images to compare on (default: ui/examples)",
 )
 @click.option("--int8", is_flag=True, help="ONNX of 8-bit integers, fitted on the validation images")
 @commands.data("with --int8: photos that it was trained on")
