@@ -25,6 +25,8 @@ from training.models import ARCHITECTURES, NARROWER, Ensemble, Network, copy_wei
 from training.outcome import Stopped
 from training.project import from_recipe
 
+LAST = "last.pth"  # in the folder of a run: its state, from which it is resumed
+
 
 class CheckpointError(Stopped, ValueError):
     """A checkpoint cannot be used; the message says why."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from training.card import describe_in_words
-from training.checkpoint import Checkpoint
+from training.checkpoint import LAST, Checkpoint
 from training.config import Recipe
 from training.history import Row
 from training.outcome import Stopped, say
@@ -94,7 +94,7 @@ class MLflow:
         self._client.set_terminated(self._run)
 
     def _resumed(self, experiment: str, output: Path) -> str | None:
-        runs = self._client.search_runs([experiment]) if (output / "last.pth").exists() else []
+        runs = self._client.search_runs([experiment]) if (output / LAST).exists() else []
         for run in runs:  # the latest first
             if run.data.tags.get(FOLDER) == str(output.absolute()):
                 self._client.update_run(run.info.run_id, status="RUNNING")

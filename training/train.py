@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from training import commands, distributed
 from training.archive import next_version, version_of
-from training.checkpoint import Checkpoint, load, save, save_checkpoint
+from training.checkpoint import LAST, Checkpoint, load, save, save_checkpoint
 from training.class_folders import has_splits
 from training.config import Recipe, RecipeError, load_recipe, with_settings
 from training.data import Epoch, load_training_images, stratified_split
@@ -39,7 +39,6 @@ from training.project import CHECKPOINTS, MAR, RECIPES
 from training.run import Run
 
 PHOTOS, CIFAR10 = "photos", "whitened_cnn"  # the recipes by default
-LAST = "last.pth"  # in the folder of a run: its state
 SAVE_SECONDS = 60.0
 MIN_STEPS = 40  # fewer in a run teach a new network little
 
