@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,34 @@ from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 from handler import memory
+from handler.onnx_engine import NETWORK, open_for_all
 from handler.predictor import Item, Predictor, Reply
 from handler.transforms import Normalised
 
 
 class ImageClassifier(BaseHandler):
-    """Predicts a batch of image files; an image that cannot be read fails alone, with status 400 or 415."""
+    """Predicts a batch of image files; an image that cannot be read fails alone, with status 400 or 415.
+
+    On a GPU its network is TorchScript. On a processor it is ONNX, because ONNX Runtime takes a third to three quarters
+    of the time there.
+    """
 
     model: torch.jit.ScriptModule
 
     def initialize(self, context: Context) -> None:
         """Load the files of the archive, and warm up the network."""
-        super().initialize(context)
         # The worker would log every request at INFO; TorchServe counts them already.
         logging.getLogger().setLevel(logging.WARNING)
-        workers = context.model_yaml_config["minWorkers"]
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
         memory.keep()
-        self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
-        self.classifier = Predictor(Path(context.system_properties["model_dir"]), self._network)
+        folder = Path(context.system_properties["model_dir"])
+        if context.system_properties["gpu_id"] is None or not torch.accelerator.is_available():
+            self.device = torch.device("cpu")
+            network = open_for_all(folder / NETWORK, torch.get_num_threads() // context.model_yaml_config["minWorkers"])
+        else:
+            super().initialize(context)
+            self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
+            network = self._on_gpu
+        self.classifier = Predictor(folder, network)
         self.classifier.warm()
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> Any:
@@ -42,7 +51,7 @@ class ImageClassifier(BaseHandler):
         niceness = min(int(context.get_request_header(index, "niceness") or 0) for index in range(len(data)))
         if not niceness:
             return super().handle(data, context)
-        return _thread_of(niceness, torch.get_num_threads()).submit(super().handle, data, context).result()
+        return _thread_of(niceness).submit(super().handle, data, context).result()
 
     def preprocess(self, data: list[dict[str, Any]]) -> list[list[Item]]:
         """Decode the files of every request to pixels; a file that cannot be read becomes an ImageError."""
@@ -77,7 +86,7 @@ class ImageClassifier(BaseHandler):
         return json.dumps({"card": self.classifier.card, "device": str(self.device), "pid": os.getpid()})
 
     @torch.inference_mode()
-    def _network(self, images: list[Normalised]) -> tuple[Normalised, Normalised]:
+    def _on_gpu(self, images: list[Normalised]) -> tuple[Normalised, Normalised]:
         """Run the network on `self.device`. It takes a tensor; one with several inputs takes a list of them."""
         inputs = [torch.from_numpy(each).to(self.device) for each in images]
         logits, scores = self.model(inputs if len(inputs) > 1 else inputs[0])
@@ -101,11 +110,6 @@ class ImageClassifier(BaseHandler):
 
 
 @cache
-def _thread_of(niceness: int, threads: int) -> ThreadPoolExecutor:
+def _thread_of(niceness: int) -> ThreadPoolExecutor:
     """Return the thread for batches of this niceness. It needs its own, because none may raise its priority again."""
-
-    def begin() -> None:
-        os.nice(niceness)
-        torch.set_num_threads(threads)
-
-    return ThreadPoolExecutor(1, initializer=begin)
+    return ThreadPoolExecutor(1, initializer=partial(os.nice, niceness))

@@ -1,5 +1,6 @@
-"""Run an archive's network with ONNX Runtime in any process, without TorchServe and TorchScript."""
+"""Run an archive's network with ONNX Runtime, in a worker of TorchServe and in any other process."""
 
+import threading
 from pathlib import Path
 
 import onnxruntime
@@ -17,11 +18,11 @@ def load(folder: Path, threads: int) -> Predictor:
     return predictor
 
 
-def open_network(path: Path, threads: int) -> Network:
-    """Open an ONNX file as the network of a Predictor. Each call runs on `threads` threads."""
+def open_network(file: Path | bytes, threads: int) -> Network:
+    """Open an ONNX file, or what it holds, as the network of a Predictor. Each call runs on `threads` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
     def network(images: list[Normalised]) -> tuple[Normalised, Normalised]:
@@ -29,3 +30,18 @@ def open_network(path: Path, threads: int) -> Network:
         return logits, scores
 
     return network
+
+
+def open_for_all(path: Path, threads: int) -> Network:
+    """Open an ONNX file for callers of different priorities: the threads of a call have that of its caller."""
+    return open_network(path, 1) if threads <= 1 else _OfCaller(path, threads).run
+
+
+class _OfCaller(threading.local):
+    """A network for each thread that asks, because its own threads have the priority of the one that opens it."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._network = open_network(path, threads)
+
+    def run(self, images: list[Normalised]) -> tuple[Normalised, Normalised]:
+        return self._network(images)

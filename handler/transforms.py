@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
@@ -46,7 +47,7 @@ PNG_HEADER, PNG_PALETTE, PNG_TRANSPARENCY, PNG_PIXELS, PNG_END = b"IHDR", b"PLTE
 GREY, COLOUR, PALETTE = 0, 2, 3  # colour types of a PNG
 
 # 255 before a 0 is no marker, and may also pad before one. Those that restart stand between rows.
-JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 TEM, SOI, END, SCAN, APP0, APP1, APP14, APP15, COMMENT = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE_MARKERS = {0xC2, 0xCA}
@@ -116,6 +117,7 @@ class Preprocessing(NamedTuple):
         return (pixels.astype(np.float32) - self.offset) / self.scale
 
 
+@cache
 def _of_pixels(colour: Colour) -> Normalised:
     return np.array(colour, dtype=np.float32).reshape(3, 1, 1) * np.float32(255)
 
@@ -217,7 +219,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = (samples >> 8).astype(np.uint8)
         grey[samples == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey).convert("RGB")
-    return _over_white(image) if image.has_transparency_data else image.convert("RGB")
+    if image.has_transparency_data:
+        return _over_white(image)
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -372,16 +379,19 @@ def _segments(jpeg: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:
     """
     for _ in range(MAX_SEGMENTS):
         match = JPEG_MARKER.search(jpeg, at)
-        if not match or match[1][0] == END:
+        if not match:
             return
-        marker, place, at = match[1][0], match.start(), match.end()
+        place, at = match.span()
+        marker = jpeg[at - 1]
+        if marker == END or at + 2 > len(jpeg):
+            return
         if marker in (TEM, SOI):  # which have no content
             continue
-        length = max(int.from_bytes(jpeg[at : at + 2]), 2)  # a shorter one is wrong; the segment counts as empty
-        if at + length > len(jpeg):
+        length = jpeg[at] << 8 | jpeg[at + 1]
+        begin, at = at + 2, at + max(length, 2)  # a shorter one is wrong; the segment counts as empty
+        if at > len(jpeg):
             return
-        yield marker, jpeg[at + 2 : at + length], place
-        at += length
+        yield marker, jpeg[begin:at], place
     raise Damaged(f"There are more than {MAX_SEGMENTS:,} segments.")
 
 

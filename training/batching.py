@@ -7,7 +7,7 @@ on every machine. `classifier archive` prints one, to compare with.
 """
 
 import math
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from handler.predictor import EXPLAINED_IMAGES
 from handler.transforms import Preprocessing
 from training.checkpoint import Checkpoint
-from training.export import milliseconds, optimised
+from training.export import milliseconds, open_onnx
 from training.inputs import call
 
 SIZES = (1, 4, 16)  # images
@@ -71,9 +71,9 @@ def _cost_of_one(checkpoint: Checkpoint) -> Cost:
     return Cost(activations, counter.get_total_flops())
 
 
-def measured(script: BinaryIO, inputs: list[Preprocessing]) -> str:
-    """Say how long one core of this machine takes for an image of a TorchScript file, by the size of the batch."""
-    model = optimised(script)
+def measured(network: bytes, inputs: list[Preprocessing]) -> str:
+    """Say how long one core of this machine takes for an image of an ONNX file, by the size of the batch."""
+    model = open_onnx(network)
     alone, *batches = (f"{milliseconds(model, inputs, size):.1f} ms" for size in SIZES)
     return f"{alone} for an image alone, " + " and ".join(
         f"{time} in a batch of {size}" for size, time in zip(SIZES[1:], batches, strict=True)

@@ -61,7 +61,7 @@ def export(checkpoint: Checkpoint, path: Path, examples: Path = EXAMPLES) -> Non
     """
     classifier = checkpoint.classifier()
     with warnings.catch_warnings():
-        # TorchScript is deprecated, but TorchServe needs it.
+        # TorchScript is deprecated, but TorchServe needs it on a GPU.
         warnings.simplefilter("ignore", FutureWarning)
         script = _without_debug_info(torch.jit.freeze(torch.jit.script(classifier)))
         exported = torch.jit.load(io.BytesIO(script))
@@ -120,9 +120,9 @@ def _without_debug_info(module: torch.jit.ScriptModule) -> bytes:
     return stripped.getvalue()
 
 
-def open_onnx(path: Path) -> Exported:
-    """Open an ONNX file for tensors, as TorchScript is; it runs on one thread."""
-    network = open_network(path, threads=1)
+def open_onnx(file: Path | bytes) -> Exported:
+    """Open an ONNX file, or what it holds, for tensors, as TorchScript is; it runs on one thread."""
+    network = open_network(file, threads=1)
 
     def run(images: Tensor | list[Tensor]) -> tuple[Tensor, ...]:
         arrays = [each.numpy() for each in (images if isinstance(images, list) else [images])]
@@ -176,7 +176,7 @@ def _compared(checkpoint: Checkpoint, outputs: tuple[Tensor, ...]) -> tuple[Tens
 
 
 def optimised(script: Path | BinaryIO) -> Exported:
-    """Load a TorchScript file, optimised as in the handler."""
+    """Load a TorchScript file, optimised as in the handler on a GPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model: Exported = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.load(script).eval()))

@@ -21,7 +21,7 @@ from scripts.batch.output import alone_with, check_output, writing
 from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
 from scripts.batch.summary import Summary, as_document, as_text, summarise
 from scripts.batch.watch import SETTLED_SECONDS, State, arrivals, state_of
-from scripts.serving import signals
+from training import signals
 from training.folders import PLACES_FILE, few
 from training.outcome import Outcome, Stopped, say
 

@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from gateway.torchserve.properties import MODEL, read_properties
-from scripts.serving import embedded, served, signals, traffic
+from scripts.serving import embedded, served, traffic
 from scripts.serving.archives import check_archive
 from scripts.serving.defaults import (
     GATEWAY_LOG,
@@ -36,6 +36,7 @@ from scripts.serving.defaults import (
     URL_FILE,
 )
 from scripts.serving.supervisor import Service, end_left_behind, put_aside, say
+from training import signals
 from training.archive import archive_of
 from training.outcome import Stopped
 from training.project import ROOT

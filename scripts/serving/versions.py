@@ -10,12 +10,13 @@ from filelock import FileLock, Timeout
 
 from gateway.backend import NO_MODEL, BackendError, Deployed, NoSuchVersion
 from gateway.torchserve.management import Management
-from scripts.serving import served, signals
+from scripts.serving import served
 from scripts.serving.defaults import EMBEDDED, KEY_FILE, LIVE_MINUTES
 from scripts.serving.deployment import Deployment, Limits, Refused
 from scripts.serving.embedded import EmbeddedDeployment
 from scripts.serving.rolling import register, roll, rollback, stored
 from scripts.serving.traffic import Live
+from training import signals
 from training.outcome import Outcome, Stopped
 
 TIMEOUT = 120  # seconds, for workers to start

@@ -13,10 +13,12 @@ from tests.drawing import TEN, draw, encode
 
 WORKER = """
 import json, os, sys
+import torch
 from ts.model_loader import ModelLoaderFactory
 
-model_dir, explained, more_headers, requests = sys.argv[1], *map(json.loads, sys.argv[2:4]), sys.argv[4:]
-service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", None, 16, None, False)
+model_dir, explained, more_headers, gpu, requests = sys.argv[1], *map(json.loads, sys.argv[2:5]), sys.argv[5:]
+torch.accelerator.is_available = lambda: gpu is not None
+service = ModelLoaderFactory.get_model_loader().load("drawn", model_dir, "image_classifier.py", gpu, 16, None, False)
 import handler
 assert handler.__file__.startswith(model_dir), handler.__file__
 def parameters(path):
@@ -58,11 +60,13 @@ def handle(
     *requests: bytes | list[bytes],
     explained: dict[int, str] | None = None,
     headers: dict[int, dict[str, str]] | None = None,
+    gpu: int | None = None,
 ) -> dict[str, list]:
     """Hand a batch of requests, of one file or several, to a worker's service.
 
     By place, some are to be `explained`, and some have more `headers`. The priorities are those of the thread when it
-    runs the network, and of the one that has asked for that afterwards.
+    runs the network, and of the one that has asked for that afterwards. A `gpu` is taken to be there, although
+    the processor does its work.
     """
     paths = [folder / str(number) for number in range(len(requests))]
     for path, request in zip(paths, requests, strict=True):
@@ -74,7 +78,7 @@ def handle(
             (path / f"{number:03}").write_bytes(image)
     wanted = [{str(paths[index]): value for index, value in (each or {}).items()} for each in (explained, headers)]
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, model_dir, *map(json.dumps, wanted), *paths],
+        [sys.executable, "-c", WORKER, model_dir, *map(json.dumps, [*wanted, gpu]), *paths],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(model_dir)},
         capture_output=True,
@@ -156,3 +160,18 @@ def test_a_batch_that_gives_way_to_others_runs_at_a_low_priority(
     during, after = batch["priorities"]
     assert [reply["predicted_class"] for reply in batch["replies"]] == ["red", "red"]
     assert during - after == lowered
+
+
+def test_with_a_gpu_torchscript_answers_and_without_one_onnx(archive: Path, tmp_path: Path) -> None:
+    answers = []
+    for gpu, not_needed in ((None, "*.pt"), (0, "*.onnx")):
+        folder = tmp_path / not_needed
+        zipfile.ZipFile(archive).extractall(folder / "unpacked")
+        (file,) = (folder / "unpacked").glob(not_needed)
+        file.unlink()
+        images = [encode(draw(colour, 3)) for colour in TEN]
+        answers.append(handle(folder / "unpacked", folder, *images, gpu=gpu)["replies"])
+    with_onnx, with_torchscript = answers
+    assert [reply["predicted_class"] for reply in with_torchscript] == list(TEN)
+    for one, other in zip(with_onnx, with_torchscript, strict=True):
+        assert other["class_probabilities"] == pytest.approx(one["class_probabilities"], abs=1e-5)

@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
+from handler.onnx_engine import NETWORK, open_for_all
 from tests.drawing import draw, encode
 from tests.stack import Stack
 
@@ -48,3 +52,20 @@ def test_answers_as_torchserve_does_from_the_archive_alone(stack: Stack, archive
             assert reply[field] == served[field]
         assert reply["class_probabilities"] == pytest.approx(served["class_probabilities"], abs=1e-5)
         assert reply["in_distribution_score"] == pytest.approx(served["in_distribution_score"], rel=1e-4)
+
+
+def test_the_threads_of_a_call_have_the_priority_of_its_caller(archive: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(archive).extractall(tmp_path)
+    network = open_for_all(tmp_path / NETWORK, threads=3)
+    images = [np.zeros((1, 3, 32, 32), np.float32)]
+
+    def call() -> list[int]:
+        """Call the network, and return by how much each new thread of this process gives way."""
+        before = set(os.listdir("/proc/self/task"))
+        network(images)
+        return [os.getpriority(os.PRIO_PROCESS, int(each)) for each in {*os.listdir("/proc/self/task")} - before]
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1, initializer=partial(os.nice, 5)) as pool:
+        assert pool.submit(call).result() == [usual + 5] * 2
+    assert call() == []

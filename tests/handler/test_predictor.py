@@ -34,11 +34,11 @@ def lay_out(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def with_torchscript(path: Path) -> Network:
-    """Return the network as TorchServe's handler runs it."""
+    """Return the network as TorchServe's handler runs it on a GPU."""
     service = ImageClassifier()
     service.device = torch.device("cpu")
     service.model = optimised(path)  # type: ignore[assignment]
-    return service._network
+    return service._on_gpu
 
 
 @pytest.mark.parametrize(

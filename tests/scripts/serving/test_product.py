@@ -19,12 +19,12 @@ import requests
 from scripts.serving import product, supervisor
 from scripts.serving.defaults import BACKENDS, TORCHSERVE
 from scripts.serving.product import check_ports, find_java, gateway, open_url
-from scripts.serving.signals import SIGNALS
 from tests.archives import rebuild
 from tests.drawing import draw, encode
 from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
 from training.outcome import Stopped
+from training.signals import SIGNALS
 
 PICTURE = encode(draw("red", 2))
 NAMED = re.compile(r'"id": "([^"]+)"')  # in a line of the log

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from scripts.serving.signals import SIGNALS, handling, interrupt
+from training.signals import SIGNALS, handling, interrupt
 
 
 @pytest.mark.parametrize("number", SIGNALS)
