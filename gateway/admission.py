@@ -90,11 +90,14 @@ class Line(Generic[Work]):
             self._count(images)
         self._came.put(None)
         outcome = self._outcome(turn, (self._timeout - spent) / 2)
-        late = isinstance(outcome, (Busy, TooSlow))
-        self._late_since = (self._late_since or time.monotonic()) if late else None
+        self.answered(late=isinstance(outcome, (Busy, TooSlow)))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def answered(self, late: bool = False) -> None:
+        """Note that work has ended, in time or late."""
+        self._late_since = (self._late_since or time.monotonic()) if late else None
 
     def stuck(self) -> bool:
         """Return whether nothing has been answered for the time of a request, although there was work."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from flasgger import Swagger
-from flask import Config, Flask, redirect, request
+from flask import Config, Flask, Request, redirect, request
 from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 from werkzeug import Response
+from werkzeug.routing import MapAdapter
 
 from gateway import error_handlers, feedback, keys, open_inference, request_log, routes
 from gateway.admission import Admission, Gate
@@ -26,6 +28,7 @@ from gateway.torchserve.inference import Inference
 from gateway.traffic import Traffic
 
 ROOT = Path(__file__).parent
+USABLE_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period, or "max"
 
 
@@ -83,10 +86,22 @@ SWAGGER = {
 
 
 class Gateway(Flask):
-    """Spares each request what this application has not: coroutines for views, and other origins if none asks."""
+    """Spares each request what this application has not.
+
+    These are coroutines for views, rules for hosts and WebSockets, and other origins if none asks.
+    """
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        if request is None:
+            return None
+        environ = request.environ
+        host, query = environ.get("HTTP_HOST", ""), environ["QUERY_STRING"]
+        if not USABLE_HOST.fullmatch(host):  # others take Python seconds to encode
+            host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        return self.url_map.bind(host, default_method=request.method, path_info=request.path, query_args=query)
 
     def allow_origins(self) -> None:
         """Answer other web pages as CORS_ORIGINS says. A request without an origin, of a program, costs nothing."""

@@ -99,6 +99,9 @@ class Backend(Protocol):
     Every method raises BackendError or a kind of it.
     """
 
+    def is_light(self, image: bytes, version: str | None = None) -> bool:
+        """Say whether an image takes so little time that the thread of its request may predict it itself."""
+
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         """Predict the bytes of an image file. Raises ImageRefused for a refusal."""
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from threading import Thread
 
-from gateway import context
+from gevent import get_hub
+
+from gateway import context, metrics
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS, MAX_CALL_PIXELS
@@ -37,6 +39,8 @@ def calls_of(images: list[bytes]) -> Iterator[list[bytes]]:
 class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
+    A light image that comes alone spares itself the line, also while a call is under way.
+
     `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
     of its images is tried alone, because one of them may have spoilt the call for all. `niceness` says how far the
     calls give way to others.
@@ -56,7 +60,14 @@ class Batches:
 
     def predict(self, image: bytes, spent: float = 0) -> Prediction:
         """Do what Backend.predict does; raises what that and Line.wait raise. `spent` is as in Line.wait."""
-        return self._line.wait(image, part=part_of_call(image), spent=spent)
+        version = self._version()
+        alone = not self._line.images and self._backend.is_light(image, version) and not get_hub().loop.pendingcnt
+        if not alone:
+            return self._line.wait(image, part=part_of_call(image), spent=spent)
+        metrics.QUEUE.observe(0)
+        prediction = self._backend.predict(image, version)
+        self._line.answered()
+        return prediction
 
     def _send_for_ever(self) -> None:
         with context.set_to(context.NICENESS, self._niceness):

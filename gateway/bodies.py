@@ -8,9 +8,10 @@ import re
 from typing import Any, NoReturn
 
 from flask import abort, current_app, request
+from werkzeug.exceptions import ClientDisconnected
 
 from gateway import forms
-from gateway.limits import MAX_FIELD_BYTES
+from gateway.limits import MAX_FIELD_BYTES, MAX_JSON_BYTES, MAX_MULTIPART_BYTES, PIECE_BYTES
 
 FORM = "Send the image as multipart/form-data in the field 'file': curl -F file=@photo.jpg …"
 JSON = 'Send JSON of the form {"image": "<base64>"}; files go to /predict.'
@@ -25,17 +26,29 @@ NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
 
 def check_encoding() -> None:
     """Abort with 415 if the body is compressed: unpacking it would have no bound."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
+    if encoding.strip().lower() not in ("identity", ""):
         abort(415, "The body is compressed. Send it as it is, without Content-Encoding; images hardly get smaller.")
 
 
-def received() -> bytes:
-    """Return the body; aborts with 413 if it is too large."""
-    body = request.get_data(cache=False)
-    if request.content_length is None and len(body) == request.max_content_length:  # Werkzeug has cut off the rest
+def received(at_most: int) -> bytes:
+    """Return the body of up to `at_most` bytes; aborts with 413 if it has more, or 400 if it is torn.
+
+    It is read in pieces, because each of them has its time.
+    """
+    declared, stream = request.content_length, request.environ["wsgi.input"]
+    if declared is not None and declared > at_most:
         abort(413)
-    return body
+    pieces, left = list[bytes](), at_most + 1 if declared is None else declared
+    try:
+        while left and (piece := stream.read(min(left, PIECE_BYTES))):
+            pieces.append(piece)
+            left -= len(piece)
+    except OSError:
+        raise ClientDisconnected from None
+    if declared is None and not left:
+        abort(413)
+    return b"".join(pieces)
 
 
 def form_files(at_most: int) -> list[bytes]:
@@ -50,7 +63,7 @@ def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
     """Return the files in the field 'file' of the form, and its other fields; aborts as form_files does."""
     if request.mimetype != "multipart/form-data":
         abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
-    body, sent = received(), []
+    body, sent = received(MAX_MULTIPART_BYTES), []
     try:
         for part in forms.parts(body, request.mimetype_params.get("boundary", "")):
             if part.file_name is None and part.size > MAX_FIELD_BYTES:
@@ -74,7 +87,7 @@ def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
 
 def json_image() -> bytes:
     """Return the image in the key 'image' of the JSON; aborts with 400, or 413 if it is too large."""
-    body = json_object(received(), JSON)
+    body = json_object(received(MAX_JSON_BYTES), JSON)
     if not isinstance(body.get("image"), str):
         abort(400, JSON)
     return decode_base64(body["image"])

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from gevent import Timeout
+from gevent.socket import wait_read, wait_write
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 
 from gateway import context, limits
 from gateway.error_handlers import RETRY_AFTER, failure
+from gateway.limits import PIECE_BYTES
 from gateway.request_log import ID, Access
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-PIECE_BYTES = 64 * 1024
 BASE: dict[str, Any] = {
     "SCRIPT_NAME": "",
     "SERVER_SOFTWARE": "gunicorn",
@@ -220,7 +221,9 @@ class Connection:
 
     def _next(self) -> Request:
         """Return the next request when its head is there. Raises Refused, or OSError if none comes."""
-        if not (self._arrived or self._failure):
+        if self._arrived or self._failure:
+            wait_write(self._socket.fileno(), limits.READ_SECONDS)  # other connections have their turn before it
+        else:
             self._wait()
             self._receive_head()
         if not self._arrived:
@@ -232,6 +235,8 @@ class Connection:
         self._socket.settimeout(self._process.keep_seconds)
         self._process.waiting[self] = time.monotonic()
         try:
+            # Even if they are there already: other connections have their turn then.
+            wait_read(self._socket.fileno(), self._process.keep_seconds)
             self.receive()
         finally:
             del self._process.waiting[self]
@@ -261,7 +266,7 @@ class Connection:
             if close_pieces := getattr(pieces, "close", None):
                 close_pieces()
         status, headers = started
-        ends = request.expects or request.given_up
+        ends = request.given_up or (request.expects and not request.complete)
         close = ends or not (request.keep_alive and self._process.alive)
         self._reply(status, headers, body, close, request.environ["REQUEST_METHOD"] == "HEAD")
         return (request.complete or ends or self._read_rest(request)) and not close

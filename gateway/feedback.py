@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import get_native_id
 from typing import Any
 
-from flask import Blueprint, abort, current_app, g, request
+from flask import Blueprint, abort, current_app, g
 from gevent import Timeout, get_hub, sleep
 from gevent.event import AsyncResult
 from werkzeug.exceptions import HTTPException
@@ -207,7 +207,6 @@ def feedback() -> dict[str, Any]:
     store: Feedback | None = current_app.extensions.get("feedback")
     if not store:
         abort(404, "This server keeps no feedback.")
-    request.max_content_length = limits.MAX_MULTIPART_BYTES
     files, fields = bodies.form(at_most=1)
     class_name, note = fields.get("class", "").strip(), fields.get("note", "").strip()
     if len(os.fsencode(class_name)) > limits.MAX_FOLDER_NAME_BYTES:

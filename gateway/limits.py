@@ -37,7 +37,8 @@ MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
 # Of time.
 TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
 BODY_SECONDS = 120  # for a whole body to arrive
-READ_SECONDS = 20  # for the next 64 kB of it,
+PIECE_BYTES = 64 * 1024  # of a body that are read at once
+READ_SECONDS = 20  # for the next piece of it,
 HURRIED_READ_SECONDS = 3  # if many bodies are late: their connections may be needed
 MANY_SLOW_BODIES = 32
 REFUSAL_SECONDS = 0.25  # that a refusal waits at most

@@ -97,7 +97,6 @@ def model_ready(name: str, version: str = "") -> ResponseReturnValue:
 @blueprint.post("/models/<name>/versions/<version>/infer")
 def infer(name: str, version: str = "") -> Response:
     check_name(name)
-    request.max_content_length = limits.MAX_JSON_BYTES
     asked, images = read_request()
     wanted = Wanted(version or None)
     predictions = [predict_one(images[0], wanted)] if len(images) == 1 else all_right(predict_all(images, wanted))
@@ -127,7 +126,7 @@ def deployed(name: str, version: str) -> tuple[list[Version], Version]:
 
 def read_request() -> tuple[dict[str, Any], list[bytes]]:
     """Return the JSON of a request, and its images; aborts with 400 or 413."""
-    body = bodies.received()
+    body = bodies.received(limits.MAX_JSON_BYTES)
     length = request.headers.get(HEADER_LENGTH, str(len(body)))
     if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > len(body):
         abort(400, f"{HEADER_LENGTH} must be the number of bytes of JSON at the start of the body.")

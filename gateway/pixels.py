@@ -6,7 +6,8 @@ import struct
 from gateway.limits import SMALL_IMAGE_BYTES, SMALL_IMAGE_PIXELS
 
 JPEG = b"\xff\xd8"
-MARKER = re.compile(rb"\xff([^\x00\xff])")  # of a JPEG; 255 may also pad before a marker
+MARKER = re.compile(rb"\xff[^\x00\xff]")  # of a JPEG; 255 may also pad before a marker
+NO_MARKER = (0x00, 0xFF)  # behind 255
 WITHOUT_CONTENT = {0x01, *range(0xD0, 0xD9)}
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # among JPEG's markers of frames, 0xC0 to 0xCF, those of tables
 MAX_SEGMENTS = 100  # before the frame; cameras write a dozen
@@ -44,17 +45,18 @@ def _pixels(image: bytes) -> int:
 def _of_jpeg(image: bytes) -> int:
     at = 2
     for _ in range(MAX_SEGMENTS):
-        found = MARKER.search(image, at)
-        if not found:
-            break
-        marker, at = found[1][0], found.end()
+        if image[at] != 0xFF or image[at + 1] in NO_MARKER:  # as hardly ever, so that few files are searched
+            found = MARKER.search(image, at)
+            if not found:
+                break
+            at = found.start()
+        marker, at = image[at + 1], at + 2
         if marker in WITHOUT_CONTENT:
             continue
-        (length,) = struct.unpack_from(">H", image, at)
         if 0xC0 <= marker <= 0xCF and marker not in NO_FRAME:
             height, width = struct.unpack_from(">HH", image, at + 3)
             return width * height
-        at += length
+        at += image[at] << 8 | image[at + 1]
     return 0
 
 

@@ -80,8 +80,9 @@ class Access:
 def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
-        g.access = Access(request.headers.get(ID, ""))
-        context.enter(request.environ.get("HTTP_TRACEPARENT", ""))
+        environ = request.environ
+        g.access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
+        context.enter(environ.get("HTTP_TRACEPARENT", ""))
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -122,13 +122,13 @@ def measured() -> Response:
 
 @blueprint.post("/predict")
 def predict() -> Prediction | list[Answer]:
-    images, options = sent_files(limits.MAX_FILES), wanted("version", "top_k")
+    images, options = bodies.form_files(limits.MAX_FILES), wanted("version", "top_k")
     return predict_one(images[0], options) if len(images) == 1 else predict_all(images, options)
 
 
 @blueprint.post("/explain")
 def explain() -> Explanation:
-    images = sent_files(at_most=1)
+    images = bodies.form_files(at_most=1)
     class_name = request.args.get("class", "")
     if len(class_name) > limits.MAX_CLASS_NAME_LENGTH:
         abort(400, "The model has no class with such a long name; /classes lists the classes.")
@@ -141,14 +141,7 @@ def explain() -> Explanation:
 
 @blueprint.post("/predict_base64")
 def predict_base64() -> Prediction:
-    request.max_content_length = limits.MAX_JSON_BYTES
     return predict_one(bodies.json_image(), wanted("version", "top_k"))
-
-
-def sent_files(at_most: int) -> list[bytes]:
-    """Read the files of the form; aborts with 400, 408 or 413, raises Busy."""
-    request.max_content_length = limits.MAX_MULTIPART_BYTES
-    return bodies.form_files(at_most)
 
 
 class Wanted(NamedTuple):
@@ -170,12 +163,13 @@ class Wanted(NamedTuple):
 
 def wanted(*known: str) -> Wanted:
     """Read the query; aborts with 400, also if it has another parameter than the `known` ones."""
-    if not set(known).issuperset(request.args):
+    given = request.args
+    if not given.keys() <= set(known):
         abort(400, f"The query has an unknown parameter; {request.path} knows {' and '.join(known)}.")
-    top_k = request.args.get("top_k", "0")
+    top_k = given.get("top_k", "0")
     if not TOP_K.fullmatch(top_k):
         abort(400, "Give top_k as a number of classes, such as 3.")
-    return Wanted(request.args.get("version"), int(top_k))
+    return Wanted(given.get("version"), int(top_k))
 
 
 def predict_one(image: bytes, wanted: Wanted) -> Prediction:

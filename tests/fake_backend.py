@@ -9,6 +9,7 @@ from werkzeug.serving import make_server
 
 from gateway import app
 from gateway.backend import Answer, Backend, Details, Explanation, Prediction, Version
+from gateway.pixels import is_small
 
 
 def prediction(name: str) -> Prediction:
@@ -25,6 +26,11 @@ def prediction(name: str) -> Prediction:
 
 class FakeBackend(Backend):
     """Sees a cat in every image."""
+
+    light = False
+
+    def is_light(self, image: bytes, version: str | None = None) -> bool:
+        return self.light and is_small(image)
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         return prediction("cat")

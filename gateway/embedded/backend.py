@@ -75,13 +75,13 @@ class Embedded:
         self.follow()
         return None
 
+    def is_light(self, image: bytes, version: str | None = None) -> bool:
+        """Say whether image and network are small. Others would keep all clients of this process waiting."""
+        return self._model(version).batch_size >= MAX_BATCH and is_small(image)
+
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
-        model = self._model(version)
-        work = partial(_predict, model, [image])
-        # A light network, which is one of large batches, takes less time for a small image than handing it to another
-        # thread. A heavy one would keep the other clients of this process waiting.
-        at_once = is_small(image) and model.batch_size >= MAX_BATCH
-        (answer,) = work() if at_once else self._do(work)
+        work = partial(_predict, self._model(version), [image])
+        (answer,) = work() if self.is_light(image, version) else self._do(work)
         return _unless_refused(answer)
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from urllib3 import BaseHTTPResponse
+from urllib3.util import SKIP_HEADER
 
 from gateway.backend import NO_MODEL, BackendError, ImageRefused, NoSuchVersion, TooSlow, Unavailable, WorkerDied
 from gateway.torchserve.nodes import Headers, Nodes, Send
@@ -17,6 +18,7 @@ from gateway.torchserve.tokens import Keys, TokenFile, Tokens, bearer
 
 INFERENCE, MANAGEMENT = KINDS = ("inference", "management")
 BINARY = "application/octet-stream"
+UNUSED = dict.fromkeys(("Accept-Encoding", "User-Agent"), SKIP_HEADER)  # a worker reads each header in four calls
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
@@ -60,7 +62,7 @@ class Api:
         """Send one request with a valid token; returns the JSON of the reply. Raises BackendError."""
 
         def send(token: str) -> BaseHTTPResponse:
-            content = {"Content-Type": BINARY, **(headers or {})}
+            content = {"Content-Type": BINARY, **UNUSED, **(headers or {})}
             return self._nodes[kind].send(method, path, body, {**content, **bearer(token)})
 
         token = self.tokens.read(kind)

@@ -33,6 +33,9 @@ class Inference:
         self._api = api
         self._remembered: dict[Seen, Details] = {}
 
+    def is_light(self, image: bytes, version: str | None = None) -> bool:
+        return False
+
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = _current([self._predict(version, image)])
         return answer

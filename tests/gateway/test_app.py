@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_origins_can_be_restricted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for origin in ("null", "https://mine.example", "https://other.example")
     }
     assert allowed == {"null": "null", "https://mine.example": "https://mine.example", "https://other.example": None}
+
+
+@pytest.mark.parametrize("host", ["ä" * 60_000, "a" * 60_000, "a b", None])
+def test_a_host_that_none_can_have_costs_nothing_and_is_told_nobody(client: FlaskClient, host: str | None) -> None:
+    environ = {"HTTP_HOST": host.encode().decode("latin-1")} if host else {"SERVER_NAME": "here", "SERVER_PORT": "1"}
+    started = time.process_time()
+    assert client.get("/live", environ_overrides=environ).status_code == 200
+    place = client.get("/v2//health/live", environ_overrides=environ).headers["Location"]
+    assert time.process_time() - started < 0.5
+    assert re.fullmatch(r"http://[a-z0-9.]+(:\d+)?/v2/health/live", place)
 
 
 def test_gives_up_before_torchserve_kills_the_worker() -> None:

@@ -1,15 +1,18 @@
 """Sharing calls: before the real TorchServe, and before a stand-in that can be held up."""
 
 import struct
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 from flask import Config
 from PIL import Image
 
 from gateway import app
+from gateway import batches as batches_module
 from gateway.admission import Line
 from gateway.app import _small_calls
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, Unavailable
@@ -117,6 +120,58 @@ def test_an_image_that_is_refused_fails_alone() -> None:
     with pytest.raises(ImageRefused, match=r"Bad\.") as refused:
         bad.result()
     assert refused.value.status == 415
+
+
+class Light(FakeBackend):
+    """Names the thread that has asked it."""
+
+    light = True
+
+    def predict(self, image: bytes, version: str | None = None) -> Prediction:
+        return prediction(threading.current_thread().name)
+
+
+@pytest.mark.parametrize(
+    ("light", "image", "pending", "in_place"),
+    [
+        (True, tiny(b"1"), 0, True),
+        (True, tiny(b"1"), 1, False),
+        (True, header(3000, 3000), 0, False),
+        (False, tiny(b"1"), 0, False),
+    ],
+    ids=["alone", "another comes at the same time", "large", "heavy network"],
+)
+def test_a_light_image_that_comes_alone_is_predicted_in_the_thread_that_asks(
+    light: bool, image: bytes, pending: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Light()
+    backend.light = light
+    monkeypatch.setattr(batches_module, "get_hub", lambda: SimpleNamespace(loop=SimpleNamespace(pendingcnt=pending)))
+    asked = batches(backend).predict(image)["predicted_class"]
+    assert (asked == threading.current_thread().name) == in_place
+
+
+def test_an_answer_in_the_thread_that_asks_shows_that_the_model_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    line: Line[bytes] = Line("small", timeout=0.1)
+    line.answered(late=True)
+    wait_until(line.stuck)
+    Batches(Light(), line, 1).predict(tiny(b"1"))
+    assert not line.stuck()
+
+
+def test_with_a_light_backend_what_comes_while_others_wait_waits_too() -> None:
+    torchserve = Held()
+    shared = batches(torchserve)
+    with ThreadPoolExecutor(3) as pool:
+        first = [pool.submit(shared.predict, tiny(b"1"))]
+        wait_until(lambda: torchserve.calls)
+        first.append(pool.submit(shared.predict, tiny(b"2")))
+        wait_until(lambda: shared._line.images == 1)
+        torchserve.light = True
+        last = pool.submit(shared.predict, tiny(b"3"))
+        wait_until(lambda: shared._line.images == 2)
+        torchserve.go_on.set()
+        assert [each.result() for each in (*first, last)] == [prediction(name) for name in "123"]
 
 
 def test_everyone_in_a_call_hears_that_it_failed() -> None:

@@ -102,6 +102,31 @@ def test_a_whole_url(client: socket, url: bytes) -> None:
     assert (answer["PATH_INFO"], answer["QUERY_STRING"]) == ("/path", "q")
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_other_connections_have_their_turn_between_the_requests_of_one(process: Process, together: bool) -> None:
+    """Though the application lets nobody else work, and the next request of the same client is always there already."""
+    answered: list[str] = []
+    ends = [socketpair(), socketpair()]
+
+    def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+        answered.append(environ["PATH_INFO"])
+        time.sleep(0.01)
+        if environ["PATH_INFO"] == "/mine":
+            if not together and len(answered) < 20:
+                ends[0][0].send(b"GET /mine HTTP/1.1\r\n\r\n")
+            if len(answered) == 1:
+                ends[1][0].send(b"GET /yours HTTP/1.1\r\n\r\n")
+        start_response("200 OK", [])
+        return [b""]
+
+    served = [gevent.spawn(Connection(ours, application, BASE, process).serve) for _, ours in ends]
+    ends[0][0].send(b"GET /mine HTTP/1.1\r\n\r\n" * (20 if together else 1))
+    while "/yours" not in answered or len(answered) < 20:
+        gevent.sleep(0.01)
+    gevent.killall(served)
+    assert answered.index("/yours") < 5
+
+
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(st.lists(st.integers(1, 60), max_size=12))
 def test_pieces_of_any_size_are_the_same_request(sizes: list[int]) -> None:
@@ -139,6 +164,11 @@ def test_a_body_is_asked_for_when_it_is_read(client: socket) -> None:
     client.sendall(b"body" + b"POST /unread " + head)
     first, unread = answers(received(client))
     assert (first["body"], unread["PATH_INFO"]) == ("body", "/unread")
+
+
+def test_a_request_of_no_bytes_that_waits_for_a_go_ahead_keeps_its_connection(client: socket) -> None:
+    client.sendall(b"POST /unread HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n" + LAST)
+    assert len(answers(received(client))) == 2
 
 
 def test_a_reply_without_a_body(client: socket) -> None:
