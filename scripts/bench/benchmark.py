@@ -4,8 +4,8 @@
     classifier bench serving my.mar --rounds 2 --systems product embedded
     classifier bench serving my.mar --minutes 10
 
-A checkpoint is packed first. All serve the network of the archive, as TorchScript; the embedded backend and
-fastapi_onnx have it as ONNX. Writes <output>.json and .png, and prints the medians over the rounds. With --minutes it
+A checkpoint is packed first. All serve the network of the archive: the product and fastapi_onnx as ONNX, the other
+peers as TorchScript. Writes <output>.json and .png, and prints the medians over the rounds. With --minutes it
 loads the product alone for so long, and prints the figures of each minute. It needs wrk and the extra `bench`; nothing
 else should run meanwhile.
 """
@@ -43,6 +43,7 @@ from training.commands import COUNT, PATH, command, model, output
 from training.files import check_digest, save_figure, write_digest, write_whole
 from training.outcome import Stopped
 from training.project import ONNX_ZIP, ROOT
+from training.signals import handling, interrupt
 
 IMAGES = {"small": (32, 32), "medium": (640, 480), "large": (4000, 3000)}  # pixels
 CONNECTIONS = {"small": (1, 32, 128), "medium": (1, 32, 128), "large": (1, 8, 32)}  # of 128 large ones it refuses some
@@ -404,7 +405,7 @@ def main(
 ) -> None:
     need("wrk", "wrk")
     archive = whole_archive_of(model)
-    with tempfile.TemporaryDirectory() as folder:
+    with handling(interrupt), tempfile.TemporaryDirectory() as folder:  # so that no server is left behind
         prepare(archive, Path(folder))
         if minutes:
             for number, figures in enumerate(by_minute(Path(folder), minutes, config=config), start=1):

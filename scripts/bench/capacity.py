@@ -17,17 +17,17 @@ BENCHMARK = json.loads((ROOT / "docs" / "benchmark.json").read_text())["product"
 VCPUS = 2  # in a pod, as in the benchmark's machine
 DAY = 24 * 3600  # seconds
 REFERENCE, FAST = "cnn", "whitened_resnet"  # the two networks whose rates are measured
-MFLOP = {REFERENCE: 23, "whitened_cnn": 236, FAST: 321, "resnet18": 1110}  # an image; docs/training.md
-FAST_RATE = 657  # measured images a second on two cores; docs/performance.md
+MFLOP = {REFERENCE: 23, "whitened_cnn": 236, FAST: 544, "resnet18": 1110}  # an image; docs/training.md
+FAST_RATE = 496  # measured images a second on two cores; docs/performance.md
 MEASURED, COMPUTED = "measured", "computed"
 STAGES = {  # measured milliseconds of a core for a small image on 32 connections, or for a photo; docs/performance.md
-    "gateway": 0.39,
+    "gateway": 0.37,
     "TorchServe's Java": 0.06,
-    "the workers, `cnn`": 0.40,
-    "the workers, `whitened_resnet`": 2.16,
-    "gateway, for a photo of 12 megapixels": 8.17,
-    "TorchServe's Java, for such a photo": 3.62,
-    "the workers, for such a photo": 28.90,
+    "the workers, `cnn`": 0.32,
+    "the workers, `whitened_resnet`": 3.10,
+    "gateway, for a photo of 12 megapixels": 4.63,
+    "TorchServe's Java, for such a photo": 3.94,
+    "the workers, for such a photo": 26.65,
 }
 
 

@@ -37,6 +37,7 @@ from scripts.bench.benchmark import (
 from training.commands import COUNT, command, model
 from training.files import write_digest
 from training.outcome import Stopped
+from training.signals import handling, interrupt
 
 SETTINGS = "model-config.yaml"  # its name in an archive
 
@@ -131,7 +132,7 @@ def main(
     archive = whole_archive_of(model)
     settings = list(itertools.starmap(Setting, itertools.product(workers, batch_sizes, delays)))
     measured: dict[Setting, list[list[Figures]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
+    with handling(interrupt), tempfile.TemporaryDirectory() as folder:
         for setting in tqdm(settings * rounds):
             measured[setting].append(measure(archive, setting, config, Path(folder), connections, seconds))
     print(table(measured, connections))

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +91,14 @@ def test_peers_take_a_network_with_several_inputs(tmp_path: Path) -> None:
 def test_a_system_that_fails_is_not_measured(folder: Path) -> None:
     with pytest.raises(Stopped, match=r"(?s)lost did not start.*No module named"):
         measure(System("lost", ["python3", "-m", "scripts.no_such_peer"], "http://127.0.0.1:9"), folder, 1)
+
+
+@pytest.mark.parametrize(("module", "step"), [("benchmark", "prepare"), ("tune_serving", "measure")])
+def test_sigterm_ends_it_as_ctrl_c_does(module: str, step: str, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no server is left behind."""
+    monkeypatch.setattr(f"scripts.bench.{module}.{step}", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(CommandFailed, match="Interrupted"):
+        run_module(f"scripts.bench.{module}", archive)
 
 
 def test_requests_that_fail_end_the_benchmark(folder: Path, stack: Stack) -> None:
