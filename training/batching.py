@@ -1,9 +1,9 @@
 """How many images a network takes at once when it serves, decided by the size of its activations.
 
 A batch saves time as long as the values that its layers hand on stay in the processor's cache. This was measured with
-seven networks at 32 to 224 pixels: the largest batch of up to CACHE_BYTES was the fastest, or took at most 9 % longer,
-but for one that took 22 %. A measurement is not repeatable, so none decides: the same checkpoint gives the same archive
-on every machine. `classifier archive` prints one, to compare with.
+seven networks in TorchScript at 32 to 224 pixels: the largest batch of up to CACHE_BYTES was the fastest, or took at
+most 9 % longer, but for one that took 22 %. A measurement is not repeatable, so none decides: the same checkpoint gives
+the same archive on every machine. `classifier archive` prints one, to compare with.
 """
 
 import math
