@@ -18,6 +18,7 @@ MAX_NOTE_LENGTH = 1000  # characters, of feedback
 MAX_URL_BYTES = 4096
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 64 * 1024  # of a request: its URL and headers, and what stands between the pieces of its body
+PIECE_BYTES = 64 * 1024  # of a connection that are read or written at once
 MAX_UNANSWERED = 100  # requests that a connection may send before it has read an answer
 MAX_TORCHSERVE_BYTES = 10_500_000  # of a body that TorchServe and nginx take: images and what stands around them
 
@@ -37,7 +38,6 @@ MAX_EXPLANATIONS = 2  # each takes the time of dozens of predictions
 # Of time.
 TIMEOUT = 15  # seconds; less than responseTimeout in handler/model-config.yaml, after which the worker is killed
 BODY_SECONDS = 120  # for a whole body to arrive
-PIECE_BYTES = 64 * 1024  # of a body that are read at once
 READ_SECONDS = 20  # for the next piece of it,
 HURRIED_READ_SECONDS = 3  # if many bodies are late: their connections may be needed
 MANY_SLOW_BODIES = 32

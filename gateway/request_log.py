@@ -80,9 +80,8 @@ class Access:
 def register(app: Flask) -> None:
     @app.before_request
     def begin() -> None:
-        environ = request.environ
-        g.access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
-        context.enter(environ.get("HTTP_TRACEPARENT", ""))
+        g.access = Access(request.headers.get(ID, ""))
+        context.enter(request.environ.get("HTTP_TRACEPARENT", ""))
 
     @app.after_request
     def end(response: Response) -> Response:

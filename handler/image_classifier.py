@@ -24,8 +24,7 @@ from handler.transforms import Normalised
 class ImageClassifier(BaseHandler):
     """Predicts a batch of image files; an image that cannot be read fails alone, with status 400 or 415.
 
-    On a GPU its network is TorchScript. On a processor it is ONNX, because ONNX Runtime takes a third to three quarters
-    of the time there.
+    On a GPU its network is TorchScript. On a processor it is ONNX, because ONNX Runtime takes less time there.
     """
 
     model: torch.jit.ScriptModule
