@@ -75,8 +75,7 @@ class Worker(GeventWorker):
 
     def server_class(self, listener: Any, spawn: Any, **_: Any) -> SharingServer:
         """Return what accepts the connections; gunicorn calls this in the process."""
-        has_more = partial(SHARED.has_more, self.place)
-        return SharingServer(has_more, listener, handle=partial(self.handle, listener), spawn=spawn)
+        return SharingServer(SHARED, self.place, listener, handle=partial(self.handle, listener), spawn=spawn)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection."""
@@ -84,12 +83,8 @@ class Worker(GeventWorker):
 
         server, port, *_ = listener.getsockname()
         place = {"SERVER_NAME": server, "SERVER_PORT": str(port), "REMOTE_ADDR": addr[0], "REMOTE_PORT": str(addr[1])}
-        SHARED.add(self.place, 1)
-        try:
-            with closing(client), suppress(OSError, GreenletExit):
-                Connection(client, self.wsgi, BASE | place, self).serve()
-        finally:
-            SHARED.add(self.place, -1)
+        with closing(client), suppress(OSError, GreenletExit):
+            Connection(client, self.wsgi, BASE | place, self).serve()
 
     def notify(self) -> None:
         """Give the sign of life, which comes every second. End what waits, if the process stops."""

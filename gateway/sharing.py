@@ -4,13 +4,13 @@ Otherwise the process that wakes up first gets a connection, which is often the 
 while another process has little to do.
 """
 
-from collections.abc import Callable
 from mmap import mmap
 from typing import Any
 
 from gevent.server import StreamServer
 
 PLACES = 256  # for processes, those that are ending included
+SLACK = 8  # a process may be ahead by an eighth of its connections, so that it can take several at a time
 PATIENCE = 0.001  # seconds for a process with fewer connections to take the next one
 FREE, FIRST = 0, 1  # a place that no process has, and that of a process without a connection
 
@@ -34,27 +34,39 @@ class Counts:
         self._places[place] += connections
 
     def has_more(self, place: int) -> bool:
-        """Say whether the process has more connections than another one."""
-        return any(FREE < other < self._places[place] for other in self._places)
+        """Say whether the process has more connections than another one, by SLACK."""
+        mine = self._places[place]
+        return any(FREE < other < mine - mine // SLACK for other in self._places)
 
 
 class SharingServer(StreamServer):
-    """Takes a connection at once, or after PATIENCE if another process has fewer and has not taken it by then."""
+    """Takes a connection at once, or after PATIENCE if another process has fewer and has not taken it by then.
 
-    max_accept = 1
+    It takes several at a time. If it took a single one each time that it looks, the last of a hundred that come at once
+    would wait while all that came before them are served.
+    """
 
-    def __init__(self, has_more: Callable[[], bool], *arguments: Any, **options: Any) -> None:
+    max_accept = 100
+
+    def __init__(self, counts: Counts, place: int, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._has_more, self._patient = has_more, True
+        self._counts, self._place, self._patient = counts, place, True
 
     def do_read(self) -> Any:
         """Accept a connection, or return None."""
-        if self._patient and self._has_more():
+        if self._patient and self._counts.has_more(self._place):
             self.stop_accepting()
             self._timer = self.loop.timer(PATIENCE)
             self._timer.start(self._accept_what_is_left)
             return None
-        return super().do_read()
+        self._patient = True
+        if accepted := super().do_read():
+            self._counts.add(self._place, 1)
+        return accepted
+
+    def do_close(self, *connection: Any) -> None:
+        super().do_close(*connection)
+        self._counts.add(self._place, -1)
 
     def _accept_what_is_left(self) -> None:
         if self.started:

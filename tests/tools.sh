@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install what the tests drive and pip does not have: Chromium for the page, jemalloc for training, wrk for load,
-# Prometheus for the alerts, PostgreSQL for studies, nginx and ip for several nodes; the distribution's where it is Debian.
+# Prometheus for the alerts, PostgreSQL for studies, nginx and ip for several nodes, openssl for a certificate. From
+# Debian, these are its packages.
 set -euo pipefail
 PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
 
@@ -10,7 +11,7 @@ missing() {
 
 case ${1:?system, or browser} in
 system)
-	if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip)" ] && ldconfig -p | grep -q libjemalloc; then
+	if [ -z "$(missing chromium-headless-shell wrk prometheus initdb nginx ip openssl)" ] && ldconfig -p | grep -q libjemalloc; then
 		exit
 	fi
 	if command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
@@ -18,7 +19,7 @@ system)
 		own=/etc/postgresql-common/createcluster.d/none.conf
 		mkdir -p "${own%/*}" && echo 'create_main_cluster = false' > "$own"
 		apt-get update -qq
-		apt-get install -y -qq chromium-headless-shell fonts-dejavu-core iproute2 libjemalloc2 wrk > /dev/null
+		apt-get install -y -qq chromium-headless-shell fonts-dejavu-core iproute2 libjemalloc2 openssl wrk > /dev/null
 		apt-get install -y -qq --no-install-recommends nginx postgresql prometheus > /dev/null
 		rm "$own"
 		for service in $services; do # Debian begins to run them where it installs them; the tests start their own
@@ -26,7 +27,7 @@ system)
 			service "$service" stop > /dev/null
 		done
 	else
-		for tool in $(missing wrk prometheus initdb nginx ip); do
+		for tool in $(missing wrk prometheus initdb nginx ip openssl); do
 			echo "$tool is not installed; your distribution has it." >&2
 			exit 1
 		done

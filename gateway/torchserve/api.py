@@ -8,17 +8,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from urllib3 import BaseHTTPResponse
-from urllib3.util import SKIP_HEADER
-
 from gateway.backend import NO_MODEL, BackendError, ImageRefused, NoSuchVersion, TooSlow, Unavailable, WorkerDied
-from gateway.torchserve.nodes import Headers, Nodes, Send
+from gateway.torchserve.client import Answer, Headers
+from gateway.torchserve.nodes import Nodes, Send
 from gateway.torchserve.properties import MODEL, read_properties
 from gateway.torchserve.tokens import Keys, TokenFile, Tokens, bearer
 
 INFERENCE, MANAGEMENT = KINDS = ("inference", "management")
 BINARY = "application/octet-stream"
-UNUSED = dict.fromkeys(("Accept-Encoding", "User-Agent"), SKIP_HEADER)  # a worker reads each header in four calls
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
@@ -61,8 +58,8 @@ class Api:
     def call(self, kind: str, method: str, path: str, body: bytes | None = None, headers: Headers | None = None) -> Any:
         """Send one request with a valid token; returns the JSON of the reply. Raises BackendError."""
 
-        def send(token: str) -> BaseHTTPResponse:
-            content = {"Content-Type": BINARY, **UNUSED, **(headers or {})}
+        def send(token: str) -> Answer:
+            content = {"Content-Type": BINARY, **(headers or {})}
             return self._nodes[kind].send(method, path, body, {**content, **bearer(token)})
 
         token = self.tokens.read(kind)
@@ -103,7 +100,7 @@ def ready_workers(description: dict[str, Any]) -> list[dict[str, Any]]:
     return [worker for worker in description["workers"] if worker["status"] == "READY"]
 
 
-def result(response: BaseHTTPResponse) -> Any:
+def result(response: Answer) -> Any:
     """Return the JSON of a reply. Raises the BackendError that its status stands for."""
     if response.status == HTTPStatus.GATEWAY_TIMEOUT:  # of a proxy before the node
         raise TooSlow
@@ -128,5 +125,5 @@ def result(response: BaseHTTPResponse) -> Any:
     raise kind("The model cannot answer just now.")
 
 
-def _token_expired(response: BaseHTTPResponse) -> bool:
-    return response.status == 400 and b'"InvalidKeyException"' in response.data
+def _token_expired(response: Answer) -> bool:
+    return response.status == 400 and b'"InvalidKeyException"' in response.body

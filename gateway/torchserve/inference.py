@@ -17,7 +17,7 @@ from gateway.backend import (
     WorkerDied,
 )
 from gateway.torchserve.api import INFERENCE, Api, ready_workers, versioned
-from gateway.torchserve.nodes import Headers
+from gateway.torchserve.client import Headers
 from gateway.torchserve.properties import MODEL
 
 PREDICTIONS = f"/predictions/{MODEL}"

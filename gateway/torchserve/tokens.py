@@ -8,7 +8,8 @@ from typing import Protocol
 from filelock import FileLock
 
 from gateway.backend import BackendError, Unavailable
-from gateway.torchserve.nodes import Headers, Nodes
+from gateway.torchserve.client import Headers
+from gateway.torchserve.nodes import Nodes
 
 POLL_INTERVAL = 0.005  # seconds
 KEY_FILE_SECONDS = 0.5  # seconds; TorchServe does not replace the file in one step

@@ -15,8 +15,9 @@ import requests
 
 from gateway.backend import BackendError
 from gateway.torchserve.api import Api
+from gateway.torchserve.client import MAX_SILENCE_SECONDS
 from gateway.torchserve.inference import Inference
-from gateway.torchserve.nodes import CONNECT_TIMEOUT, MAX_SILENCE_SECONDS
+from gateway.torchserve.nodes import CONNECT_TIMEOUT
 from scripts.serving import served
 from scripts.serving.defaults import TORCHSERVE
 from scripts.serving.product import find_java, gateway, keep_memory, torchserve

@@ -237,7 +237,7 @@ def test_one_that_takes_too_long_is_not_asked_elsewhere() -> None:
 def test_a_large_image_may_take_longer_than_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that takes a large body slowly is no node that is away."""
     monkeypatch.setattr(nodes, "CONNECT_TIMEOUT", 0.3)
-    monkeypatch.setattr(nodes, "TIMEOUT", 2)
+    monkeypatch.setattr("gateway.torchserve.client.TIMEOUT", 2)
     image = bytes(10_000_000)
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

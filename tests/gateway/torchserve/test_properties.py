@@ -14,6 +14,6 @@ def test_reads_properties(tmp_path: Path) -> None:
 
 
 def test_loads_no_server_and_no_client() -> None:
-    code = "import sys, gateway.torchserve.properties; print({'flask', 'gevent', 'urllib3'} & sys.modules.keys())"
+    code = "import sys, gateway.torchserve.properties; print({'flask', 'gevent', 'httptools'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
