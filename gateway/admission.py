@@ -95,6 +95,24 @@ class Line(Generic[Work]):
             raise outcome
         return outcome
 
+    def skip(self, call: Callable[[], Any], spent: float = 0) -> Any:
+        """Return the answer of a call for work that does not wait, in the time that a call has; see `wait`.
+
+        Raises TooSlow, and what the call raises.
+        """
+        if spent >= self._timeout:
+            raise TooSlow
+        metrics.QUEUE.observe(0)
+        late = False
+        try:
+            with Timeout((self._timeout - spent) / 2, TooSlow):
+                return call()
+        except (Busy, TooSlow):
+            late = True
+            raise
+        finally:
+            self.answered(late)
+
     def answered(self, late: bool = False) -> None:
         """Note that work has ended, in time or late."""
         self._late_since = (self._late_since or time.monotonic()) if late else None
@@ -111,14 +129,19 @@ class Line(Generic[Work]):
                 return TooSlow()
         return turn.outcome
 
-    def take(self) -> list[Turn[Work]]:
-        """Wait until there is work; returns the first turns, as many as make up one call."""
+    def wake(self) -> None:
+        """Let `take` look again, if there is work."""
+        if self.images:
+            self._came.put(None)
+
+    def take(self, may: Callable[[], bool] = lambda: True) -> list[Turn[Work]]:
+        """Wait until there is work, and it `may` be done; returns the first turns, as many as make up one call."""
         turns: list[Turn[Work]] = []
         while not turns:
             self._came.get()
             with self._lock:
                 left = 1.0
-                while self._turns and (not turns or self._turns[0].part <= left):
+                while may() and self._turns and (not turns or self._turns[0].part <= left):
                     turns.append(self._turns.popleft())
                     left -= turns[-1].part
                 self._count(-sum(turn.images for turn in turns))

@@ -1,11 +1,13 @@
 """Small images that arrive together share a call to the model, because a call costs far more than each of them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 
 from gevent import get_hub
 
-from gateway import context, metrics
+from gateway import context
 from gateway.admission import Line, Turn
 from gateway.backend import Answer, Backend, ImageRefused, Prediction, TooSlow
 from gateway.limits import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_PIXELS, MAX_CALL_PIXELS
@@ -39,7 +41,7 @@ def calls_of(images: list[bytes]) -> Iterator[list[bytes]]:
 class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
-    A light image that comes alone spares itself the line, also while a call is under way.
+    An image that comes alone spares itself the line if a call is free, or if it is a light one.
 
     `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
     of its images is tried alone, because one of them may have spoilt the call for all. `niceness` says how far the
@@ -55,24 +57,34 @@ class Batches:
         niceness: int = 0,
     ) -> None:
         self._backend, self._line, self._version, self._niceness = backend, line, version, niceness
+        self._free = calls
         for _ in range(calls):
             Thread(target=self._send_for_ever, daemon=True).start()
 
     def predict(self, image: bytes, spent: float = 0) -> Prediction:
         """Do what Backend.predict does; raises what that and Line.wait raise. `spent` is as in Line.wait."""
         version = self._version()
-        alone = not self._line.images and self._backend.is_light(image, version) and not get_hub().loop.pendingcnt
-        if not alone:
-            return self._line.wait(image, part=part_of_call(image), spent=spent)
-        metrics.QUEUE.observe(0)
-        prediction = self._backend.predict(image, version)
-        self._line.answered()
-        return prediction
+        alone = not self._line.images and not get_hub().loop.pendingcnt
+        if alone and (self._free > 0 or self._backend.is_light(image, version)):
+            with self._calling():
+                return self._line.skip(partial(self._backend.predict, image, version), spent)
+        return self._line.wait(image, part=part_of_call(image), spent=spent)
 
     def _send_for_ever(self) -> None:
-        with context.set_to(context.NICENESS, self._niceness):
-            while True:
-                self._send(self._line.take())
+        while True:
+            turns = self._line.take(lambda: self._free > 0)
+            with self._calling():
+                self._send(turns)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        self._free -= 1
+        try:
+            with context.set_to(context.NICENESS, self._niceness):
+                yield
+        finally:
+            self._free += 1
+            self._line.wake()
 
     def _send(self, turns: list[Turn[bytes]]) -> None:
         version = self._version()

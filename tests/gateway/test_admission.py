@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -14,10 +16,10 @@ from flask.testing import FlaskClient
 from gevent.socket import socketpair
 from werkzeug.test import TestResponse
 
-from gateway import admission, app, limits
+from gateway import admission, app, batches, limits
 from gateway.admission import Body, Gate, Line, Pace, SlowBody
 from gateway.app import create_app
-from gateway.backend import Answer, Busy, Prediction, TooSlow
+from gateway.backend import Answer, Busy, ImageRefused, Prediction, TooSlow
 from gateway.limits import SMALL_IMAGE_BYTES
 from tests.drawing import tiny
 from tests.fake_backend import FakeBackend
@@ -206,6 +208,13 @@ def test_is_told_to_come_again(
     assert (line["id"], line["route"], line["status"], line["traceparent"]) == ("mine", path, 503, TRACE)
 
 
+@pytest.fixture
+def in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no image spare itself the line, as if others came with it."""
+    monkeypatch.setattr(batches, "get_hub", lambda: SimpleNamespace(loop=SimpleNamespace(pendingcnt=1)))
+
+
+@pytest.mark.usefixtures("in_line")
 def test_a_full_gateway_is_ready_because_another_one_would_be_full_too(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +223,7 @@ def test_a_full_gateway_is_ready_because_another_one_would_be_full_too(
         assert client.get(path).status_code == 200
 
 
+@pytest.mark.usefixtures("in_line")
 def test_a_gateway_whose_model_answers_nobody_is_not_ready(
     torchserve: Counting, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +236,21 @@ def test_a_gateway_whose_model_answers_nobody_is_not_ready(
     torchserve.go_on.set()
     wait_until(lambda: client.get("/ready").status_code == 200)
     assert not small.stuck()
+
+
+def test_what_need_not_wait_has_the_time_of_a_call() -> None:
+    line = Line[bytes]("small", timeout=0.2)
+    assert line.skip(lambda: "answer") == "answer"
+    started = time.monotonic()
+    with pytest.raises(TooSlow):
+        line.skip(lambda: gevent.sleep(5))
+    assert time.monotonic() - started < 1
+    with pytest.raises(TooSlow):
+        line.skip(lambda: "answer", spent=0.2)
+    wait_until(line.stuck)
+    with pytest.raises(ImageRefused):
+        line.skip(Mock(side_effect=ImageRefused("Bad.", 400)))
+    assert not line.stuck()
 
 
 def test_who_waits_too_long_is_told_to_come_again_and_keeps_no_place() -> None:

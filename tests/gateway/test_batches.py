@@ -131,24 +131,29 @@ class Light(FakeBackend):
         return prediction(threading.current_thread().name)
 
 
-@pytest.mark.parametrize(
-    ("light", "image", "pending", "in_place"),
-    [
-        (True, tiny(b"1"), 0, True),
-        (True, tiny(b"1"), 1, False),
-        (True, header(3000, 3000), 0, False),
-        (False, tiny(b"1"), 0, False),
-    ],
-    ids=["alone", "another comes at the same time", "large", "heavy network"],
-)
-def test_a_light_image_that_comes_alone_is_predicted_in_the_thread_that_asks(
-    light: bool, image: bytes, pending: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("pending", "in_place"), [(0, True), (1, False)], ids=["alone", "another comes with it"])
+def test_an_image_that_comes_alone_is_predicted_in_the_thread_that_asks(
+    pending: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batches_module, "get_hub", lambda: SimpleNamespace(loop=SimpleNamespace(pendingcnt=pending)))
+    asked = batches(Light()).predict(tiny(b"1"))["predicted_class"]
+    assert (asked == threading.current_thread().name) == in_place
+
+
+@pytest.mark.parametrize(
+    ("light", "image", "in_place"),
+    [(True, tiny(b"1"), True), (True, header(3000, 3000), False), (False, tiny(b"1"), False)],
+    ids=["light", "large", "heavy network"],
+)
+def test_while_a_call_is_under_way_only_a_light_image_is(light: bool, image: bytes, in_place: bool) -> None:
     backend = Light()
     backend.light = light
-    monkeypatch.setattr(batches_module, "get_hub", lambda: SimpleNamespace(loop=SimpleNamespace(pendingcnt=pending)))
-    asked = batches(backend).predict(image)["predicted_class"]
-    assert (asked == threading.current_thread().name) == in_place
+    shared = batches(backend)
+    with ThreadPoolExecutor(1, "asks") as pool:
+        with shared._calling():
+            answer = pool.submit(shared.predict, image)
+            wait_until(lambda: shared._line.images or answer.done())
+        assert answer.result()["predicted_class"].startswith("asks") == in_place
 
 
 def test_an_answer_in_the_thread_that_asks_shows_that_the_model_is_well(monkeypatch: pytest.MonkeyPatch) -> None:

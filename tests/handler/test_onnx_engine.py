@@ -16,6 +16,7 @@ import requests
 from handler.onnx_engine import NETWORK, open_for_all
 from tests.drawing import draw, encode
 from tests.stack import Stack
+from training.project import ROOT
 
 ALONE = """
 import json, sys
@@ -52,6 +53,17 @@ def test_answers_as_torchserve_does_from_the_archive_alone(stack: Stack, archive
             assert reply[field] == served[field]
         assert reply["class_probabilities"] == pytest.approx(served["class_probabilities"], abs=1e-5)
         assert reply["in_distribution_score"] == pytest.approx(served["in_distribution_score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("module", ["handler.onnx_engine", "gateway.app", "training.quantise", "scripts.bench.peers"])
+def test_tells_nobody_about_this_machine(module: str, archive: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(archive).extractall(tmp_path / "unpacked")
+    (tmp_path / "home").mkdir()
+    load = "from handler import onnx_engine; onnx_engine.load(pathlib.Path(sys.argv[1]), threads=1)"
+    command = [sys.executable, "-c", f"import sys, pathlib, {module}; {load}", str(tmp_path / "unpacked")]
+    environment = {"HOME": str(tmp_path / "home")}  # and no CI, which silences ONNX Runtime
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert not [path.name for path in (tmp_path / "home").rglob("*") if "onnxruntime" in path.name]
 
 
 def test_the_threads_of_a_call_have_the_priority_of_its_caller(archive: Path, tmp_path: Path) -> None:
