@@ -23,7 +23,7 @@ from gateway import context, limits, metrics
 from gateway.backend import Busy, TooSlow
 from gateway.error_handlers import RETRY_AFTER, failure
 from gateway.keys import sent_key
-from gateway.request_log import ID, Access
+from gateway.request_log import ID, begin
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -304,8 +304,7 @@ class Admission:
             body.release()
 
     def _refuse(self, message: str, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
-        context.enter(environ.get("HTTP_TRACEPARENT", ""))
-        access = Access(environ.get("HTTP_X_REQUEST_ID", ""))
+        access = begin(environ)
         self._pace.wait()
         status, body = 503, _refusal(message)
         if (keys := self._app.extensions.get("keys")) and (client := keys.client(sent_key(environ))):

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from flask import abort, current_app, request
 from werkzeug.exceptions import ClientDisconnected
+from werkzeug.http import parse_options_header
 
 from gateway import forms
 from gateway.limits import MAX_FIELD_BYTES, MAX_JSON_BYTES, MAX_MULTIPART_BYTES, PIECE_BYTES
@@ -36,7 +37,8 @@ def received(at_most: int) -> bytes:
 
     It is read in pieces, because each of them has its time.
     """
-    declared, stream = request.content_length, request.environ["wsgi.input"]
+    environ = request.environ
+    declared, stream = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None, environ["wsgi.input"]
     if declared is not None and declared > at_most:
         abort(413)
     pieces, left = list[bytes](), at_most + 1 if declared is None else declared
@@ -61,11 +63,12 @@ def form_files(at_most: int) -> list[bytes]:
 
 def form(at_most: int) -> tuple[list[bytes], dict[str, str]]:
     """Return the files in the field 'file' of the form, and its other fields; aborts as form_files does."""
-    if request.mimetype != "multipart/form-data":
+    kind, options = parse_options_header(request.environ.get("CONTENT_TYPE", ""))
+    if kind.lower() != "multipart/form-data":
         abort(400, f"{FORM} Base64 in JSON goes to /predict_base64.")
     body, sent = received(MAX_MULTIPART_BYTES), []
     try:
-        for part in forms.parts(body, request.mimetype_params.get("boundary", "")):
+        for part in forms.parts(body, options.get("boundary", "")):
             if part.file_name is None and part.size > MAX_FIELD_BYTES:
                 abort(400, f"A field that is not a file is larger than {MAX_FIELD_BYTES // 2**20} MB. {FORM}")
             sent.append(part)

@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
 from gevent import get_hub
 
 from gateway import context, limits, metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 ID = "X-Request-ID"
 USABLE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.MAX_REQUEST_ID_LENGTH}}}")  # others would be reflected and logged
@@ -77,11 +80,16 @@ class Access:
         _LOG.add(f"{json.dumps(entry)}\n")
 
 
+def begin(environ: "WSGIEnvironment") -> Access:
+    """Begin a request: it has the id and the place in a trace that its headers say, if they can be used."""
+    context.enter(environ.get("HTTP_TRACEPARENT", ""))
+    return Access(environ.get("HTTP_X_REQUEST_ID", ""))
+
+
 def register(app: Flask) -> None:
     @app.before_request
-    def begin() -> None:
-        g.access = Access(request.headers.get(ID, ""))
-        context.enter(request.environ.get("HTTP_TRACEPARENT", ""))
+    def begin_request() -> None:
+        g.access = begin(request.environ)
 
     @app.after_request
     def end(response: Response) -> Response:

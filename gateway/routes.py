@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -163,7 +164,7 @@ class Wanted(NamedTuple):
 
 def wanted(*known: str) -> Wanted:
     """Read the query; aborts with 400, also if it has another parameter than the `known` ones."""
-    given = request.args
+    given: Mapping[str, str] = request.args if request.query_string else {}
     if not given.keys() <= set(known):
         abort(400, f"The query has an unknown parameter; {request.path} knows {' and '.join(known)}.")
     top_k = given.get("top_k", "0")

@@ -358,11 +358,10 @@ def of_jpeg(data: bytes) -> Essence:
     kept, orientation, components, progressive = [bytes([0xFF, SOI])], UPRIGHT, 0, False
     for marker, content, place in _segments(data, 2):
         if marker == SCAN:
-            seeming = data.count(bytes([0xFF, SCAN]), place)  # with those of the film that phones put behind
-            if seeming > MAX_SCANS and sum(each == SCAN for each, *_ in _segments(data, place)) > MAX_SCANS:
-                raise Damaged(f"There are more than {MAX_SCANS} scans.")
             at_once = progressive or content[:1] < bytes([components])
-            return Essence(b"".join([*kept, data[place:]]), orientation, at_once)
+            if at_once and _scans(data, place) > MAX_SCANS:  # otherwise the decoder reads a single one
+                raise Damaged(f"There are more than {MAX_SCANS} scans.")
+            return Essence(b"".join([*kept, memoryview(data)[place:]]), orientation, at_once)
         if marker == APP1 and content.startswith(b"Exif\0\0") and orientation == UPRIGHT:
             orientation = orientation_of(content[6:])
         if marker in FRAME_MARKERS and len(content) > 5:
@@ -370,6 +369,12 @@ def of_jpeg(data: bytes) -> Essence:
         if _is_of_pixels(marker, content):
             kept.append(data[place : place + 4 + len(content)])
     raise Damaged("There is no scan.")
+
+
+def _scans(jpeg: bytes, at: int) -> int:
+    """Count the scans from `at` to the end of the image, but only if there may be more than MAX_SCANS."""
+    seeming = jpeg.count(bytes([0xFF, SCAN]), at)  # with those of the film that phones put behind
+    return seeming if seeming <= MAX_SCANS else sum(marker == SCAN for marker, *_ in _segments(jpeg, at))
 
 
 def _segments(jpeg: bytes, at: int) -> Iterator[tuple[int, bytes, int]]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnxruntime import quantization
 from torch import Tensor
 
 from handler.onnx_engine import open_network
@@ -65,6 +64,8 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     writes nothing, if it is less than LEAST_FASTER times as fast on this machine, or loses more than MOST_LOST.
     Raises CheckpointError for a pair, because its validation images are for one of its networks.
     """
+    from onnxruntime import quantization  # here, after handler, because that silences it
+
     checkpoint.single()
     _, validation = images_of(checkpoint, data, checkpoint.inputs)
     every = -(-len(validation.labels) // RANGE_IMAGES)  # because they are sorted by class
@@ -98,8 +99,8 @@ def export_int8(checkpoint: Checkpoint, path: Path, data: Path | None) -> Quanti
     return Quantised(faster, accuracies[1], accuracies[0], threshold)
 
 
-class Ranges(quantization.CalibrationDataReader):
-    """Hands images to ONNX Runtime, which measures the ranges of a network's values on them."""
+class Ranges:
+    """Hands images to ONNX Runtime as a CalibrationDataReader does. It measures the ranges of a network's values."""
 
     def __init__(self, images: Inputs, network: Path) -> None:
         names = [each.name for each in onnx.load(network).graph.input]

@@ -15,7 +15,6 @@ from gateway.torchserve.properties import MODEL, read_properties
 from gateway.torchserve.tokens import Keys, TokenFile, Tokens, bearer
 
 INFERENCE, MANAGEMENT = KINDS = ("inference", "management")
-BINARY = "application/octet-stream"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION_TAKEN = 409  # TorchServe's status for an archive whose version number another one has
 WORKER_DIED = (500, 507)  # TorchServe's status for the images that a dead worker had
@@ -59,8 +58,7 @@ class Api:
         """Send one request with a valid token; returns the JSON of the reply. Raises BackendError."""
 
         def send(token: str) -> Answer:
-            content = {"Content-Type": BINARY, **(headers or {})}
-            return self._nodes[kind].send(method, path, body, {**content, **bearer(token)})
+            return self._nodes[kind].send(method, path, body, {**(headers or {}), **bearer(token)})
 
         token = self.tokens.read(kind)
         response = send(token)

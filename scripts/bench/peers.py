@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from PIL import Image
 from torch import Tensor
@@ -79,6 +78,8 @@ class OnnxModel(Model):
     """The same network by ONNX Runtime, with as many threads as it takes by itself."""
 
     def load(self, folder: Path) -> None:
+        import onnxruntime  # after handler, which silences it
+
         self.session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
         self.names = [each.name for each in self.session.get_inputs()]
 

@@ -88,6 +88,13 @@ def handle(
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def test_tells_nobody_about_this_machine(model_dir: Path, tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": str(model_dir)}  # and no CI, which silences ONNX Runtime
+    load = [sys.executable, "-c", "import image_classifier"]
+    subprocess.run(load, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert not [path.name for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
+
+
 def test_one_bad_image_in_a_batch_fails_alone(model_dir: Path, tmp_path: Path) -> None:
     good, other = encode(draw("red", 3)), encode(draw("blue", 4), "JPEG")
     batch = handle(model_dir, tmp_path, good, b"not an image", encode(draw("red", 5), "BMP"), other)
