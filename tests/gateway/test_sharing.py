@@ -1,13 +1,15 @@
 """Connections of a gateway of two processes: each gets its share, and none waits for a process that does nothing."""
 
 import contextlib
+import socket
 import time
 from pathlib import Path
 
+import gevent
 import psutil
 import requests
 
-from gateway.sharing import PLACES, Counts
+from gateway.sharing import PLACES, SLACK, Counts, SharingServer
 from tests.gateway.test_request_log import gateway_alone
 from tests.stack import GATEWAY, Stack, wait_until
 
@@ -60,3 +62,38 @@ def test_a_process_that_has_gone_counts_no_more() -> None:
     counts.leave(other)
     assert not counts.has_more(one)
     assert [counts.take() for _ in range(PLACES - 1)].count(other) == 1
+
+
+def test_a_process_may_be_ahead_by_a_few_of_many() -> None:
+    counts = Counts()
+    one, other = counts.take(), counts.take()
+    counts.add(other, 10 * SLACK)
+    counts.add(one, 11 * SLACK)
+    assert not counts.has_more(one)
+    counts.add(one, SLACK)
+    assert counts.has_more(one)
+
+
+def test_connections_that_come_at_once_are_taken_before_one_is_served() -> None:
+    """Otherwise the last of them would wait for all that came before."""
+    counts = Counts()
+    taken: list[object] = []
+    taken_when_served: list[int] = []
+
+    def serve(*connection: object) -> None:
+        taken.append(connection)
+        gevent.sleep(0)  # a turn of the loop
+        taken_when_served.append(len(taken))
+
+    place = counts.take()
+    server = SharingServer(counts, place, ("127.0.0.1", 0), handle=serve, backlog=50)
+    server.init_socket()
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(server.address))
+        server.start()
+        gevent.sleep(0.1)
+        server.stop()
+    assert taken_when_served == [50] * 50
+    counts.take()
+    assert not counts.has_more(place)  # as all have been closed
