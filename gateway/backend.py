@@ -99,8 +99,8 @@ class Backend(Protocol):
     Every method raises BackendError or a kind of it.
     """
 
-    def is_light(self, image: bytes, version: str | None = None) -> bool:
-        """Say whether an image takes so little time that the thread of its request may predict it itself."""
+    def may_skip_line(self, image: bytes, version: str | None, free: bool) -> bool:
+        """Say whether the thread of a request may predict its image itself, past the line; `free` says if a call is."""
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         """Predict the bytes of an image file. Raises ImageRefused for a refusal."""

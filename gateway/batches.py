@@ -41,7 +41,7 @@ def calls_of(images: list[bytes]) -> Iterator[list[bytes]]:
 class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
-    An image that comes alone spares itself the line if a call is free, or if it is a light one.
+    An image that comes alone spares itself the line, if the backend agrees.
 
     `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
     of its images is tried alone, because one of them may have spoilt the call for all. `niceness` says how far the
@@ -65,7 +65,7 @@ class Batches:
         """Do what Backend.predict does; raises what that and Line.wait raise. `spent` is as in Line.wait."""
         version = self._version()
         alone = not self._line.images and not get_hub().loop.pendingcnt
-        if alone and (self._free > 0 or self._backend.is_light(image, version)):
+        if alone and self._backend.may_skip_line(image, version, free=self._free > 0):
             with self._calling():
                 return self._line.skip(partial(self._backend.predict, image, version), spent)
         return self._line.wait(image, part=part_of_call(image), spent=spent)

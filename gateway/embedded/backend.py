@@ -75,13 +75,16 @@ class Embedded:
         self.follow()
         return None
 
-    def is_light(self, image: bytes, version: str | None = None) -> bool:
+    def may_skip_line(self, image: bytes, version: str | None, free: bool) -> bool:
+        return self._is_light(image, version)  # what is not cannot be left before it ends
+
+    def _is_light(self, image: bytes, version: str | None) -> bool:
         """Say whether image and network are small. Others would keep all clients of this process waiting."""
         return self._model(version).batch_size >= MAX_BATCH and is_small(image)
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         work = partial(_predict, self._model(version), [image])
-        (answer,) = work() if self.is_light(image, version) else self._do(work)
+        (answer,) = work() if self._is_light(image, version) else self._do(work)
         return _unless_refused(answer)
 
     def predict_all(self, images: list[bytes], version: str | None = None) -> list[Answer]:

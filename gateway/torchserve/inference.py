@@ -33,8 +33,8 @@ class Inference:
         self._api = api
         self._remembered: dict[Seen, Details] = {}
 
-    def is_light(self, image: bytes, version: str | None = None) -> bool:
-        return False
+    def may_skip_line(self, image: bytes, version: str | None, free: bool) -> bool:
+        return free  # a thread that waits for TorchServe can leave at any time
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         (answer,) = _current([self._predict(version, image)])

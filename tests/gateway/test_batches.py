@@ -1,5 +1,6 @@
 """Sharing calls: before the real TorchServe, and before a stand-in that can be held up."""
 
+import contextlib
 import struct
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,37 +123,37 @@ def test_an_image_that_is_refused_fails_alone() -> None:
     assert refused.value.status == 415
 
 
-class Light(FakeBackend):
-    """Names the thread that has asked it."""
-
-    light = True
+class NamesThread(FakeBackend):
+    """Sees in an image the name of the thread that has asked."""
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         return prediction(threading.current_thread().name)
 
 
-@pytest.mark.parametrize(("pending", "in_place"), [(0, True), (1, False)], ids=["alone", "another comes with it"])
-def test_an_image_that_comes_alone_is_predicted_in_the_thread_that_asks(
-    pending: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("under_way", [False, True], ids=["a call is free", "no call is free"])
+@pytest.mark.parametrize("pending", [0, 1], ids=["alone", "another comes with it"])
+@pytest.mark.parametrize(
+    ("kind", "image", "at_once"),
+    [
+        ({"waits": True}, tiny(b"1"), "if free"),
+        ({"light": True}, tiny(b"1"), "always"),
+        ({"light": True}, header(3000, 3000), "never"),
+        ({}, tiny(b"1"), "never"),
+    ],
+    ids=["TorchServe", "light", "large", "heavy"],
+)
+def test_an_image_that_comes_alone_may_be_predicted_in_the_thread_that_asks(
+    kind: dict[str, bool], image: bytes, at_once: str, pending: int, under_way: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches_module, "get_hub", lambda: SimpleNamespace(loop=SimpleNamespace(pendingcnt=pending)))
-    asked = batches(Light()).predict(tiny(b"1"))["predicted_class"]
-    assert (asked == threading.current_thread().name) == in_place
-
-
-@pytest.mark.parametrize(
-    ("light", "image", "in_place"),
-    [(True, tiny(b"1"), True), (True, header(3000, 3000), False), (False, tiny(b"1"), False)],
-    ids=["light", "large", "heavy network"],
-)
-def test_while_a_call_is_under_way_only_a_light_image_is(light: bool, image: bytes, in_place: bool) -> None:
-    backend = Light()
-    backend.light = light
+    backend = NamesThread()
+    vars(backend).update(kind)
     shared = batches(backend)
     with ThreadPoolExecutor(1, "asks") as pool:
-        with shared._calling():
+        with shared._calling() if under_way else contextlib.nullcontext():
             answer = pool.submit(shared.predict, image)
             wait_until(lambda: shared._line.images or answer.done())
+        in_place = not pending and (at_once == "always" or (at_once == "if free" and not under_way))
         assert answer.result()["predicted_class"].startswith("asks") == in_place
 
 
@@ -160,7 +161,9 @@ def test_an_answer_in_the_thread_that_asks_shows_that_the_model_is_well(monkeypa
     line: Line[bytes] = Line("small", timeout=0.1)
     line.answered(late=True)
     wait_until(line.stuck)
-    Batches(Light(), line, 1).predict(tiny(b"1"))
+    backend = NamesThread()
+    backend.light = True
+    Batches(backend, line, 1).predict(tiny(b"1"))
     assert not line.stuck()
 
 
