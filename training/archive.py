@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,18 +78,29 @@ def _lay_out_for_torchserve(checkpoint: "Checkpoint", batching: "Batching", cont
     build, name = content.parent, content.name
     model = build / f"{name}.pt"
     export(checkpoint, model)
-    ModelArchiver.generate_model_archive(
-        ModelArchiverConfig(
-            model_name=name,
-            serialized_file=str(model),
-            handler=str(TORCHSERVE_HANDLER),
-            extra_files=str(_stage(checkpoint, batching, build / ".stage")),  # which no model is called
-            config_file=str(_write_settings(batching, build / SETTINGS.name)),
-            version=version,
-            export_path=str(build),
-            archive_format="no-archive",
-        )
+    settings = ModelArchiverConfig(
+        model_name=name,
+        serialized_file=str(model),
+        handler=str(TORCHSERVE_HANDLER),
+        extra_files=str(_stage(checkpoint, batching, build / ".stage")),  # which no model is called
+        config_file=str(_write_settings(batching, build / SETTINGS.name)),
+        version=version,
+        export_path=str(build),
+        archive_format="no-archive",
     )
+    with _temporary_files_in(build / ".temporary"):
+        ModelArchiver.generate_model_archive(settings)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have the archiver work in a new folder: in that of the machine it deletes what has the model's name."""
+    folder.mkdir()
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
 
 
 def archive_of(model: Path, version: str | None = None, suffix: str = MAR) -> Path:

@@ -135,6 +135,16 @@ def test_a_missing_checkpoint_is_said_in_a_sentence(module: str, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_folder_of_the_models_name_among_the_temporary_files_stays(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "photo.jpg").touch()
+    command = [sys.executable, "-m", "training.archive", str(checkpoint), "-o", str(tmp_path / "packed" / "drawn.mar")]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"drawn", "packed"}
+    assert (tmp_path / "drawn" / "photo.jpg").exists()
+
+
+@pytest.mark.slow
 def test_a_model_may_have_any_name(checkpoint: Path, tmp_path: Path) -> None:
     run_module("training.archive", checkpoint, "--output", tmp_path / "stage.mar")
     assert module.version_of(tmp_path / "stage.mar") == "1.0"
