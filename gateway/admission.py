@@ -96,17 +96,22 @@ class Line(Generic[Work]):
         return outcome
 
     def skip(self, call: Callable[[], Any], spent: float = 0) -> Any:
-        """Return the answer of a call for work that does not wait, in the time that a call has; see `wait`.
+        """Return the answer of a call for work that does not wait. It has all the time that its request has left.
 
         Raises TooSlow, and what the call raises.
         """
         if spent >= self._timeout:
             raise TooSlow
         metrics.QUEUE.observe(0)
-        late = False
+        late, limit = False, Timeout(self._timeout - spent)
         try:
-            with Timeout((self._timeout - spent) / 2, TooSlow):
+            with limit:
                 return call()
+        except Timeout as ended:
+            late = ended is limit
+            if not late:
+                raise
+            raise TooSlow from None
         except (Busy, TooSlow):
             late = True
             raise

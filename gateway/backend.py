@@ -100,7 +100,7 @@ class Backend(Protocol):
     """
 
     def may_skip_line(self, image: bytes, version: str | None, free: bool) -> bool:
-        """Say whether the thread of a request may predict its image itself, past the line; `free` says if a call is."""
+        """Say whether the thread of a request may predict its image itself, past the line. `free`: a call is free."""
 
     def predict(self, image: bytes, version: str | None = None) -> Prediction:
         """Predict the bytes of an image file. Raises ImageRefused for a refusal."""

@@ -41,7 +41,7 @@ def calls_of(images: list[bytes]) -> Iterator[list[bytes]]:
 class Batches:
     """Sends the images of a line, in order, in at most `calls` calls at once; nothing waits while a call is free.
 
-    An image that comes alone spares itself the line, if the backend agrees.
+    An image that comes alone spares itself the line if the backend agrees, as it does for a light one at any time.
 
     `version` returns which version a call is for, or None for the default one. If a call to a given version fails, each
     of its images is tried alone, because one of them may have spoilt the call for all. `niceness` says how far the

@@ -35,7 +35,7 @@ system)
 	;;
 browser)
 	if [ -n "$(missing chromium-headless-shell)" ]; then
-		.venv/bin/playwright install --with-deps chromium
+		PLAYWRIGHT_SKIP_BROWSER_GC=1 .venv/bin/playwright install --with-deps chromium
 	fi
 	;;
 esac

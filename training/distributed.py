@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
+from training.cache import FOLDER
 from training.outcome import Stopped
 
 T = TypeVar("T")
@@ -57,7 +58,11 @@ def has_bfloat16(device: torch.device, count_cpu: bool) -> bool:
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Let PyTorch compile a model for a GPU; without Triton or a C compiler, it stays as it is, as elsewhere."""
     possible = device.type == "cuda" and find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return torch.compile(model) if possible else model  # type: ignore[return-value]
+    if not possible:
+        return model
+    # What is compiled is run again, so it does not lie where other users of the machine could put their code.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(FOLDER.absolute() / "compiled"))
+    return torch.compile(model)  # type: ignore[return-value]
 
 
 def parallel(model: nn.Module) -> nn.Module:

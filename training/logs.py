@@ -53,6 +53,7 @@ class MLflow:
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # training waits for a server that is away
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # or it tells its makers about each run
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException

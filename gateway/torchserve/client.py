@@ -3,11 +3,12 @@
 import json
 import socket
 import ssl
+import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.limits import PIECE_BYTES, TIMEOUT
 
@@ -44,12 +45,14 @@ class Slow(Exception):
 
 
 class Client:
-    """A server, by its base URL."""
+    """A server, by its base URL. Its answers say their length, or come in chunks. Raises ValueError for another URL."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
-        self._address = parts.hostname or "", parts.port or (443 if secure else 80)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
+            raise ValueError(f"{url!r} is no URL of a server, such as http://127.0.0.1:8080.")
+        self._address = parts.hostname, parts.port or (443 if secure else 80)
         self._host = parts.netloc.rpartition("@")[2]
         self._context = ssl.create_default_context() if secure else None
         self._kept: list[_Connection] = []
@@ -57,7 +60,7 @@ class Client:
     def send(
         self, method: str, path: str, body: bytes | None, headers: Headers, connect: float, answer: float
     ) -> Answer:
-        """Send a request; it has `connect` seconds to connect, TIMEOUT for each piece, and `answer` for an answer.
+        """Send a request. It has `connect` seconds to connect, TIMEOUT to be sent, and `answer` to be answered.
 
         Raises OSError if it cannot connect, Slow or Ended if a connection is slow or ends. Raises ValueError for a path
         or header with other characters than those of printable ASCII.
@@ -128,19 +131,29 @@ class _Connection:
         self._pieces, self._complete = [], False
         try:
             self._socket.settimeout(TIMEOUT)  # not that of connecting: a slow line takes seconds for a large image
-            for piece in request:
-                self._socket.sendall(piece)
-            self._socket.settimeout(timeout)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who takes no more of it may have answered already
+                for piece in request:
+                    self._socket.sendall(piece)
+            until = time.monotonic() + timeout
             while not self._complete:
+                self._socket.settimeout(max(until - time.monotonic(), 0.001))
                 received = self._socket.recv(PIECE_BYTES)
                 if not received:
                     raise Ended("The server has ended the connection.")
                 self._parser.feed_data(received)
         except TimeoutError as error:
             raise (Slow if error.errno is None else Ended)(error) from None  # the kernel's own have a number
-        except (OSError, HttpParserError) as error:
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self.stays = False  # behind a complete answer there is something else
+            if not self._complete:
+                raise Ended(error) from None
+        except OSError as error:
             raise Ended(error) from None
         return Answer(self._parser.get_status_code(), b"".join(self._pieces))
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise Ended("The server has sent more than an answer.")
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)

@@ -69,6 +69,9 @@ class _Node:
         except (OSError, Ended, Unavailable):
             self._rest()
             raise Unavailable("TorchServe cannot be reached.") from None
+        except BaseException:  # the time limit of a request, which a node that hangs has let pass
+            self._rest()
+            raise
         if answer.status in UNAVAILABLE_STATUSES:
             self._rest()
         else:

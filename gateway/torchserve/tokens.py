@@ -35,9 +35,12 @@ class TokenFile:
 
     def read(self, kind: str) -> str:
         try:
-            return self._path.read_text().strip()
-        except OSError as error:
+            token = self._path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
             raise BackendError(f"The token of the nodes cannot be read: {error}.") from None
+        if not (token.isascii() and token.isprintable()):
+            raise BackendError("The token of the nodes has to be one line of ASCII characters.")
+        return token
 
     def renew(self, kind: str, expired: str) -> str:
         return self.read(kind)

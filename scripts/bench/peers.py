@@ -124,6 +124,7 @@ def litserve(folder: Path, port: int, draft: bool) -> None:
 
 def bentoml(folder: Path, port: int, draft: bool) -> None:
     os.environ |= {"PEER_FOLDER": str(folder.resolve()), "PEER_DRAFT": "1" * draft, "BENTOML_DO_NOT_TRACK": "True"}
+    os.environ["BENTOML_HOME"] = str(folder.resolve() / "bentoml")  # it empties a folder there
     sys.argv = ["bentoml", "serve", "scripts.bench.bentoml_peer:Classifier", "--host", "127.0.0.1", "--port", str(port)]
     runpy.run_module("bentoml", run_name="__main__")
 

@@ -224,15 +224,20 @@ def torchserve(config: Path, run: Path, java_home: Path, memory: Path) -> Servic
     import ts  # which the embedded backend does without
 
     home = Path(ts.__file__).parent.parent
-    command = [str(java_home / "bin" / "java"), f"-Dmodel_server_home={home}"]
-    command += [f"-Djava.io.tmpdir={memory / SCRATCH}"]
-    command += [
+    command = [
+        str(java_home / "bin" / "java"),
+        f"-Djava.io.tmpdir={memory / SCRATCH}",
         f"-Dlog4j.configurationFile=file://{ROOT / 'log4j2.xml'}",
         *read_properties(config).get("vmargs", "").split(),
     ]
     command += ["-cp", str(home / "ts" / "frontend" / "*"), "org.pytorch.serve.ModelServer", "--python", sys.executable]
-    command += ["-f", str(config.resolve()), "-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
-    environment = {"LC_ALL": "C.UTF-8"}  # with LC_ALL=C, Java finds no file in a folder named größe
+    command += ["-s", str((run / served.STORE).resolve()), "-ncs", "-m"]
+    environment = {
+        "LC_ALL": "C.UTF-8",  # with LC_ALL=C, Java finds no file in a folder named größe
+        "TS_CONFIG_FILE": str(config.resolve()),  # which goes before what its arguments say
+        "TS_MODEL_SERVER_HOME": str(home),
+        "TS_BENCHMARK": "",  # would write a profile of each call
+    }
     return Service(
         "TorchServe",
         command,
@@ -253,6 +258,7 @@ def gateway(host: str, port: int, settings: Mapping[str, object], run: Path, mem
         if path := os.environ.get(name):
             environment[name] = str(Path(path).absolute())
     environment["PROMETHEUS_MULTIPROC_DIR"] = str(memory / METRICS)
+    environment["GUNICORN_CMD_ARGS"] = ""  # which would go before gunicorn.conf.py
     return Service("Gateway", command, ROOT, environment, log, reopens=True)
 
 

@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import pty
 import random
@@ -6,6 +7,8 @@ import select
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,6 +283,21 @@ def test_logs_for_mlflow_where_asked_also_when_resumed(
     kept = {file.path for file in of_mlflow.list_artifacts(run.info.run_id)}
     assert kept == {"drawn.pth", "drawn.md"}
     assert (tmp_path / "mlflow").is_dir()
+
+
+def test_mlflow_tells_its_makers_nothing(tmp_path: Path) -> None:
+    code = """if True:
+        import json, sys
+        from pathlib import Path
+        from training.config import Recipe
+        from training.logs import MLflow
+        MLflow(Recipe.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))
+        from mlflow.telemetry.utils import is_telemetry_disabled
+        print(is_telemetry_disabled())"""
+    environment = {"HOME": str(tmp_path)}  # and no CI, which silences it
+    command = [sys.executable, "-c", code, json.dumps(QUICK_RECIPE), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 def test_an_mlflow_server_that_is_away_is_named(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

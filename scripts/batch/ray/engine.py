@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 import pyarrow.dataset
@@ -146,9 +147,13 @@ def cluster(address: str | None) -> Iterator[None]:
 
     ray.cloudpickle.register_pickle_by_value(worker)
     ray.cloudpickle.register_pickle_by_value(rows_module)
-    with redirect_stdout(sys.stderr):  # where Ray's notes belong
+    with redirect_stdout(sys.stderr), _private_folder() as private:  # where Ray's notes belong
+        # Ray lets all users of the machine write into its folder, so that of its own lies where none of them gets.
+        place: dict[str, Any] = {} if address else {"_temp_dir": private}
         try:
-            ray.init(address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **place
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise Stopped(f"There is no Ray at {address or 'hand'} ({reason}); name its --address.") from None
@@ -160,6 +165,14 @@ def cluster(address: str | None) -> Iterator[None]:
             ) from None
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """Make a folder in one that is this user's alone. Its path is short, because sockets lie there."""
+    at = "/tmp" if sys.platform == "darwin" else None  # noqa: S108
+    with TemporaryDirectory(prefix="ray-", dir=at, ignore_cleanup_errors=True) as private:
+        yield f"{private}/r"
 
 
 def last_error(text: str) -> str:

@@ -88,7 +88,32 @@ def test_reads_an_answer_of_any_form(answer: bytes) -> None:
         assert [ask(client), ask(client)] == [Answer(200, b"{}")] * 2
 
 
-@pytest.mark.parametrize("answer", [b"", TORN, b"SSH-2.0-OpenSSH\r\n"], ids=["none", "torn", "another protocol"])
+@pytest.mark.parametrize("more", [GOOD, GOOD[:20], b"what"], ids=["another", "half of another", "something"])
+@pytest.mark.parametrize("answer", [GOOD, LAST], ids=["stays", "says that it ends"])
+def test_takes_nothing_behind_an_answer_for_the_next_one(answer: bytes, more: bytes) -> None:
+    with serving(answer + more) as server:
+        client = Client(server.url)
+        assert [ask(client), ask(client)] == [Answer(200, b"{}")] * 2
+        assert server.connections == 2
+
+
+def test_hears_an_answer_that_comes_before_all_is_sent() -> None:
+    with serving(LAST) as server:
+        answer = Client(server.url).send("POST", "/path", bytes(50_000_000), {}, connect=2, answer=5)
+        assert answer == Answer(200, b"{}")
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.1:8080", "node:8080", "unix:/socket", "http://", "http://größe:80"])
+def test_refuses_what_is_no_url_of_a_server(wrong: str) -> None:
+    with pytest.raises(ValueError, match="no URL of a server"):
+        Client(wrong)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", TORN, b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 101 Other\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"],
+    ids=["none", "torn", "another protocol", "an offer of another protocol"],
+)
 def test_says_that_a_connection_ended(answer: bytes) -> None:
     with serving(answer) as server, pytest.raises(Ended):
         ask(Client(server.url))

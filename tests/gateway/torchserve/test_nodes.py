@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from unittest.mock import Mock
 
+import gevent
 import pytest
 from flask.testing import FlaskClient
 
@@ -232,6 +234,17 @@ def test_one_that_takes_too_long_is_not_asked_elsewhere() -> None:
             ask(several)
         assert not server.asked
         assert {ask(several) for _ in range(4)} == {200}  # as it is asked last from now on
+
+
+def test_one_that_lets_the_time_of_a_request_pass_is_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(good, good) as (hanging, server):
+        several = Nodes([hanging.url, server.url], timeout=5)
+        with monkeypatch.context() as context:
+            context.setattr(several._nodes[0]._client, "send", Mock(side_effect=gevent.Timeout()))
+            with pytest.raises(gevent.Timeout):
+                ask(several)
+        assert {ask(several) for _ in range(4)} == {200}
+        assert (len(hanging.asked), len(server.asked)) == (0, 4)
 
 
 def test_a_large_image_may_take_longer_than_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend import Unavailable
+from gateway.backend import BackendError, Unavailable
 from gateway.torchserve.api import Api
+from gateway.torchserve.tokens import TokenFile
 from tests.gateway.torchserve.test_nodes import client, good, serving, several_nodes, upload
 from tests.stack import Stack
 
@@ -33,6 +34,13 @@ def test_the_token_of_the_nodes_is_followed(tmp_path: Path) -> None:
             server.tokens.clear()
             torchserve.predict(b"image")
             assert server.tokens == {f"Bearer {token}"}
+
+
+@pytest.mark.parametrize("wrong", ["two\nlines", "gr\u00f6\u00dfe", "\ufefftoken"])
+def test_a_token_that_no_header_can_hold_is_refused(wrong: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(wrong, encoding="utf-8")
+    with pytest.raises(BackendError, match="one line of ASCII"):
+        TokenFile(tmp_path / "token").read("inference")
 
 
 def test_without_its_token_the_gateway_asks_nobody(tmp_path: Path) -> None:

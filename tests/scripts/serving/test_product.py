@@ -21,7 +21,7 @@ from scripts.serving.defaults import BACKENDS, TORCHSERVE
 from scripts.serving.product import check_ports, find_java, gateway, open_url
 from tests.archives import rebuild
 from tests.drawing import draw, encode
-from tests.stack import ROOT, Stack, free_ports, serve, wait_until, write_config
+from tests.stack import GATEWAY, ROOT, Stack, free_ports, serve, wait_until, write_config
 from training.files import write_digest
 from training.outcome import Stopped
 from training.signals import SIGNALS
@@ -126,13 +126,17 @@ def test_a_second_server_in_the_same_folder_leaves_the_archive_as_it_is(
     assert (tmp_path / "served.mar").read_bytes() == archive.read_bytes()
 
 
-def test_the_environment_of_another_gateway_leads_nowhere_else(
+def test_the_environment_of_another_server_leads_nowhere_else(
     lone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GATEWAY_TORCHSERVE", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_MODEL_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 3")
+    monkeypatch.setenv("TS_CONFIG_FILE", str(write_config(tmp_path / "other.properties")))
+    monkeypatch.setenv("TS_MODEL_SERVER_HOME", str(tmp_path / "none"))
     with serve(lone, tmp_path) as stack:
         assert healthy(stack)
+        assert len(stack.processes(GATEWAY)) == 1 + 2  # one of them starts the others
 
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:

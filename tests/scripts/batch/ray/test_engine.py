@@ -279,3 +279,10 @@ def test_a_second_command_leaves_the_output_of_the_first_alone(
     with alone_with(tmp_path / "rows"):
         assert main(arguments, standalone_mode=False) == STOPPED
     assert "Another command writes to" in capsys.readouterr().err
+
+
+def test_a_ray_of_its_own_has_a_folder_that_no_other_user_reaches() -> None:
+    with engine._private_folder() as place:
+        outer = Path(place).parent
+        assert outer.stat().st_mode & 0o077 == 0
+    assert not outer.exists()
