@@ -103,20 +103,20 @@ class Line(Generic[Work]):
         if spent >= self._timeout:
             raise TooSlow
         metrics.QUEUE.observe(0)
-        late, limit = False, Timeout(self._timeout - spent)
+        limit = Timeout(self._timeout - spent)
         try:
             with limit:
-                return call()
+                answer = call()
         except Timeout as ended:
-            late = ended is limit
-            if not late:
+            if ended is not limit:
                 raise
+            self.answered(late=True)
             raise TooSlow from None
-        except (Busy, TooSlow):
-            late = True
+        except Exception as error:
+            self.answered(late=isinstance(error, (Busy, TooSlow)))
             raise
-        finally:
-            self.answered(late)
+        self.answered()
+        return answer
 
     def answered(self, late: bool = False) -> None:
         """Note that work has ended, in time or late."""

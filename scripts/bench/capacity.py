@@ -22,12 +22,12 @@ FAST_RATE = 496  # measured images a second on two cores; docs/performance.md
 MEASURED, COMPUTED = "measured", "computed"
 STAGES = {  # measured milliseconds of a core for a small image on 32 connections, or for a photo; docs/performance.md
     "gateway": 0.37,
-    "TorchServe's Java": 0.06,
-    "the workers, `cnn`": 0.32,
+    "TorchServe's Java": 0.08,
+    "the workers, `cnn`": 0.36,
     "the workers, `whitened_resnet`": 3.10,
-    "gateway, for a photo of 12 megapixels": 4.63,
-    "TorchServe's Java, for such a photo": 3.94,
-    "the workers, for such a photo": 26.65,
+    "gateway, for a photo of 12 megapixels": 4.37,
+    "TorchServe's Java, for such a photo": 4.32,
+    "the workers, for such a photo": 25.28,
 }
 
 
