@@ -34,7 +34,7 @@ class Counts:
         self._places[place] += connections
 
     def has_more(self, place: int) -> bool:
-        """Say whether the process has more connections than another one, by SLACK."""
+        """Say whether the process is ahead of another one by more connections than SLACK allows."""
         mine = self._places[place]
         return any(FREE < other < mine - mine // SLACK for other in self._places)
 
