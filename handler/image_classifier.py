@@ -35,7 +35,6 @@ class ImageClassifier(BaseHandler):
         """Load the files of the archive, and warm up the network."""
         # The worker would log every request at INFO; TorchServe counts them already.
         logging.getLogger().setLevel(logging.WARNING)
-        memory.keep()
         folder = Path(context.system_properties["model_dir"])
         if context.system_properties["gpu_id"] is None or not torch.accelerator.is_available():
             self.device = torch.device("cpu")
@@ -46,6 +45,7 @@ class ImageClassifier(BaseHandler):
             self.model = torch.jit.optimize_for_inference(torch.jit.freeze(self.model))
             network = self._on_gpu
         self.classifier = Predictor(folder, network)
+        memory.keep()  # from now on, and not what loading alone needs
         self.classifier.warm()
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import requests
 
-from handler.onnx_engine import NETWORK, open_for_all
+from handler import onnx_engine
+from handler.onnx_engine import NETWORK, open_for_all, open_network
 from tests.drawing import draw, encode
 from tests.stack import Stack
 from training.project import ROOT
@@ -81,3 +82,58 @@ def test_the_threads_of_a_call_have_the_priority_of_its_caller(archive: Path, tm
     with ThreadPoolExecutor(1, initializer=partial(os.nice, 5)) as pool:
         assert pool.submit(call).result() == [usual + 5] * 2
     assert call() == []
+
+
+@pytest.mark.parametrize(
+    ("running", "images", "slow", "niceness", "threads"),
+    [
+        (1, 1, True, 0, 2),
+        (3, 1, True, 0, 1),  # no core is idle
+        (0, 1, True, 0, 1),  # a machine that does not say
+        (1, 2, True, 0, 1),
+        (1, 1, False, 0, 1),
+        (1, 1, True, 5, 1),
+    ],
+)
+def test_an_image_alone_has_a_second_core_that_is_idle(
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    running: int,
+    images: int,
+    slow: bool,
+    niceness: int,
+    threads: int,
+) -> None:
+    zipfile.ZipFile(archive).extractall(tmp_path)
+    (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/123 4567\n")
+    monkeypatch.setattr(onnx_engine, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(onnx_engine, "SLOW_SECONDS", 0 if slow else 60)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    opened: list[int] = []
+    used: list[int] = []
+
+    def noting(session: onnx_engine.InferenceSession) -> onnx_engine.Network:
+        count = session.get_session_options().intra_op_num_threads
+        opened.append(count)
+        return lambda images: used.append(count) or network_of(session)(images)  # type: ignore[func-returns-value]
+
+    network_of = onnx_engine._network
+    monkeypatch.setattr(onnx_engine, "_network", noting)
+    network = open_for_all(tmp_path / NETWORK, threads=1)
+    assert opened == [1, 2][: 1 + slow]
+    pixels = np.random.default_rng(0).normal(size=(images, 3, 32, 32)).astype(np.float32)
+    with ThreadPoolExecutor(1, initializer=partial(os.nice, niceness)) as pool:
+        logits, scores = pool.submit(network, [pixels]).result()
+    assert used == [threads]
+    expected = open_network(tmp_path / NETWORK, threads=1)([pixels])
+    np.testing.assert_allclose(logits, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores, expected[1], rtol=1e-4)
+
+
+def test_leaves_no_file_behind(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zipfile.ZipFile(archive).extractall(tmp_path / "unpacked")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    onnx_engine.load(tmp_path / "unpacked", threads=1)
+    assert not list((tmp_path / "temporary").iterdir())
