@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts.batch.client import Gateway, GatewayGone, may_pass
-from scripts.batch.contact_sheet import draw_sheet
 from scripts.batch.images import absent_of, count_others, grouped, list_once, names_of
 from scripts.batch.output import alone_with, check_output, writing
 from scripts.batch.rows import ERROR, FORMS, NUMBER_OF_FIGURES, Journal, OtherRows, Row, Rows, columns, legible, rows_of
@@ -240,6 +239,8 @@ def predict(options: Options) -> Outcome:
     summary, classes, others, again = ENGINES[options.engine](options)
     text = f"{summary.images - summary.failed:,} of {summary.images:,} images predicted; wrote {output}"
     if sheet and summary.uncertain:
+        from scripts.batch.contact_sheet import draw_sheet  # which imports NumPy and Pillow, a third of the start
+
         with writing(sheet, f" The rows are in {output}."):
             draw_sheet(sheet, summary.uncertain)
         text += f" and {sheet}"
