@@ -58,7 +58,7 @@ class Turn(Generic[Work]):
 
 
 class Line(Generic[Work]):
-    """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images.
+    """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images, or MAX_LATE_IMAGES and is late.
 
     `timeout`, in seconds, is that of one request. It may wait for half of that, so that its call has the other half.
     """
@@ -72,7 +72,10 @@ class Line(Generic[Work]):
         self._late_since: float | None = None  # monotonic, if no work has been done in time since then
 
     def full(self) -> bool:
-        return self.images >= limits.MAX_WAITING_IMAGES
+        if self.images >= limits.MAX_WAITING_IMAGES:
+            return True
+        waited = time.perf_counter() - self._turns[0].since if self._turns else 0
+        return self.images >= limits.MAX_LATE_IMAGES and waited > limits.LATE_SECONDS
 
     def wait(self, work: Work, images: int = 1, part: float = 1, spent: float = 0) -> Any:
         """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors.

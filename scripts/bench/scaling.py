@@ -21,14 +21,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gateway.limits import MAX_WAITING_IMAGES
+from gateway.limits import LATE_SECONDS, MAX_LATE_IMAGES, MAX_WAITING_IMAGES
 from scripts.bench.capacity import DAY, FAST, Assumptions, capacity, dollars, measured, pods_for, table, tables
 from training.commands import command, output
 from training.files import save_figure, write_whole
 
 GATEWAYS = 2  # processes in a pod; `workers` in gateway/gunicorn.conf.py
-MAX_WAITING = GATEWAYS * MAX_WAITING_IMAGES  # small images in a pod
-LATE_SECONDS = 1.0  # of waiting, as in the alert in deploy/monitoring
 MIN_PODS = 4  # because some may be lost
 # Kubernetes' HorizontalPodAutoscaler with its documented defaults.
 SYNC_SECONDS = 15  # between its decisions, and over which it measures the use
@@ -78,6 +76,12 @@ def desired(ready: int, starting: int, use: float, target: float) -> int:
     return pods if abs(ratio - 1) <= TOLERANCE else math.ceil(pods * ratio)
 
 
+def places(pod_rate: float) -> float:
+    """Return how many images may wait in a pod that answers `pod_rate` images a second."""
+    late = max(MAX_LATE_IMAGES, LATE_SECONDS * pod_rate / GATEWAYS)
+    return GATEWAYS * min(late, MAX_WAITING_IMAGES)
+
+
 def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
     """Simulate the seconds of a day with pods that answer `pod_rate` images a second.
 
@@ -95,7 +99,7 @@ def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
             ready += starting.popleft()[1]
         limit, coming = ready * pod_rate, sum(count for _, count in starting)
         now = min(waiting + arriving, limit)
-        refused = max(0.0, waiting + arriving - now - ready * MAX_WAITING)
+        refused = max(0.0, waiting + arriving - now - ready * places(pod_rate))
         waiting += arriving - now - refused
         day.pods[second], day.limit[second], day.refused[second] = ready + coming, limit, refused
         day.late[second] = max(0.0, arriving - refused) if waiting > LATE_SECONDS * limit else 0

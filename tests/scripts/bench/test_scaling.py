@@ -9,10 +9,10 @@ from scripts.bench import scaling
 from scripts.bench.capacity import STAGES, Assumptions, capacity, tables
 from scripts.bench.scaling import (
     DAY,
-    MAX_WAITING,
     STABILISATION_SECONDS,
     Strategy,
     desired,
+    places,
     rates,
     simulate,
     strategies,
@@ -92,7 +92,7 @@ def test_every_request_is_answered_or_refused_or_waits() -> None:
     arrivals = np.full(DAY, 3 * EACH)
     day = simulate(Strategy("", 1), arrivals, EACH)
     assert day.refused[-1] == 2 * EACH
-    assert arrivals.sum() == day.limit.sum() + day.refused.sum() + MAX_WAITING
+    assert arrivals.sum() == day.limit.sum() + day.refused.sum() + places(EACH)
     assert day.late[-1] == EACH
 
 
