@@ -58,7 +58,7 @@ class Turn(Generic[Work]):
 
 
 class Line(Generic[Work]):
-    """Work that waits, in the order it came; full if it has MAX_WAITING_IMAGES images, or MAX_LATE_IMAGES and is late.
+    """Work that waits, in the order it came. It is full with MAX_WAITING_IMAGES images, or fewer if the first is late.
 
     `timeout`, in seconds, is that of one request. It may wait for half of that, so that its call has the other half.
     """
@@ -68,14 +68,15 @@ class Line(Generic[Work]):
         self._turns: deque[Turn[Work]] = deque()
         self._lock, self._came = Lock(), SimpleQueue[None]()
         self._gauge = metrics.IMAGES_WAITING.labels(size)
-        self.images = 0  # that wait
+        self.images = 0  # that wait,
+        self._first_since = math.inf  # the first of them, as perf_counter has it
         self._late_since: float | None = None  # monotonic, if no work has been done in time since then
 
     def full(self) -> bool:
         if self.images >= limits.MAX_WAITING_IMAGES:
             return True
-        waited = time.perf_counter() - self._turns[0].since if self._turns else 0
-        return self.images >= limits.MAX_LATE_IMAGES and waited > limits.LATE_SECONDS
+        is_slow = time.perf_counter() > self._first_since + limits.SLOW_LINE_SECONDS
+        return is_slow and self.images >= limits.MAX_IMAGES_OF_SLOW_LINE
 
     def wait(self, work: Work, images: int = 1, part: float = 1, spent: float = 0) -> Any:
         """Return the answer. Raises Busy if the line is full or too slow, TooSlow if the call is, and its errors.
@@ -169,6 +170,7 @@ class Line(Generic[Work]):
 
     def _count(self, images: int) -> None:
         self.images += images
+        self._first_since = self._turns[0].since if self._turns else math.inf
         self._gauge.set(self.images)
 
 

@@ -239,7 +239,7 @@ def predict(options: Options) -> Outcome:
     summary, classes, others, again = ENGINES[options.engine](options)
     text = f"{summary.images - summary.failed:,} of {summary.images:,} images predicted; wrote {output}"
     if sheet and summary.uncertain:
-        from scripts.batch.contact_sheet import draw_sheet  # which imports NumPy and Pillow, a third of the start
+        from scripts.batch.contact_sheet import draw_sheet  # which imports NumPy and Pillow: two fifths of the start
 
         with writing(sheet, f" The rows are in {output}."):
             draw_sheet(sheet, summary.uncertain)

@@ -21,12 +21,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gateway.limits import LATE_SECONDS, MAX_LATE_IMAGES, MAX_WAITING_IMAGES
+from gateway.limits import MAX_IMAGES_OF_SLOW_LINE, MAX_WAITING_IMAGES, SLOW_LINE_SECONDS
 from scripts.bench.capacity import DAY, FAST, Assumptions, capacity, dollars, measured, pods_for, table, tables
 from training.commands import command, output
 from training.files import save_figure, write_whole
 
 GATEWAYS = 2  # processes in a pod; `workers` in gateway/gunicorn.conf.py
+LATE_SECONDS = 1.0  # of waiting, as in the alert in deploy/monitoring
 MIN_PODS = 4  # because some may be lost
 # Kubernetes' HorizontalPodAutoscaler with its documented defaults.
 SYNC_SECONDS = 15  # between its decisions, and over which it measures the use
@@ -78,8 +79,8 @@ def desired(ready: int, starting: int, use: float, target: float) -> int:
 
 def places(pod_rate: float) -> float:
     """Return how many images may wait in a pod that answers `pod_rate` images a second."""
-    late = max(MAX_LATE_IMAGES, LATE_SECONDS * pod_rate / GATEWAYS)
-    return GATEWAYS * min(late, MAX_WAITING_IMAGES)
+    slow = max(MAX_IMAGES_OF_SLOW_LINE, SLOW_LINE_SECONDS * pod_rate / GATEWAYS)
+    return GATEWAYS * min(slow, MAX_WAITING_IMAGES)
 
 
 def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
@@ -102,7 +103,7 @@ def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
         refused = max(0.0, waiting + arriving - now - ready * places(pod_rate))
         waiting += arriving - now - refused
         day.pods[second], day.limit[second], day.refused[second] = ready + coming, limit, refused
-        day.late[second] = max(0.0, arriving - refused) if waiting > LATE_SECONDS * limit else 0
+        day.late[second] = max(0.0, arriving - refused) if waiting > LATE_SECONDS * limit * (1 + 1e-9) else 0
         answered, limits = answered + now, limits + limit
         if strategy.target and second % SYNC_SECONDS == SYNC_SECONDS - 1:
             wanted.append(max(strategy.least, desired(ready, coming, answered / limits, strategy.target)))

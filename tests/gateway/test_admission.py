@@ -174,22 +174,22 @@ def test_images_beyond_the_bound_are_told_to_come_again(
     assert first.result().status_code == 200
 
 
-@pytest.mark.parametrize(("seconds", "full"), [(0.0, True), (60.0, False)])
+@pytest.mark.parametrize(("seconds", "status"), [(0.0, 503), (60.0, 200)])
 def test_fewer_images_may_wait_if_the_first_has_waited_for_long(
-    client: FlaskClient, torchserve: Counting, monkeypatch: pytest.MonkeyPatch, seconds: float, full: bool
+    client: FlaskClient, torchserve: Counting, monkeypatch: pytest.MonkeyPatch, seconds: float, status: int
 ) -> None:
-    monkeypatch.setattr(limits, "MAX_LATE_IMAGES", 2)
-    monkeypatch.setattr(limits, "LATE_SECONDS", seconds)
+    monkeypatch.setattr(limits, "MAX_IMAGES_OF_SLOW_LINE", 2)
+    monkeypatch.setattr(limits, "SLOW_LINE_SECONDS", seconds)
     line = gate_of(client).large
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         first = pool.submit(upload, client, "/predict", LARGE)
         wait_until(lambda: torchserve.calls == 1)
         second = pool.submit(upload, client, "/predict", SMALL, SMALL)
         wait_until(lambda: line.images == 2)
-        assert line.full() == full
+        third = pool.submit(upload, client, "/predict", SMALL, SMALL)
+        wait_until(lambda: line.images == 4 or third.done())
         torchserve.go_on.set()
-    assert {first.result().status_code, second.result().status_code} == {200}
-    assert not line.full()
+    assert [answer.result().status_code for answer in (first, second, third)] == [200, 200, status]
 
 
 def test_explanations_leave_a_place_in_the_line(

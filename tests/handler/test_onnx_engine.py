@@ -1,13 +1,16 @@
 """An archive away from TorchServe: the same answers as in it."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from errno import ENOSPC
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -84,56 +87,103 @@ def test_the_threads_of_a_call_have_the_priority_of_its_caller(archive: Path, tm
     assert call() == []
 
 
-@pytest.mark.parametrize(
-    ("running", "images", "slow", "niceness", "threads"),
-    [
-        (1, 1, True, 0, 2),
-        (3, 1, True, 0, 1),  # no core is idle
-        (0, 1, True, 0, 1),  # a machine that does not say
-        (1, 2, True, 0, 1),
-        (1, 1, False, 0, 1),
-        (1, 1, True, 5, 1),
-    ],
-)
-def test_an_image_alone_has_a_second_core_that_is_idle(
-    archive: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    running: int,
-    images: int,
-    slow: bool,
-    niceness: int,
-    threads: int,
-) -> None:
-    zipfile.ZipFile(archive).extractall(tmp_path)
-    (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/123 4567\n")
-    monkeypatch.setattr(onnx_engine, "LOAD", tmp_path / "loadavg")
-    monkeypatch.setattr(onnx_engine, "SLOW_SECONDS", 0 if slow else 60)
+@pytest.fixture
+def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of two cores, one of them idle, and no quota; returns the folder with the files that say so."""
+    (tmp_path / "loadavg").write_text("0.50 0.40 0.30 1/123 4567\n")
+    monkeypatch.setattr(onnx_engine, "LOAD_FILE", tmp_path / "loadavg")
+    monkeypatch.setattr(onnx_engine, "QUOTA_FILE", tmp_path / "cpu.max")
+    monkeypatch.setattr(onnx_engine, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    opened: list[int] = []
+    return tmp_path
+
+
+@pytest.fixture
+def threads_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads of each call of a network that is opened from now on."""
     used: list[int] = []
+    network_of = onnx_engine._network
 
     def noting(session: onnx_engine.InferenceSession) -> onnx_engine.Network:
-        count = session.get_session_options().intra_op_num_threads
-        opened.append(count)
-        return lambda images: used.append(count) or network_of(session)(images)  # type: ignore[func-returns-value]
+        network, threads = network_of(session), session.get_session_options().intra_op_num_threads
 
-    network_of = onnx_engine._network
+        def run(images: list[onnx_engine.Normalised]) -> tuple[onnx_engine.Normalised, onnx_engine.Normalised]:
+            used.append(threads)
+            return network(images)
+
+        return run
+
     monkeypatch.setattr(onnx_engine, "_network", noting)
-    network = open_for_all(tmp_path / NETWORK, threads=1)
-    assert opened == [1, 2][: 1 + slow]
-    pixels = np.random.default_rng(0).normal(size=(images, 3, 32, 32)).astype(np.float32)
+    return used
+
+
+@pytest.mark.parametrize(("images", "niceness", "threads"), [(1, 0, 2), (2, 0, 1), (1, 5, 1)])
+def test_a_single_image_has_a_second_core_that_is_idle(
+    archive: Path, two_cores: Path, threads_used: list[int], images: int, niceness: int, threads: int
+) -> None:
+    zipfile.ZipFile(archive).extractall(two_cores)
+    network = open_for_all(two_cores / NETWORK, threads=1)
+    pixels = [np.random.default_rng(0).normal(size=(images, 3, 32, 32)).astype(np.float32)]
     with ThreadPoolExecutor(1, initializer=partial(os.nice, niceness)) as pool:
-        logits, scores = pool.submit(network, [pixels]).result()
-    assert used == [threads]
-    expected = open_network(tmp_path / NETWORK, threads=1)([pixels])
+        logits, scores = pool.submit(network, pixels).result()
+    assert threads_used[-1] == threads
+    expected = open_network(two_cores / NETWORK, threads=1)(pixels)
     np.testing.assert_allclose(logits, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scores, expected[1], rtol=1e-4)
 
 
-def test_leaves_no_file_behind(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    zipfile.ZipFile(archive).extractall(tmp_path / "unpacked")
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    onnx_engine.load(tmp_path / "unpacked", threads=1)
-    assert not list((tmp_path / "temporary").iterdir())
+@pytest.mark.parametrize("running", [0, 2, 9], ids=["untold", "busy", "busier"])
+def test_a_core_that_may_be_busy_is_left_alone(
+    archive: Path, two_cores: Path, threads_used: list[int], running: int
+) -> None:
+    zipfile.ZipFile(archive).extractall(two_cores)
+    network = open_for_all(two_cores / NETWORK, threads=1)
+    (two_cores / "loadavg").write_text(f"0.50 0.40 0.30 {running}/123 4567\n")
+    network([np.zeros((1, 3, 32, 32), np.float32)])
+    assert threads_used[-1] == 1
+
+
+@pytest.mark.parametrize("lack", ["cores", "affinity", "quota", "load", "slowness"])
+def test_there_is_one_thread_where_a_second_one_would_not_help(
+    archive: Path, two_cores: Path, threads_used: list[int], monkeypatch: pytest.MonkeyPatch, lack: str
+) -> None:
+    zipfile.ZipFile(archive).extractall(two_cores)
+    if lack == "quota":
+        (two_cores / "cpu.max").write_text("200000 100000\n")
+    elif lack == "load":
+        (two_cores / "loadavg").unlink()
+    else:
+        function, result = {
+            "cores": ("os.cpu_count", lambda: 1),
+            "affinity": ("os.sched_getaffinity", lambda _: {0}),
+            "slowness": ("handler.onnx_engine._cpu_seconds", lambda *_: 0),
+        }[lack]
+        monkeypatch.setattr(function, result)
+    open_for_all(two_cores / NETWORK, threads=1)([np.zeros((1, 3, 32, 32), np.float32)])
+    assert set(threads_used) == {1}
+
+
+def test_a_full_disk_costs_the_second_thread_alone(
+    archive: Path,
+    two_cores: Path,
+    threads_used: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    zipfile.ZipFile(archive).extractall(two_cores)
+    monkeypatch.setattr(onnx_engine, "TemporaryDirectory", Mock(side_effect=OSError(ENOSPC, "No space left on device")))
+    open_for_all(two_cores / NETWORK, threads=1)([np.zeros((1, 3, 32, 32), np.float32)])
+    assert threads_used == [1]
+    assert "No space left on device" in caplog.text
+
+
+def test_leaves_no_file_behind(archive: Path, two_cores: Path) -> None:
+    zipfile.ZipFile(archive).extractall(two_cores / "unpacked")
+    before = sorted((two_cores / "unpacked").rglob("*"))
+    network = open_for_all(two_cores / "unpacked" / NETWORK, threads=1)
+    assert sorted((two_cores / "unpacked").rglob("*")) == before
+    opened = len(os.listdir("/proc/self/fd"))
+    del network
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) < opened
