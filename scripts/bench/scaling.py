@@ -90,6 +90,7 @@ def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
     does.
     """
     ready, waiting, answered, limits = strategy.least, 0.0, 0.0, 0.0
+    most = places(pod_rate)
     if strategy.target:
         ready = max(ready, math.ceil(arrivals[0] / pod_rate / strategy.target))
     starting: deque[tuple[float, int]] = deque()  # when they will answer, and how many
@@ -100,10 +101,11 @@ def simulate(strategy: Strategy, arrivals: Series, pod_rate: float) -> Day:
             ready += starting.popleft()[1]
         limit, coming = ready * pod_rate, sum(count for _, count in starting)
         now = min(waiting + arriving, limit)
-        refused = max(0.0, waiting + arriving - now - ready * places(pod_rate))
+        refused = max(0.0, waiting + arriving - now - ready * most)
         waiting += arriving - now - refused
         day.pods[second], day.limit[second], day.refused[second] = ready + coming, limit, refused
-        day.late[second] = max(0.0, arriving - refused) if waiting > LATE_SECONDS * limit * (1 + 1e-9) else 0
+        is_late = waiting > LATE_SECONDS * limit * (1 + 1e-9)  # not by rounding alone, as the line may be just as long
+        day.late[second] = max(0.0, arriving - refused) if is_late else 0
         answered, limits = answered + now, limits + limit
         if strategy.target and second % SYNC_SECONDS == SYNC_SECONDS - 1:
             wanted.append(max(strategy.least, desired(ready, coming, answered / limits, strategy.target)))
